@@ -1,0 +1,90 @@
+# make demo   compress a real BERT          make test   run the tests
+# Both create .venv and install into it first. `make` alone lists all targets.
+
+PYTHON ?= python3
+# Passed on: make demo ARGS="--epochs 1", make test ARGS="-x -k layer", make lock ARGS=--upgrade
+ARGS ?=
+# One pytest process each, as a process can hold only one Keras.
+BACKENDS ?= tf_keras tensorflow jax torch
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+UV_VERSION := 0.13.9
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 \
+	--custom-compile-command "make lock"
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format lock clean install install-dev
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+# A stamp is touched last, so an interrupted install leaves none and is done again. A stamp
+# depends on the requirements it stands for, so that a changed file is installed again.
+$(VENV)/.stamp-venv:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 13) or sys.exit( \
+	  "error: Python 3.10 to 3.13 is needed, and %s is %d.%d; try: make PYTHON=python3.11 ..." \
+	  % ((sys.executable,) + v))'
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.stamp-install: $(VENV)/.stamp-venv requirements.txt requirements-bert4keras.txt \
+		requirements-demo.txt setup.py
+	$(PIP) install -r requirements.txt
+	$(PIP) install --no-deps -r requirements-bert4keras.txt -r requirements-demo.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-install requirements-dev.txt requirements-torch.txt
+	$(PIP) install -r requirements-dev.txt -r requirements-torch.txt
+	@touch $@
+
+install: $(VENV)/.stamp-install ## create .venv with all that the demo needs
+
+install-dev: $(VENV)/.stamp-dev ## the same with all that the tests need
+
+demo: $(VENV)/.stamp-install ## compress a real BERT on real text (minutes on 2 CPU cores)
+	$(BIN)/python scripts/iflytek.py $(ARGS)
+
+# All four run, whatever the first ones say; the exit status tells whether any failed.
+test: $(VENV)/.stamp-dev ## run the tests under each Keras
+	@failed=; \
+	for backend in $(BACKENDS); do \
+	  case $$backend in \
+	    tf_keras) set -- TF_KERAS=1 TF_USE_LEGACY_KERAS=1 KERAS_BACKEND=tensorflow; \
+	      folders="tests/core tests/bert4keras tests/plain" ;; \
+	    *) set -- -u TF_KERAS -u TF_USE_LEGACY_KERAS KERAS_BACKEND=$$backend; \
+	      folders=tests/core ;; \
+	  esac; \
+	  echo "== $$backend: pytest $$folders"; \
+	  env "$$@" $(BIN)/python -m pytest $$folders $(ARGS) || failed="$$failed $$backend"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "error: tests failed under:$$failed" >&2; exit 1; fi
+
+# The linter needs no Keras, so it gets by with a bare environment.
+$(VENV)/.stamp-lint: $(VENV)/.stamp-venv requirements-dev.txt
+	$(PIP) install --quiet --constraint requirements-dev.txt ruff
+	@touch $@
+
+lint: $(VENV)/.stamp-lint ## check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.stamp-lint ## fix style and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Keeps the pins that still fit; `make lock ARGS=--upgrade` takes the newest.
+lock: $(VENV)/.stamp-venv ## write requirements.txt and requirements-dev.txt from their .in files
+	$(PIP) install --quiet uv==$(UV_VERSION)
+	UV_PYTHON_DOWNLOADS=never $(COMPILE) $(ARGS) requirements.in --output-file requirements.txt
+	UV_PYTHON_DOWNLOADS=never $(COMPILE) $(ARGS) requirements-dev.in \
+	  --output-file requirements-dev.txt
+
+clean: ## remove .venv, builds and caches; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

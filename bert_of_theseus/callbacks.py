@@ -1,0 +1,70 @@
+"""`ReplacementRateScheduler`: moves the replacement rate while a Theseus model trains."""
+
+from .backend import keras, ops
+from .layers import choice_layers, get_replacement_rate, set_replacement_rate
+
+
+class ReplacementRateScheduler(keras.callbacks.Callback):
+    """Sets the replacement rate at the start of each training batch.
+
+    The step is read from the optimizer, so a resumed run goes on where it was, as long as it
+    restores the optimizer. The mean rate is put into the logs as `replacement_rate`, for the
+    progress bar, TensorBoard and CSV.
+
+    Args:
+        schedule: A function of the step that returns a rate in [0, 1], or a rate per choice in
+            the model's order: a `ReplacementSchedule`, or a callable of your own.
+
+    Raises:
+        TypeError: if `schedule` is not callable.
+        ValueError: in `fit`, if the model holds no choice layer, or if the schedule is a
+            fraction of a training whose length is not known.
+
+    Example:
+
+    >>> schedule = LinearReplacement(0.5, fraction=0.75)
+    >>> theseus.fit(x, y, callbacks=[ReplacementRateScheduler(schedule)])
+    """
+
+    def __init__(self, schedule):
+        super().__init__()
+        if not callable(schedule):
+            raise TypeError(
+                "`schedule` must be a function of the step, such as LinearReplacement(0.5, "
+                f"fraction=0.75). Received: {schedule!r}"
+            )
+        self.schedule = schedule
+        self._current = schedule
+
+    def set_model(self, model):
+        super().set_model(model)
+        # Once, since walking a model takes its time; says so if there is nothing to schedule.
+        self._choices = choice_layers(model)
+
+    def on_train_begin(self, logs=None):
+        self._current = self.schedule
+        if getattr(self.schedule, "fraction", None) is None:
+            return
+        steps, epochs = self.params.get("steps"), self.params.get("epochs")
+        if not steps or not epochs:
+            raise ValueError(
+                f"{self.schedule!r} is a fraction of the training, whose length is not known: "
+                "pass `steps_per_epoch` to fit, or give the schedule `steps`."
+            )
+        self._current = self.schedule.bind(steps * epochs)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        set_replacement_rate(self._choices, self._current(self._step()))
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._log(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._log(logs)
+
+    def _step(self):
+        return int(ops.convert_to_tensor(self.model.optimizer.iterations))
+
+    def _log(self, logs):
+        if logs is not None:
+            logs["replacement_rate"] = get_replacement_rate(self._choices)

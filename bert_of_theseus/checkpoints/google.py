@@ -1,0 +1,86 @@
+"""Google's TensorFlow checkpoints: `bert_config.json`, `bert_model.ckpt.*`, `vocab.txt`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bert_of_theseus.checkpoints.base import Checkpoint, missing_file
+
+# TensorFlow's C++ reader turns its own errors into Python's, by the kind of damage: a short read
+# is an IndexError, a wrong checksum a DataLossError or RuntimeError.
+_READER_ERRORS = (RuntimeError, ValueError, LookupError)
+
+
+class GoogleCheckpoint(Checkpoint):
+    """A folder as Google published BERT, and others the Chinese RoBERTa-wwm.
+
+    The config is `bert_config.json`, or else the only `bert_config*.json` (`bert_config_rbt3.json`)
+    or `config.json`; the tensors are the only `*.ckpt*.index` with its `.data-*` files.
+    """
+
+    format = "Google TensorFlow checkpoint"
+
+    @staticmethod
+    def find_tensors(directory: Path) -> list[Path]:
+        """The index files of the TensorFlow checkpoints in a folder."""
+        return sorted(directory.glob("*.ckpt*.index"))
+
+    @property
+    def config_file(self) -> Path:
+        for pattern in ("bert_config.json", "bert_config*.json", "config.json"):
+            found = sorted(self.directory.glob(pattern))
+            if len(found) == 1:
+                return found[0]
+            if found:
+                names = ", ".join(path.name for path in found)
+                raise ValueError(f"{str(self.directory)!r} holds several configs: {names}.")
+        raise missing_file(self.directory, "bert_config.json (beside a TensorFlow checkpoint)")
+
+    def _dtypes_and_shapes(self):
+        import tensorflow as tf
+
+        indexes = self.find_tensors(self.directory)
+        if not indexes:
+            raise missing_file(self.directory, "a *.ckpt*.index file")
+        if len(indexes) > 1:
+            names = ", ".join(path.name for path in indexes)
+            raise ValueError(
+                f"{str(self.directory)!r} holds several TensorFlow checkpoints ({names}); move the "
+                "one to use into a folder of its own."
+            )
+        self._index = indexes[0]
+        prefix = self._index.with_suffix("")
+        self._check_data_files(prefix)
+        try:
+            self._reader = tf.train.load_checkpoint(str(prefix))
+            shapes = self._reader.get_variable_to_shape_map()
+            dtypes = self._reader.get_variable_to_dtype_map()
+        except (tf.errors.OpError, *_READER_ERRORS) as error:
+            raise _corrupt(self._index, error) from error
+        return {name: (dtypes[name].name, tuple(shape)) for name, shape in shapes.items()}
+
+    def _check_data_files(self, prefix: Path) -> None:
+        # The reader opens the index alone and would notice a missing part tensors later.
+        found = {path.name for path in self.directory.iterdir()}
+        pattern = re.compile(re.escape(prefix.name) + r"\.data-\d{5}-of-(\d{5})")
+        counts = {int(match[1]) for match in map(pattern.fullmatch, found) if match} or {1}
+        wanted = [f"{prefix.name}.data-{i:05d}-of-{max(counts):05d}" for i in range(max(counts))]
+        missing = [name for name in wanted if name not in found]
+        if missing:
+            raise missing_file(self.directory, ", ".join(missing))
+
+    def _read(self, name):
+        import tensorflow as tf
+
+        try:
+            return self._reader.get_tensor(name)
+        except (tf.errors.OpError, *_READER_ERRORS) as error:
+            raise _corrupt(self._index, error, name) from error
+
+
+def _corrupt(index: Path, error: Exception, name: str | None = None) -> ValueError:
+    where = f" at {name!r}" if name else ""
+    files = f"{str(index)!r} or its .data file"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ValueError(f"{files} is truncated or corrupt{where}: {reason}")

@@ -1,0 +1,500 @@
+"""Text classification data: files in, batches of token ids out.
+
+Two sources: CLUE's IFLYTEK folder (`load_iflytek`), and, for a real task without any download, the
+docstrings of Python's own standard library (`load_stdlib_docstrings`). `Tokenizer` and `Batches`
+turn either into what `fit` takes. Nothing here imports Keras.
+
+Example:
+
+    task = load_iflytek("iflytek_public", seed=42)
+    tokenizer = Tokenizer("chinese_L-12_H-768_A-12/vocab.txt")
+    batches = Batches(tokenizer.encode(task.train, max_length=128), batch_size=32, seed=42)
+    for (token_ids, segment_ids), labels in batches:
+        ...
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import json
+import math
+import os
+import random
+import re
+import sysconfig
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = [
+    "Batches",
+    "Encoded",
+    "Example",
+    "Task",
+    "Tokenizer",
+    "load_iflytek",
+    "load_stdlib_docstrings",
+    "read_json_lines",
+    "split_off",
+]
+
+
+class Example(NamedTuple):
+    """One text and the number of its class."""
+
+    text: str
+    label: int
+
+
+class Task(NamedTuple):
+    """A text classification task: three disjoint lists of `Example`, and the classes' names.
+
+    `validation` is for choosing a checkpoint, `dev` for the one number that is reported.
+    """
+
+    train: list[Example]
+    validation: list[Example]
+    dev: list[Example]
+    labels: list[str]
+
+    @property
+    def majority_share(self) -> float:
+        """Accuracy on `dev` of always answering the most frequent class of `dev`."""
+        counts = collections.Counter(example.label for example in self.dev)
+        return max(counts.values()) / len(self.dev)
+
+
+def read_json_lines(path: str | os.PathLike, keys: tuple[str, ...]) -> list[dict]:
+    """Reads a file with one JSON object a line.
+
+    Lines end at a newline only: texts may hold U+2028 and other characters that
+    `str.splitlines` would break at. Blank lines are skipped.
+
+    Args:
+        path: the file, UTF-8.
+        keys: what each row must have.
+
+    Returns:
+        One dict a row, with its 1-based line number under `"line"`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a row is not a JSON object or lacks a key (names file and line), the file is
+            not UTF-8, or it holds no row at all.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} should be a file with one JSON object a line; not found.")
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} should be UTF-8 text: {error}.") from error
+    rows = []
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{path}, line {number}: expected a JSON object, received {type(row).__name__}."
+            )
+        missing = [key for key in keys if key not in row]
+        if missing:
+            raise ValueError(f"{path}, line {number}: lacks {', '.join(map(repr, missing))}.")
+        rows.append({**row, "line": number})
+    if not rows:
+        raise ValueError(f"{path} is empty; expected one JSON object a line.")
+    return rows
+
+
+def load_iflytek(
+    directory: str | os.PathLike,
+    *,
+    validation_fraction: float = 0.1,
+    limit: int | None = None,
+    seed: int = 42,
+) -> Task:
+    """Reads CLUE's IFLYTEK folder: `train.json`, `dev.json` and `labels.json`.
+
+    Args:
+        directory: the folder.
+        validation_fraction: the share of `train.json` that is cut off for validation.
+        limit: at most so many rows of `train.json`, and of `dev.json`, drawn at random.
+        seed: of the draw and of the cut.
+
+    Returns:
+        A `Task`.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: a bad row (names file and line), an unknown label, or an empty set.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(
+            f"{directory} should be a folder with train.json, dev.json and labels.json; not found."
+        )
+    label_file = directory / "labels.json"
+    rows = read_json_lines(label_file, ("label", "label_des"))
+    numbers = {}
+    for row in rows:
+        if str(row["label"]) in numbers:
+            raise ValueError(f"{label_file}, line {row['line']}: label {row['label']!r} again.")
+        numbers[str(row["label"])] = len(numbers)
+
+    def read(name):
+        examples = []
+        for row in read_json_lines(directory / name, ("label", "sentence")):
+            where = f"{directory / name}, line {row['line']}"
+            if not isinstance(row["sentence"], str):
+                raise ValueError(f"{where}: 'sentence' should be a string.")
+            number = numbers.get(str(row["label"]))
+            if number is None:
+                raise ValueError(
+                    f"{where}: unknown label {row['label']!r}; {label_file} has {len(numbers)} "
+                    "others."
+                )
+            examples.append(Example(row["sentence"], number))
+        return _at_most(examples, limit, seed)
+
+    train, dev = read("train.json"), read("dev.json")
+    train, validation = split_off(train, validation_fraction, seed)
+    return Task(train, validation, dev, [str(row["label_des"]) for row in rows])
+
+
+def _at_most(examples, limit, seed):
+    if limit is None or limit >= len(examples):
+        return examples
+    if limit < 1:
+        raise ValueError(f"limit should be at least 1. Received: {limit}.")
+    kept = random.Random(seed).sample(range(len(examples)), limit)
+    return [examples[index] for index in sorted(kept)]
+
+
+def _normalized(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def split_off(
+    examples: list[Example], fraction: float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Cuts a part off a list of examples, stratified where the classes are large enough.
+
+    Rows with the same text, up to case and white space, stay on one side, whatever their labels.
+    A class's only text stays in the larger part.
+
+    Args:
+        examples: the list.
+        fraction: the share of the part to cut off, in (0, 1).
+        seed: the same seed makes the same cut.
+
+    Returns:
+        `(rest, part)`, both in the order of `examples`.
+
+    Raises:
+        ValueError: one of the two would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction should be in (0, 1). Received: {fraction}.")
+    label_of = {}  # normalised text -> the label of its first row
+    for example in examples:
+        label_of.setdefault(_normalized(example.text), example.label)
+    groups = collections.defaultdict(list)
+    for key, label in label_of.items():
+        groups[label].append(key)
+    rng = random.Random(seed)
+    ranked = []
+    for label in sorted(groups):
+        keys = groups[label]
+        rng.shuffle(keys)
+        # Spreads a class evenly over [0, 1) from a random start, so that the lowest share of all
+        # classes together is as good as that share of each.
+        start = rng.random()
+        ranked += [((i + start) / len(keys), key) for i, key in enumerate(keys) if len(keys) > 1]
+    size = max(1, round(fraction * len(label_of)))
+    part = {key for _, key in sorted(ranked)[:size]}
+    if not part or len(part) == len(label_of):
+        raise ValueError(
+            f"{len(label_of)} different texts in {len(groups)} classes cannot be cut in two "
+            f"(fraction {fraction}); one of the sets would be empty."
+        )
+    sides = [], []
+    for example in examples:
+        sides[_normalized(example.text) in part].append(example)
+    return sides
+
+
+# Folders of the standard library that hold tests, data or other people's packages.
+_NOT_LIBRARY = {
+    "__pycache__",
+    "dist-packages",
+    "idle_test",
+    "pydoc_data",
+    "site-packages",
+    "test",
+    "tests",
+    "turtledemo",
+}
+
+
+def load_stdlib_docstrings(
+    *,
+    num_classes: int = 30,
+    min_length: int = 20,
+    dev_fraction: float = 0.15,
+    validation_fraction: float = 0.1,
+    limit: int | None = None,
+    seed: int = 42,
+    directory: str | os.PathLike | None = None,
+    progress=None,
+) -> Task:
+    """The docstrings of Python's standard library; the class is the package each comes from.
+
+    A few thousand short English texts on any machine. They are read from the source files, of
+    which nothing is executed. The name of the package is masked (`[MASK]`) in its texts; a text
+    that occurs twice in a package is kept once, and one that occurs in two packages not at all.
+    What is left is cut into the three sets, so no text is in two of them. The texts are those of
+    the Python that runs this, and differ a little between its versions.
+
+    Args:
+        num_classes: keep so many packages, those with the most texts.
+        min_length: drop shorter texts, in characters.
+        dev_fraction, validation_fraction: the share of all texts that is `dev`, and the share of
+            the rest that is `validation`.
+        limit: at most so many texts of `train` and `validation` together, and of `dev`.
+        seed: of the cuts.
+        directory: the library's folder; default this Python's own.
+        progress: wraps the list of files while it is read, as `tqdm` does.
+
+    Returns:
+        A `Task`, classes in the order of their size.
+
+    Raises:
+        ValueError: the folder holds too few docstrings, as with a Python that was installed
+            without its source files.
+    """
+    root = Path(directory or sysconfig.get_paths()["stdlib"])
+    texts = collections.defaultdict(set)  # normalised text -> packages it occurs in
+    by_package = collections.defaultdict(dict)  # package -> normalised text -> text
+    files = [path for path in sorted(root.rglob("*.py"))]
+    files = [path for path in files if not _NOT_LIBRARY & set(path.relative_to(root).parts)]
+    tops = {path.relative_to(root).parts[0].removesuffix(".py") for path in files}
+    for path in progress(files) if progress else files:
+        package = _package(path.relative_to(root).parts[0].removesuffix(".py"), tops)
+        name = _name_pattern(package)
+        for docstring in _docstrings(path):
+            text = " ".join(name.sub("[MASK]", docstring).split())
+            if len(text) >= min_length:
+                texts[_normalized(text)].add(package)
+                by_package[package].setdefault(_normalized(text), text)
+    for key, packages in texts.items():
+        if len(packages) > 1:
+            for package in packages:
+                del by_package[package][key]
+
+    largest = sorted(by_package, key=lambda package: (-len(by_package[package]), package))
+    labels = largest[:num_classes]
+    if len(labels) < num_classes or len(by_package[labels[-1]]) < 10:
+        raise ValueError(
+            f"{root} should hold the source files of Python's standard library, with at least 10 "
+            f"docstrings in each of {num_classes} packages; found {len(files)} files and "
+            f"{sum(map(len, by_package.values()))} docstrings. Some systems install them apart."
+        )
+    examples = [
+        Example(text, number)
+        for number, package in enumerate(labels)
+        for text in by_package[package].values()
+    ]
+    train, dev = split_off(examples, dev_fraction, seed)
+    train, validation = split_off(_at_most(train, limit, seed), validation_fraction, seed)
+    return Task(train, validation, _at_most(dev, limit, seed), labels)
+
+
+def _package(top: str, tops: set[str]) -> str:
+    # `decimal` has its text in `_pydecimal`, `io` in `_pyio`.
+    public = top.removeprefix("_").removeprefix("py")
+    return public if top.startswith("_") and public in tops else top
+
+
+def _name_pattern(package: str) -> re.Pattern:
+    """Matches a package's name, and the whole word or dotted path around it.
+
+    `smtplib` gives itself away as "SMTP" too, `idlelib` as "IDLE". A name of up to three letters
+    counts only as a part of its own in an identifier: `XMLParser` and `xml.dom`, not "last".
+    """
+    stems = {package.strip("_"), package.strip("_").removesuffix("lib").removeprefix("lib")}
+    patterns = []
+    for stem in sorted(filter(None, stems), key=len, reverse=True):
+        if len(stem) > 3:
+            patterns.append(rf"[\w.]*(?i:{re.escape(stem)})\w*(?:\.\w+)*")
+        else:
+            patterns.append(rf"(?<![^\W_])(?i:{re.escape(stem)})(?![a-z0-9])\w*(?:\.\w+)*")
+    return re.compile("|".join(patterns))
+
+
+def _docstrings(path: Path):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Old escapes in string literals of the library.
+            tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return  # A template or a file in an odd encoding: not a module.
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            docstring = ast.get_docstring(node)
+            if docstring:
+                yield docstring
+
+
+class Encoded(NamedTuple):
+    """Texts as token ids: a list of arrays of shape `(length,)`, and labels `(num_texts,)`."""
+
+    token_ids: list[np.ndarray]
+    labels: np.ndarray
+
+
+class Tokenizer:
+    """BERT's WordPiece tokenizer, from a `vocab.txt`.
+
+    Args:
+        vocab_file: one token a line, `[PAD]` first.
+        lowercase: whether texts are lower-cased and accents stripped, as the checkpoint was
+            trained; default: what `tokenizer_config.json` beside the file says, else `True`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it lacks `[PAD]`, `[UNK]`, `[CLS]` or `[SEP]`, or `[PAD]` is not first.
+    """
+
+    def __init__(self, vocab_file: str | os.PathLike, lowercase: bool | None = None):
+        path = Path(vocab_file)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} should be a vocabulary, one token a line; not found.")
+        if lowercase is None:
+            lowercase = _lowercase(path.with_name("tokenizer_config.json"))
+        tokens = path.read_bytes().decode("utf-8").rstrip("\n").split("\n")
+        vocab = {token.rstrip("\r"): number for number, token in enumerate(tokens)}
+        missing = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if token not in vocab]
+        if missing:
+            raise ValueError(f"{path} lacks {', '.join(missing)}, which BERT's inputs need.")
+        if vocab["[PAD]"] != 0:
+            raise ValueError(f"{path} should have '[PAD]' first; it is number {vocab['[PAD]']}.")
+
+        from tokenizers import BertWordPieceTokenizer
+
+        self.vocab_file = path
+        self.vocab_size = len(tokens)
+        self.lowercase = lowercase
+        self._tokenizer = BertWordPieceTokenizer(vocab, lowercase=lowercase)
+
+    def encode(self, examples: list[Example], max_length: int) -> Encoded:
+        """Token ids of `[CLS] text [SEP]`, cut to `max_length` with the `[SEP]` kept."""
+        self._tokenizer.enable_truncation(max_length)
+        encodings = self._tokenizer.encode_batch([example.text for example in examples])
+        return Encoded(
+            [np.array(encoding.ids, dtype="int32") for encoding in encodings],
+            np.array([example.label for example in examples], dtype="int32"),
+        )
+
+
+def _lowercase(config_file: Path) -> bool:
+    if not config_file.is_file():
+        return True
+    try:
+        return bool(json.loads(config_file.read_text(encoding="utf-8")).get("do_lower_case", True))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{config_file} should hold a JSON object: {error}.") from error
+
+
+class Batches:
+    """Batches of texts of like length, so that short texts cost little.
+
+    Indexable, as `keras.utils.Sequence` is. With `shuffle`, every epoch draws new batches: the
+    texts are shuffled, sorted by length within pools of some batches, and the batches shuffled
+    again. All texts occur once an epoch; the last batch of an epoch may be smaller.
+
+    Args:
+        encoded: what `Tokenizer.encode` returns.
+        batch_size: texts in a batch.
+        shuffle: whether the order is random; else texts are sorted by length.
+        seed: of the order.
+        multiple: batches are padded with 0 to a multiple of so many tokens, or to the longest
+            text of all, so that few different lengths occur.
+
+    Raises:
+        ValueError: there are no texts, or a number is not positive.
+
+    Returns (of an index): `([token_ids, segment_ids], labels)`, integer arrays of shape
+        `(batch_size, sequence_length)` and `(batch_size,)`.
+    """
+
+    _POOL = 20  # Batches that are sorted together: enough to match lengths, few enough to mix.
+
+    def __init__(
+        self,
+        encoded: Encoded,
+        batch_size: int = 32,
+        *,
+        shuffle: bool = True,
+        seed: int = 42,
+        multiple: int = 8,
+    ):
+        if not encoded.token_ids:
+            raise ValueError("A set of texts is empty.")
+        if batch_size < 1 or multiple < 1:
+            raise ValueError(
+                f"batch_size and multiple should be positive. Received: {batch_size}, {multiple}."
+            )
+        self.encoded = encoded
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.multiple = multiple
+        self._rng = np.random.default_rng(seed)
+        self._lengths = np.array([len(ids) for ids in encoded.token_ids])
+        self.on_epoch_end()
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._lengths) / self.batch_size)
+
+    def __getitem__(self, index: int):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        rows = self._batches[index]
+        length = -(-self._lengths[rows].max() // self.multiple) * self.multiple
+        token_ids = np.zeros((len(rows), min(length, self._lengths.max())), dtype="int32")
+        for i, row in enumerate(rows):
+            token_ids[i, : self._lengths[row]] = self.encoded.token_ids[row]
+        return [token_ids, np.zeros_like(token_ids)], self.encoded.labels[rows]
+
+    def __iter__(self):
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels of all texts, in the order of the batches."""
+        return self.encoded.labels[np.concatenate(self._batches)]
+
+    def on_epoch_end(self):
+        """Draws the next epoch's batches."""
+        rows = np.arange(len(self._lengths))
+        if not self.shuffle:
+            rows = rows[np.argsort(self._lengths, kind="stable")]
+            self._batches = self._cut(rows)
+            return
+        self._rng.shuffle(rows)
+        batches = []
+        pool = self._POOL * self.batch_size
+        for start in range(0, len(rows), pool):
+            part = rows[start : start + pool]
+            batches += self._cut(part[np.argsort(self._lengths[part], kind="stable")])
+        self._rng.shuffle(batches)
+        self._batches = batches
+
+    def _cut(self, rows):
+        return [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]

@@ -1,0 +1,51 @@
+"""What can be compressed: one module per family of hosts, behind one interface, `Encoder`."""
+
+import sys
+
+from ..backend import keras
+from .base import Encoder
+from .stack import StackEncoder
+
+__all__ = ["Encoder", "StackEncoder", "as_encoder"]
+
+
+def as_encoder(model, like=None) -> Encoder:
+    """Makes an `Encoder` of what users have at hand; the builders call it.
+
+    Args:
+        model: A bert4keras `Transformer` (`build_transformer_model(...,
+            return_keras_model=False)`), a `keras.Sequential`, a list of Keras layers, or an
+            `Encoder`, which is returned as it is.
+        like: `Encoder`. A list of layers that were never called takes its input from it.
+            Defaults to `None`.
+
+    Returns:
+        An `Encoder`.
+
+    Raises:
+        TypeError: if `model` is none of those.
+        ValueError: if it is, but of a kind that is not supported, or without a known input shape.
+    """
+    if isinstance(model, Encoder):
+        return model
+    if "bert4keras.models" in sys.modules:
+        from .bert4keras import Bert4kerasEncoder, Transformer
+
+        if isinstance(model, Transformer):
+            return Bert4kerasEncoder(model)
+    if isinstance(model, keras.Sequential):
+        return StackEncoder(model.layers, inputs=model.inputs if model.built else None, like=like)
+    if isinstance(model, (list, tuple)):
+        return StackEncoder(list(model), like=like)
+    hint = ""
+    if isinstance(model, keras.Model):
+        hint = (
+            " A finished model does not say which of its layers are the encoder's: build it with "
+            "`return_keras_model=False`, or pass a list of its layers."
+        )
+    elif type(model).__module__.startswith("bert4keras"):
+        hint = " `import bert_of_theseus.bert4keras` goes before bert4keras."
+    raise TypeError(
+        "An encoder must be a bert4keras Transformer, a keras.Sequential, a list of Keras layers, "
+        f"or an Encoder. Received: {model!r} (of type {type(model).__name__}).{hint}"
+    )

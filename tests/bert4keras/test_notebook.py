@@ -1,0 +1,87 @@
+"""notebooks/quickstart.ipynb runs from top to bottom, and what is committed ran so too."""
+
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook):
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def pictures(notebook):
+    return [output for output in outputs(notebook) if "image/png" in output.get("data", {})]
+
+
+def result(notebook):
+    """What the last cell prints."""
+    (output,) = code_cells(notebook)[-1].outputs
+    return json.loads(output.text)
+
+
+def check(notebook, predecessor_layers, successor_layers):
+    found = result(notebook)
+    # The law: the extracted successor predicts as the Theseus model does.
+    assert found["difference_when_extracted"] == pytest.approx(0, abs=1e-6)
+    assert found["difference_at_the_end"] == pytest.approx(0, abs=1e-6)
+    rows = {row["model"]: row for row in found["rows"]}
+    assert list(rows) == ["predecessor", "successor", "direct"]
+    layers = [row["layers"] for row in rows.values()]
+    assert layers == [predecessor_layers, successor_layers, successor_layers]
+    parameters, size = rows["successor"]["parameters"], rows["successor"]["size"]
+    assert parameters == rows["direct"]["parameters"] < 0.6 * rows["predecessor"]["parameters"]
+    assert size == rows["direct"]["size"] < 0.6 * rows["predecessor"]["size"]
+    assert len(pictures(notebook)) == 3  # the wiring, the draws, the curves
+    return rows
+
+
+def test_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("QUICKSTART_SMALL", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # Nothing from, or into, the home folder; pictures into the notebook, whatever was chosen.
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+    # As in Jupyter, where nobody has chosen Keras 2 before the first cell does.
+    for name in ("TF_KERAS", "TF_USE_LEGACY_KERAS", "KERAS_BACKEND"):
+        monkeypatch.delenv(name, raising=False)
+    # With no folders of installed kernels to look in, "python3" is the Python that runs this.
+    manager = AsyncKernelManager(
+        kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[])
+    )
+    assert manager.kernel_spec.argv[0] == sys.executable
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for cell in code_cells(notebook):
+        cell.outputs = []
+    work = tmp_path / "work"
+    work.mkdir()
+    resources = {"metadata": {"path": str(work)}}
+    NotebookClient(notebook, km=manager, timeout=240, resources=resources).execute()
+    check(notebook, 4, 2)
+    assert not list(work.iterdir())
+
+
+def test_committed_outputs():
+    assert NOTEBOOK.stat().st_size < 1_000_000
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [o for o in outputs(notebook) if o.output_type == "error" or "stderr" in o.values()]
+    rows = check(notebook, 6, 3)
+    # The full settings learn the task, and half of the layers keep it.
+    assert rows["predecessor"]["accuracy"] > 0.9
+    assert rows["successor"]["accuracy"] > 0.9
