@@ -1,7 +1,9 @@
 """`ReplacementRateScheduler`: moves the replacement rate while a Theseus model trains."""
 
+import numpy as np
+
 from .backend import keras, ops
-from .layers import choice_layers, get_replacement_rate, set_replacement_rate
+from .layers import choice_layers, set_replacement_rate
 
 
 class ReplacementRateScheduler(keras.callbacks.Callback):
@@ -54,7 +56,10 @@ class ReplacementRateScheduler(keras.callbacks.Callback):
         self._current = self.schedule.bind(steps * epochs)
 
     def on_train_batch_begin(self, batch, logs=None):
-        set_replacement_rate(self._choices, self._current(self._step()))
+        rate = self._current(self._step())
+        set_replacement_rate(self._choices, rate)
+        # Remembered, since Keras on JAX takes the weights out of the model between batches.
+        self._rate = float(np.mean(rate))
 
     def on_train_batch_end(self, batch, logs=None):
         self._log(logs)
@@ -63,8 +68,9 @@ class ReplacementRateScheduler(keras.callbacks.Callback):
         self._log(logs)
 
     def _step(self):
+        # `self.model`, and not a reference of our own: on JAX it puts the weights back first.
         return int(ops.convert_to_tensor(self.model.optimizer.iterations))
 
     def _log(self, logs):
         if logs is not None:
-            logs["replacement_rate"] = get_replacement_rate(self._choices)
+            logs["replacement_rate"] = self._rate
