@@ -419,6 +419,9 @@ class Batches:
     texts are shuffled, sorted by length within pools of some batches, and the batches shuffled
     again. All texts occur once an epoch; the last batch of an epoch may be smaller.
 
+    The batches of an epoch depend on `seed` and its number alone, not on what was drawn before: a
+    run that is taken up again in epoch 3 calls `set_epoch(3)` and sees what it would have seen.
+
     Args:
         encoded: what `Tokenizer.encode` returns.
         batch_size: texts in a batch.
@@ -426,6 +429,9 @@ class Batches:
         seed: of the order.
         multiple: batches are padded with 0 to a multiple of so many tokens, or to the longest
             text of all, so that few different lengths occur.
+
+    Attributes:
+        epoch: the number of the current epoch, from 0; `on_epoch_end` moves to the next.
 
     Raises:
         ValueError: there are no texts, or a number is not positive.
@@ -455,9 +461,9 @@ class Batches:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.multiple = multiple
-        self._rng = np.random.default_rng(seed)
+        self.seed = seed
         self._lengths = np.array([len(ids) for ids in encoded.token_ids])
-        self.on_epoch_end()
+        self.set_epoch(0)
 
     def __len__(self) -> int:
         return math.ceil(len(self._lengths) / self.batch_size)
@@ -481,19 +487,27 @@ class Batches:
         return self.encoded.labels[np.concatenate(self._batches)]
 
     def on_epoch_end(self):
-        """Draws the next epoch's batches."""
+        """Moves on to the next epoch's batches."""
+        self.set_epoch(self.epoch + 1)
+
+    def set_epoch(self, epoch: int):
+        """Jumps to the batches of an epoch, counted from 0."""
+        if epoch < 0:
+            raise ValueError(f"epoch should be at least 0. Received: {epoch}.")
+        self.epoch = epoch
         rows = np.arange(len(self._lengths))
         if not self.shuffle:
             rows = rows[np.argsort(self._lengths, kind="stable")]
             self._batches = self._cut(rows)
             return
-        self._rng.shuffle(rows)
+        rng = np.random.default_rng([self.seed, epoch])
+        rng.shuffle(rows)
         batches = []
         pool = self._POOL * self.batch_size
         for start in range(0, len(rows), pool):
             part = rows[start : start + pool]
             batches += self._cut(part[np.argsort(self._lengths[part], kind="stable")])
-        self._rng.shuffle(batches)
+        rng.shuffle(batches)
         self._batches = batches
 
     def _cut(self, rows):

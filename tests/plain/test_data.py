@@ -345,6 +345,26 @@ def test_batches_differ_by_epoch_and_seed(encoded):
     assert sorted(map(sorted, first)) != sorted(map(sorted, order(batches)))
 
 
+def test_jumping_to_an_epoch_equals_walking_there(encoded):
+    def order(batches):
+        return [labels.tolist() for _, labels in batches]
+
+    walked, orders = Batches(encoded, 16, seed=1), []
+    for epoch in range(4):
+        assert walked.epoch == epoch
+        orders.append(order(walked))
+        walked.on_epoch_end()
+    assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
+    jumped = Batches(encoded, 16, seed=1)
+    for epoch in (3, 0, 2, 1):
+        jumped.set_epoch(epoch)
+        assert order(jumped) == orders[epoch]
+    jumped.on_epoch_end()
+    assert (jumped.epoch, order(jumped)) == (2, orders[2])
+    with pytest.raises(ValueError, match=r"epoch should be at least 0\. Received: -1"):
+        jumped.set_epoch(-1)
+
+
 def test_batches_without_shuffling_stay(encoded):
     batches = Batches(encoded, 16, shuffle=False)
     before = batches.labels.tolist()
