@@ -1,16 +1,23 @@
-"""The two builders: the Theseus model that is trained, and the successor that is kept."""
+"""The successor's start, the Theseus model it is trained in, and the successor that is kept."""
 
+import contextlib
 import numbers
 from collections.abc import Sequence
 
 import numpy as np
 
-from .backend import keras, register, to_numpy
+from .backend import frozen, keras, register, to_numpy
 from .encoders import as_encoder
 from .encoders.base import one_or_all
 from .layers import BinaryRandomChoice, Frozen, ModuleChoice
 
-__all__ = ["TheseusModel", "bert_of_theseus", "build_successor_model", "build_theseus_model"]
+__all__ = [
+    "TheseusModel",
+    "bert_of_theseus",
+    "build_successor_model",
+    "build_theseus_model",
+    "initialize_successor",
+]
 
 
 @register
@@ -62,6 +69,62 @@ class TheseusModel(keras.Model):
         return self._with_frozen(super().trainable_variables, super().non_trainable_variables)
 
 
+def initialize_successor(
+    predecessor,
+    successor,
+    layers: str | Sequence[int] = "first",
+    module_map: Sequence[Sequence[int]] | None = None,
+) -> list[int]:
+    """Starts the successor from the predecessor: copies weights, layer by layer.
+
+    Each successor layer gets the weights of one predecessor layer. The embeddings, and what comes
+    after the last layer (a pooler, say), are copied too where both encoders have them and they
+    fit. Nothing is copied if any of the layers do not fit.
+
+    Args:
+        predecessor: The encoder to copy from, fine-tuned or only pretrained: what
+            `build_theseus_model` takes.
+        successor: The encoder to copy to, of as many layers or fewer.
+        layers: Which of the predecessor's n layers the successor's m start as.
+            `"first"`, the first m, did best in the paper; `"last"`, the last m;
+            `"every_kth"`, each k-th for k = n / m, that is layer `(i + 1) * n // m - 1` for
+            layer i, 3, 7 and 11 of 12 into 3; `"module_first"`, the first layer of each module
+            of `module_map`; or a list of m indices. Defaults to `"first"`.
+        module_map: As in `build_theseus_model`; read by `"module_first"`. Defaults to `None`.
+
+    Returns:
+        List of the indices of the predecessor's layers, one per successor layer.
+
+    Raises:
+        ValueError: if `layers` is none of those, or a layer does not fit its successor.
+
+    Example:
+
+    >>> initialize_successor(predecessor, successor)
+    [0, 1, 2]
+
+    References:
+        - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925) (Xu et al., 2020)
+    """
+    predecessor = as_encoder(predecessor)
+    successor = as_encoder(successor, like=predecessor)
+    sources = _sources(
+        layers, module_map, predecessor.num_hidden_layers, successor.num_hidden_layers
+    )
+    pairs = []
+    for own, theirs in enumerate(sources):
+        source = predecessor.module([theirs], f"predecessor_layer_{theirs}")
+        target = successor.module([own], f"successor_layer_{own}")
+        pairs += _pairs(source, target, f"layer {theirs}", f"layer {own}")
+    for part in ("embedding_model", "final_model"):
+        ends = [getattr(encoder, part)("end") for encoder in (predecessor, successor)]
+        if None not in ends:
+            with contextlib.suppress(ValueError):  # of another size: the successor's own stay
+                pairs += _pairs(*ends, part, part)
+    _copy(pairs)
+    return sources
+
+
 def build_theseus_model(
     predecessor,
     successor,
@@ -101,7 +164,10 @@ def build_theseus_model(
             keeps them frozen, as in the paper; `"replace"` makes the embeddings a module of
             their own, chosen among both like the others. Defaults to `"predecessor"`.
         module_map: For each successor layer the list of the predecessor's layers it replaces,
-            `[[0, 1, 2], [3, 4, 5]]`, in order and complete. Defaults to `None`, equal parts.
+            `[[0, 1, 2], [3, 4, 5]]`, in order and complete. Defaults to `None`, equal parts of
+            the n layers where the successor's m divide them, and otherwise parts whose sizes
+            differ by one at most: layer i replaces layers `round(i * n / m)` up to, and without,
+            `round((i + 1) * n / m)`. So 12 into 5 is parts of 2, 3, 2, 3 and 2.
         at_least_one: Boolean. Whether a batch that would train nothing, since all modules are
             the predecessor's (12.5 % of them for 3 modules at rate 0.5), is drawn again. Every
             other combination then keeps its share of the rest, and at rate 0 exactly one module,
@@ -173,7 +239,8 @@ def build_theseus_model(
         x, replaced = x if choice.return_replaced else (x, None)
         drawn = 1
     elif own is not None:
-        _copy_weights(theirs, own, "embeddings", "embeddings")
+        advice = ' Use embeddings="replace" to train the successor\'s own.'
+        _copy(_pairs(theirs, own, "embeddings", "embeddings", advice))
         x, *context = _listed(Frozen(own, name="frozen_successor_embeddings")(one_or_all(inputs)))
 
     for index, layers in enumerate(modules):
@@ -195,7 +262,13 @@ def build_theseus_model(
 
     final = successor.final_model("successor_final")
     if final is not None:
-        _copy_weights(predecessor.final_model("source"), final, "last layers", None)
+        source = predecessor.final_model("predecessor_final")
+        if source is None:
+            raise ValueError(
+                "The successor's last layers make something of the hidden states that the "
+                "predecessor's do not (a pooler, say). Build both with the same options."
+            )
+        _copy(_pairs(source, final, "last layers", "last layers"))
         x = Frozen(final, name="frozen_successor_final")(x)
     x = Frozen(classifier, name="frozen_classifier")(x)
     theseus = TheseusModel(one_or_all(inputs), x, name=name)
@@ -285,7 +358,7 @@ def _spawn(seed, count):
 
 
 def _module_map(module_map, predecessor_layers, successor_layers):
-    """`module_map`, checked; by default each successor layer takes an equal part."""
+    """`module_map`, checked; by default each successor layer takes an equal part, or nearly so."""
     n, m = predecessor_layers, successor_layers
     if m > n:
         raise ValueError(
@@ -293,15 +366,8 @@ def _module_map(module_map, predecessor_layers, successor_layers):
             "as many."
         )
     if module_map is None:
-        if n % m:
-            cuts = [round(i * n / m) for i in range(m + 1)]
-            example = [list(range(a, b)) for a, b in zip(cuts, cuts[1:])]
-            raise ValueError(
-                f"{n} predecessor layers cannot be divided into {m} equal modules. Say which "
-                f"layers each successor layer replaces, for example module_map={example}."
-            )
-        size = n // m
-        return [list(range(i * size, (i + 1) * size)) for i in range(m)]
+        cuts = [round(i * n / m) for i in range(m + 1)]
+        return [list(range(start, stop)) for start, stop in zip(cuts, cuts[1:])]
     modules = [list(layers) for layers in module_map]
     if len(modules) != m or not all(modules) or sum(modules, []) != list(range(n)):
         raise ValueError(
@@ -312,22 +378,51 @@ def _module_map(module_map, predecessor_layers, successor_layers):
     return modules
 
 
-def _copy_weights(source, target, what, option):
-    if source is None:
+def _sources(layers, module_map, predecessor_layers, successor_layers):
+    """For each successor layer the index of the predecessor's layer that it starts as."""
+    n, m = predecessor_layers, successor_layers
+    modules = _module_map(module_map, n, m)
+    if isinstance(layers, str):
+        _one_of("layers", layers, ("first", "last", "every_kth", "module_first"))
+        return {
+            "first": list(range(m)),
+            "last": list(range(n - m, n)),
+            "every_kth": [(i + 1) * n // m - 1 for i in range(m)],
+            "module_first": [module[0] for module in modules],
+        }[layers]
+    indices = list(layers)
+    if len(indices) != m or not all(
+        isinstance(i, numbers.Integral) and not isinstance(i, bool) and 0 <= i < n for i in indices
+    ):
         raise ValueError(
-            f"The successor's {what} make something of the hidden states that the predecessor's "
-            "do not (a pooler, say). Build both with the same options."
+            f"`layers` must name {m} of the predecessor's layers 0 to {n - 1}, one per successor "
+            f"layer. Received: {layers!r}"
         )
-    pairs = list(zip(source.weights, target.weights))
-    if len(source.weights) != len(target.weights) or any(a.shape != b.shape for a, b in pairs):
-        shapes = [[f"{w.name}{tuple(w.shape)}" for w in m.weights] for m in (source, target)]
-        advice = f' Use {option}="replace" to train the successor\'s own.' if option else ""
+    return [int(i) for i in indices]
+
+
+def _weights(model):
+    # Keras 2 orders the weights of layers in layers by their flags: so all have the same ones.
+    with frozen([model]):
+        return list(model.weights)
+
+
+def _pairs(source, target, theirs, own, advice=""):
+    """The weights of `source` beside those of `target`; an error that names both if not alike."""
+    sides = [_weights(source), _weights(target)]
+    if [tuple(w.shape) for w in sides[0]] != [tuple(w.shape) for w in sides[1]]:
+        shapes = [", ".join(f"{w.name}{tuple(w.shape)}" for w in side) for side in sides]
         raise ValueError(
-            f"The predecessor's {what} do not fit the successor's. Predecessor: "
-            f"{', '.join(shapes[0])}. Successor: {', '.join(shapes[1])}.{advice}"
+            f"The predecessor's {theirs} and the successor's {own} do not fit each other: their "
+            "weights differ in number or shape. "
+            f"Predecessor: {shapes[0]}. Successor: {shapes[1]}.{advice}"
         )
-    for a, b in pairs:
-        if a is not b:
+    return list(zip(*sides))
+
+
+def _copy(pairs):
+    for source, target in pairs:
+        if source is not target:
             # By way of a NumPy array, or both would hold one JAX buffer, which a training step
             # of either gives away.
-            b.assign(to_numpy(a))
+            target.assign(to_numpy(source))

@@ -315,8 +315,6 @@ def test_a_finished_model_is_not_an_encoder(hosts):
 def test_hosts_that_do_not_fit(hosts):
     with pytest.raises(ValueError, match=r"more layers \(4\) than the predecessor \(2\)"):
         build_theseus_model(hosts[1], hosts[0], hosts[2])
-    with pytest.raises(ValueError, match="3 equal modules"):
-        build_theseus_model(hosts[0], build(3), hosts[2])
     with pytest.raises(ValueError, match=r"embeddings do not fit.*\(20, 16\).*\(20, 32\)"):
         build_theseus_model(hosts[0], build(2, hidden_size=32), hosts[2])
     with pytest.raises(ValueError, match="pooler"):

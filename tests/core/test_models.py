@@ -27,6 +27,7 @@ from bert_of_theseus import (
 )
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras
 from bert_of_theseus.layers import choice_layers
+from bert_of_theseus.models import _module_map
 
 EXECUTIONS = ["lazy", "dense"]
 PATHS = list(itertools.product([0, 1], repeat=3))
@@ -451,6 +452,8 @@ def test_files(execution, file, tmp_path):
     (6, 3, None, [[0, 1], [2, 3], [4, 5]]),
     (4, 1, None, [[0, 1, 2, 3]]),
     (3, 3, None, [[0], [1], [2]]),
+    (5, 2, None, [[0, 1], [2, 3, 4]]),
+    (5, 3, None, [[0, 1], [2], [3, 4]]),
     (6, 3, [[0], [1, 2, 3], [4, 5]], [[0], [1, 2, 3], [4, 5]]),
     (5, 2, (range(2), range(2, 5)), [[0, 1], [2, 3, 4]]),
 ])  # fmt: skip
@@ -471,7 +474,6 @@ def test_module_map(execution, n, m, module_map, modules):
 
 
 @pytest.mark.parametrize("n, m, module_map, text", [
-    (5, 2, None, r"5 predecessor layers.*into 2 equal.*module_map=\[\[0, 1\], \[2, 3, 4\]\]"),
     (2, 3, None, r"more layers \(3\) than the predecessor \(2\)"),
     (2, 3, [[0], [1], []], r"more layers \(3\) than the predecessor \(2\)"),
     (4, 2, [[0, 1], [2]], r"2 non-empty lists.*0 to 3 once each, in order.*\[\[0, 1\], \[2\]\]"),
@@ -485,10 +487,15 @@ def test_bad_module_maps(n, m, module_map, text):
         scales(n, m, module_map=module_map)
 
 
-def test_twelve_into_five():
-    layers = [keras.Input((1,)), *(Scale(1.0) for _ in range(12))]
-    with pytest.raises(ValueError, match=r"12 predecessor layers.*into 5.*module_map=\[\[0, 1\],"):
-        build_theseus_model(layers, [Scale(1.0) for _ in range(5)], keras.layers.Dense(1))
+def test_default_modules_are_even():
+    for n in range(1, 25):
+        for m in range(1, n + 1):
+            modules = _module_map(None, n, m)
+            assert sum(modules, []) == list(range(n))  # complete, once each, in order
+            assert len(modules) == m
+            sizes = {len(module) for module in modules}
+            assert sizes <= {n // m, -(-n // m)}  # so equal where m divides n
+    assert [len(module) for module in _module_map(None, 12, 5)] == [2, 3, 2, 3, 2]
 
 
 # Errors.
