@@ -1,8 +1,9 @@
 """Text classification data: files in, batches of token ids out.
 
-Two sources: CLUE's IFLYTEK folder (`load_iflytek`), and, for a real task without any download, the
-docstrings of Python's own standard library (`load_stdlib_docstrings`). `Tokenizer` and `Batches`
-turn either into what `fit` takes. Nothing here imports Keras.
+Three sources: CLUE's IFLYTEK folder (`load_iflytek`), GLUE's SST-2 folder (`load_sst2`), and, for a
+real task without any download, the docstrings of Python's own standard library
+(`load_stdlib_docstrings`). `Tokenizer` and `Batches` turn each into what `fit` takes. Nothing here
+imports Keras.
 
 Example:
 
@@ -36,6 +37,7 @@ __all__ = [
     "Task",
     "Tokenizer",
     "load_iflytek",
+    "load_sst2",
     "load_stdlib_docstrings",
     "read_json_lines",
     "split_off",
@@ -86,16 +88,8 @@ def read_json_lines(path: str | os.PathLike, keys: tuple[str, ...]) -> list[dict
             not UTF-8, or it holds no row at all.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} should be a file with one JSON object a line; not found.")
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} should be UTF-8 text: {error}.") from error
     rows = []
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in _numbered_lines(path, "one JSON object a line"):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -111,6 +105,17 @@ def read_json_lines(path: str | os.PathLike, keys: tuple[str, ...]) -> list[dict
     if not rows:
         raise ValueError(f"{path} is empty; expected one JSON object a line.")
     return rows
+
+
+def _numbered_lines(path: Path, expected: str) -> list[tuple[int, str]]:
+    """The lines of a file that are not blank, each with its number from 1."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} should be a file with {expected}; not found.")
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} should be UTF-8 text: {error}.") from error
+    return [pair for pair in enumerate(content.split("\n"), start=1) if pair[1].strip()]
 
 
 def load_iflytek(
@@ -166,6 +171,83 @@ def load_iflytek(
     train, dev = read("train.json"), read("dev.json")
     train, validation = split_off(train, validation_fraction, seed)
     return Task(train, validation, dev, [str(row["label_des"]) for row in rows])
+
+
+def load_sst2(
+    directory: str | os.PathLike,
+    *,
+    validation_fraction: float = 0.1,
+    limit: int | None = None,
+    seed: int = 42,
+) -> Task:
+    """Reads GLUE's SST-2 folder, sentiment of film reviews: `train.tsv` and `dev.tsv`.
+
+    Nine in ten rows of `train.tsv` are phrases of its other rows, each with a label of its own:
+    of 66,978 different texts 6,885 are in no other. Of a random cut's validation rows 88 % would
+    be inside a row that is trained on; of the 872 of `dev.tsv`, which are whole sentences, two
+    are. So whole sentences alone are cut off for validation, and the phrases that no other
+    sentence has are left out: by default 61,060 rows train and 688 validate.
+
+    Args:
+        directory: the folder.
+        validation_fraction: the share of the whole sentences that is cut off for validation.
+        limit: at most so many rows of each set, drawn at random.
+        seed: of the draw and of the cut.
+
+    Returns:
+        A `Task`.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: a bad row (names file and line), or an empty set.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(
+            f"{directory} should be a folder with train.tsv and dev.tsv; not found."
+        )
+    train, dev = (_read_sst2(directory / name) for name in ("train.tsv", "dev.tsv"))
+    phrases = _phrases_by_sentence({_normalized(example.text) for example in train})
+    sentences = [example for example in train if _normalized(example.text) in phrases]
+    rest, validation = split_off(sentences, validation_fraction, seed)
+    kept = set().union(*(phrases[_normalized(example.text)] for example in rest))
+    train = [example for example in train if _normalized(example.text) in kept]
+    sets = [_at_most(examples, limit, seed) for examples in (train, validation, dev)]
+    return Task(*sets, ["negative", "positive"])
+
+
+def _read_sst2(path):
+    # No quoting: GLUE's quotation marks are characters of the text.
+    (number, header), *lines = _numbered_lines(path, "`sentence<tab>label` rows") or [(1, "")]
+    if header.rstrip("\r") != "sentence\tlabel":
+        raise ValueError(
+            f"{path}, line {number}: expected the header 'sentence\\tlabel'. Received: {header!r}."
+        )
+    if not lines:
+        raise ValueError(f"{path} is empty; expected rows below the header.")
+    examples = []
+    for number, line in lines:
+        text, *labels = line.rstrip("\r").split("\t")
+        if len(labels) != 1 or labels[0] not in ("0", "1") or not text.strip():
+            raise ValueError(
+                f"{path}, line {number}: expected a sentence, a tab, and 0 or 1. "
+                f"Received: {line!r}."
+            )
+        examples.append(Example(text.strip(), int(labels[0])))
+    return examples
+
+
+def _phrases_by_sentence(texts: set[str]) -> dict[str, set[str]]:
+    """Of texts, those that are no phrase of another, each with what `texts` holds of it."""
+    found, phrases = set(), {}
+    for text in sorted(texts, key=lambda text: (-len(text), text)):
+        if text not in found:
+            words = text.split()
+            ends = range(1, len(words) + 1)
+            spans = {" ".join(words[start:end]) for end in ends for start in range(end)}
+            phrases[text] = spans & texts
+            found |= phrases[text]
+    return phrases
 
 
 def _at_most(examples, limit, seed):

@@ -15,6 +15,7 @@ from bert_of_theseus.data import (
     Tokenizer,
     _name_pattern,
     load_iflytek,
+    load_sst2,
     load_stdlib_docstrings,
     read_json_lines,
     split_off,
@@ -128,6 +129,70 @@ def test_bad_iflytek_files_are_named(folder, name, rows, problem):
     write_lines(folder / name, rows)
     with pytest.raises(ValueError, match=problem):
         load_iflytek(folder)
+
+
+def write_sst2(path, rows, header="sentence\tlabel"):
+    path.write_bytes("".join(f"{line}\n" for line in [header, *rows]).encode())
+
+
+@pytest.fixture
+def sst2(tmp_path):
+    rows = []
+    for i in range(40):  # A sentence, two phrases of its own, and one that all have.
+        sentence = f'film {i} is\u2028a "work no {i} of art'
+        rows += [f"{sentence} \t{i % 2}", f"film {i} \t1", f"no {i} of \t0", "of art \t1"]
+    write_sst2(tmp_path / "train.tsv", rows)
+    write_sst2(tmp_path / "dev.tsv", ["a good one \t1\r", "", 'not "so" good \t0'])
+    return tmp_path
+
+
+def test_sst2(sst2):
+    task = load_sst2(sst2, validation_fraction=0.2, seed=1)
+    assert task.labels == ["negative", "positive"]
+    assert task.dev == [Example("a good one", 1), Example('not "so" good', 0)]
+    assert [len(part) for part in task[:2]] == [4 * 32 + 8, 8]
+    assert load_sst2(sst2, validation_fraction=0.2, seed=1) == task
+    assert load_sst2(sst2, validation_fraction=0.2, seed=2).validation != task.validation
+    assert [len(part) for part in load_sst2(sst2, limit=3)[:3]] == [3, 3, 2]
+
+
+def test_sst2_validates_on_sentences_of_which_it_trains_no_phrase(sst2):
+    task = load_sst2(sst2, validation_fraction=0.2)
+    trained = {example.text for example in task.train}
+    for text, label in task.validation:
+        number = int(text.split()[1])
+        assert text == f'film {number} is\u2028a "work no {number} of art'
+        assert label == number % 2
+        assert not {text, f"film {number}", f"no {number} of"} & trained
+    assert "of art" in trained  # Sentences that are trained on have it too.
+
+
+@pytest.mark.parametrize("name", ["train.tsv", "dev.tsv"])
+def test_missing_sst2_file(sst2, name):
+    (sst2 / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        load_sst2(sst2)
+    with pytest.raises(FileNotFoundError, match=r"nowhere should be a folder"):
+        load_sst2(sst2 / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "rows, header, problem",
+    [
+        (["fine\t1", "bad\t2"], "sentence\tlabel", "line 3: expected a sentence, a tab"),
+        (["fine\t1", "", "bad"], "sentence\tlabel", "line 4: expected a sentence, a tab"),
+        (["bad\tbad\t1"], "sentence\tlabel", "line 2: expected a sentence, a tab"),
+        ([" \t1"], "sentence\tlabel", "line 2: expected a sentence, a tab"),
+        (["fine\t1"], "index\tsentence", "line 1: expected the header"),
+        ([], "sentence\tlabel", "is empty"),
+        ([], "", "line 1: expected the header"),
+    ],
+)
+@pytest.mark.parametrize("name", ["train.tsv", "dev.tsv"])
+def test_bad_sst2_files_are_named(sst2, name, rows, header, problem):
+    write_sst2(sst2 / name, rows, header)
+    with pytest.raises(ValueError, match=f"{name}.*{problem}"):
+        load_sst2(sst2)
 
 
 def test_split_is_stratified():
