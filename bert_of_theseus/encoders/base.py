@@ -35,6 +35,12 @@ class Encoder:
         """The hidden states after layer `index`, of `[hidden_states, *context]`."""
         raise NotImplementedError
 
+    def apply_layers(self, state: list, indices: Sequence[int]):
+        """The hidden states after the layers `indices`, of `[hidden_states, *context]`."""
+        for index in indices:
+            state = [self.apply_layer(state, index), *state[1:]]
+        return state[0]
+
     def finalize(self, hidden_states):
         """What the head is given, of the last hidden states."""
         return hidden_states
@@ -42,9 +48,7 @@ class Encoder:
     @property
     def output(self):
         state = self.embed(self.inputs)
-        for index in range(self.num_hidden_layers):
-            state = [self.apply_layer(state, index), *state[1:]]
-        return self.finalize(state[0])
+        return self.finalize(self.apply_layers(state, range(self.num_hidden_layers)))
 
     def embedding_model(self, name: str) -> keras.Model | None:
         """Model: `inputs` -> `[hidden_states, *context]`; `None` if the inputs are just that."""
@@ -58,10 +62,7 @@ class Encoder:
         state = [
             keras.Input(tuple(x.shape)[1:], dtype=x.dtype) for x in self._state_before(indices[0])
         ]
-        start = list(state)
-        for index in indices:
-            state = [self.apply_layer(state, index), *state[1:]]
-        return keras.Model(one_or_all(start), state[0], name=name)
+        return keras.Model(one_or_all(state), self.apply_layers(state, indices), name=name)
 
     def final_model(self, name: str) -> keras.Model | None:
         """Model: hidden states -> what the head is given; `None` if that is the same."""

@@ -2,78 +2,142 @@
 
 import contextlib
 
-from bert4keras.models import BERT, Transformer
+from bert4keras.layers import RelativePositionEmbedding
+from bert4keras.models import (
+    ALBERT,
+    BERT,
+    ELECTRA,
+    GPT,
+    GPT2,
+    GPT2_ML,
+    NEZHA,
+    ALBERT_Unshared,
+    RoFormer,
+    RoFormerV2,
+    T5_Encoder,
+    Transformer,
+)
 
 from .. import bert4keras as _set_up  # noqa: F401  so that what stands here works
 from .base import Encoder
 
 __all__ = ["Bert4kerasEncoder", "Transformer"]
 
-_SUPPORTED = "BERT and RoBERTa (model='bert' or 'roberta')"
+FAMILIES = (
+    *(BERT, ALBERT, ALBERT_Unshared, ELECTRA, NEZHA, RoFormer, RoFormerV2),
+    *(GPT, GPT2, GPT2_ML, T5_Encoder),
+)
+_SUPPORTED = ", ".join(family.__name__ for family in FAMILIES)
+# What build_transformer_model(application="lm") and "unilm" derive from a family.
+_APPLICATIONS = ("LanguageModel", "UnifiedLanguageModel")
+
+# bert4keras takes its first element, and there is none where a module stands on its own. A table
+# of positions, the same for all texts of the batch, has no mask anyway.
+RelativePositionEmbedding.compute_mask = lambda self, inputs, mask=None: None
 
 
 class Bert4kerasEncoder(Encoder):
     """What `build_transformer_model(..., return_keras_model=False)` returns, as an `Encoder`.
 
-    Supported: BERT and RoBERTa, as encoders or with the masks of `application="lm"` and
-    `"unilm"`, with pooler or language-model head or neither.
+    Supported: BERT and RoBERTa, ALBERT (shared layers or not), ELECTRA, NEZHA, RoFormer (1 and
+    2), GPT, GPT2, GPT2_ML and T5's encoder; where bert4keras has them, the masks of
+    `application="lm"` and `"unilm"`, or one of your own in `compute_attention_bias`; any of the
+    heads (`with_pool`, `with_nsp`, `with_mlm`, ELECTRA's discriminator), any `keep_tokens`.
+
+    Each module makes the masks and the position biases for its own layers, by the host's own
+    methods. So the position biases are part of the modules. This matters for T5 alone, whose
+    table of relative positions is trained and shared by all layers: the predecessor's modules
+    have the predecessor's, frozen, and the successor's modules share the successor's and train
+    it, from the value that the successor came with.
+
+    ALBERT shares one layer among all of its modules: an ALBERT successor saves time, and no
+    parameters; a BERT or `ALBERT_Unshared` successor has layers of its own.
 
     Args:
         transformer: bert4keras `Transformer`.
 
     Raises:
-        ValueError: for another family, and for options that reach into the layers from outside
-            (`layer_norm_cond`, `residual_attention_scores`, `additional_input_layers`,
-            `attention_caches`).
+        ValueError: for another family, for layers of one's own (an `apply_main_layers`), and for
+            options that reach into the layers from outside (`layer_norm_cond`,
+            `residual_attention_scores`, `additional_input_layers`, `attention_caches`).
     """
 
     def __init__(self, transformer):
-        families = [c for c in type(transformer).__mro__ if c.__module__ == "bert4keras.models"]
-        # Of BERT's own kind, or one of bert4keras' mixtures of it with a mask.
-        if not isinstance(transformer, BERT) or any(
-            issubclass(c, BERT)
-            and c is not BERT
-            and c.__name__ not in ("LanguageModel", "UnifiedLanguageModel")
-            for c in families
-        ):
+        family = next(
+            c
+            for c in type(transformer).__mro__
+            if issubclass(c, Transformer)
+            and c.__module__ == "bert4keras.models"
+            and c.__name__ not in _APPLICATIONS
+        )
+        own = [m for m in ("apply", "apply_main_layers") if _is_own(transformer, m)]
+        if own or family not in FAMILIES:
+            name, why = family.__name__, ""
+            if own:
+                name = type(transformer).__name__
+                why = f", whose {' and '.join(own)} replaces that of {family.__name__},"
             raise ValueError(
-                f"bert4keras' {type(transformer).__name__} is not supported yet; {_SUPPORTED} is."
+                f"bert4keras' family {name}{why} is not supported. Supported are: {_SUPPORTED}."
             )
+        if not transformer.built:
+            raise ValueError(
+                f"The {family.__name__} is not built. Call its `build()`, or use "
+                "`build_transformer_model(..., return_keras_model=False)`."
+            )
+        inputs = transformer.get_inputs()
+        self._takes_list = isinstance(inputs, list)
         options = {
             "residual_attention_scores": transformer.residual_attention_scores,
             "layer_norm_cond": transformer.layer_norm_conds[0] is not None,
             "attention_caches": bool(transformer.attention_caches),
-            "additional_input_layers": len(transformer.inputs) > len(transformer.get_inputs()),
+            "additional_input_layers": len(transformer.inputs)
+            > (len(inputs) if self._takes_list else 1),
         }
         used = [option for option, is_used in options.items() if is_used]
         if used:
             raise ValueError(
                 f"A bert4keras model with {', '.join(used)} cannot be compressed: its layers "
-                "take more than the hidden states and an attention bias."
+                "take more than the hidden states and biases made of the inputs."
             )
         self.transformer = transformer
         self.inputs = transformer.inputs
         self.num_hidden_layers = transformer.num_hidden_layers
-        self.name = transformer.prefix or type(transformer).__name__
+        self.name = transformer.prefix or family.__name__
+        # The layers look at the inputs once more: for a mask, or for RoFormer's positions.
+        self._has_context = transformer.compute_attention_bias() is not None or (
+            issubclass(family, RoFormer) and transformer.custom_position_ids
+        )
 
     @contextlib.contextmanager
-    def _bias(self, attention_bias):
-        """bert4keras keeps the bias of the inputs it was built on; within, it is another."""
-        kept = self.transformer.attention_bias
-        self.transformer.attention_bias = attention_bias
+    def _on(self, inputs):
+        """bert4keras keeps the biases of the inputs it was built on; within, it has others."""
+        host = self.transformer
+        kept = {
+            name: getattr(host, name)
+            for name in ("inputs", "attention_bias", "position_bias", "attention_scores")
+        }
+        host.inputs = inputs
+        host.attention_bias = host.position_bias = host.attention_scores = None
         try:
             yield
         finally:
-            self.transformer.attention_bias = kept
+            vars(host).update(kept)
 
     def embed(self, inputs):
-        hidden_states = self.transformer.apply_embeddings(list(inputs))
-        bias = self.transformer.compute_attention_bias()
-        return [hidden_states] if bias is None else [hidden_states, bias]
+        inputs = list(inputs)
+        with self._on(inputs):
+            x = self.transformer.apply_embeddings(inputs if self._takes_list else inputs[0])
+        return [x, *inputs] if self._has_context else [x]
+
+    def apply_layers(self, state, indices):
+        x, *inputs = state
+        with self._on(inputs or self.inputs):
+            for index in indices:
+                x = self.transformer.apply_main_layers(x, index)
+        return x
 
     def apply_layer(self, state, index):
-        with self._bias(state[1] if len(state) > 1 else None):
-            return self.transformer.apply_main_layers(state[0], index)
+        return self.apply_layers(state, [index])
 
     def finalize(self, hidden_states):
         return self.transformer.apply_final_layers(hidden_states)
@@ -81,3 +145,7 @@ class Bert4kerasEncoder(Encoder):
     @property
     def output(self):
         return self.transformer.output
+
+
+def _is_own(transformer, method):
+    return getattr(type(transformer), method).__module__ != "bert4keras.models"
