@@ -188,8 +188,9 @@ def plot_tradeoff(
     ax.margins(0.2)  # room for the labels
     xs, ys = [row[x] for row in rows], [row[y] for row in rows]
     bars = [row.get(f"{y}_std") or 0 for row in rows]
-    if any(bars):
-        ax.errorbar(xs, ys, bars, fmt="none", ecolor=_GREY, elinewidth=1.5, capsize=4, zorder=2)
+    known = [point for point in zip(xs, ys, bars) if point[2]]
+    if known:
+        ax.errorbar(*zip(*known), fmt="none", ecolor=_GREY, elinewidth=1.5, capsize=4, zorder=2)
     ax.plot(xs, ys, "o", color=_BLUE, markersize=9, zorder=3)
     ax.set(xlabel=_TITLES.get(x, x.replace("_", " ")), ylabel=_TITLES.get(y, y.replace("_", " ")))
     _label_points(ax, xs, ys, bars, [_wrap(row["model"], 24) for row in rows])
