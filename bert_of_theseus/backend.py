@@ -7,6 +7,7 @@ is used when `TF_KERAS=1`, bert4keras' own switch, or when bert4keras is already
 import contextlib
 import inspect
 import os
+import random
 import sys
 
 import numpy as np
@@ -25,6 +26,7 @@ if KERAS_2:
 
     BACKEND = "tensorflow"
     ops = tf
+    log, log_softmax, reduce_sum = tf.math.log, tf.nn.log_softmax, tf.reduce_sum
 else:
     import keras
     from keras import ops
@@ -32,6 +34,7 @@ else:
     # Not the attribute itself: JAX's tracers take none.
     from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
+    log, log_softmax, reduce_sum = ops.log, ops.log_softmax, ops.sum
     BACKEND = keras.backend.backend()
     if BACKEND == "tensorflow":
         import tensorflow as tf
@@ -79,13 +82,13 @@ def register(cls):
     return keras.saving.register_keras_serializable(package="bert_of_theseus")(cls)
 
 
-def uniform(state):
-    """One number in [0, 1), and a step of `state`, an integer weight `[seed, draws so far]`."""
+def uniform(state, shape=()):
+    """Numbers in [0, 1), and a step of `state`, an integer weight `[seed, draws so far]`."""
     if KERAS_2:
-        value = tf.random.stateless_uniform((), seed=state.read_value())
+        value = tf.random.stateless_uniform(shape, seed=state.read_value())
         state.assign_add([0, 1])
         return value
-    return keras.random.uniform((), dtype="float32", seed=_WeightSeed(state))
+    return keras.random.uniform(shape, dtype="float32", seed=_WeightSeed(state))
 
 
 if not KERAS_2:
@@ -100,6 +103,49 @@ if not KERAS_2:
             seed = ops.convert_to_tensor(self.state)
             self.state.assign(seed + ops.convert_to_tensor([0, 1], dtype=self.state.dtype))
             return seed
+
+
+def reseed(model, entropy):
+    """Starts Python's, NumPy's and the generators of `model` (dropout, say) anew.
+
+    Args:
+        model: Keras model.
+        entropy: list of integers of at least 0. Equal ones give equal numbers from now on.
+    """
+    layers = list({id(layer): layer for layer in model._flatten_layers()}.values())
+    if KERAS_2:
+        found = [layer._random_generator for layer in layers if hasattr(layer, "_random_generator")]
+        found += shared_generators
+    else:
+        found = [generator for layer in layers for generator in layer._seed_generators]
+    # A process of its own may count other layers, or the same ones twice.
+    generators = list({id(generator): generator for generator in found}.values())
+    seeds = np.random.SeedSequence(entropy).generate_state(len(generators) + 2) >> 1
+    random.seed(int(seeds[0]))
+    np.random.seed(int(seeds[1]))
+    if BACKEND == "torch":  # whose dropout Keras gives no seed
+        torch.manual_seed(int(seeds[1]))
+    for generator, seed in zip(generators, seeds[2:]):
+        if KERAS_2:
+            _with_state(generator).reset_from_seed(int(seed))
+        else:
+            generator.state.assign(np.asarray([seed, 0], generator.state.dtype))
+
+
+# Keras 2: `RandomGenerator`s that no layer of a model holds.
+shared_generators = []
+
+
+def _with_state(generator):
+    """The TensorFlow generator of a Keras 2 `RandomGenerator`, which by default has none.
+
+    Its operations count by themselves then, where nothing can set them back.
+    """
+    if getattr(generator, "_generator", None) is None:
+        generator._rng_type = generator.RNG_STATEFUL
+        generator._built = False
+        generator._maybe_init()
+    return generator._generator
 
 
 def get_mask(tensor):

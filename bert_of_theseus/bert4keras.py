@@ -62,6 +62,25 @@ def _set_up():
         ) from error
     finally:
         tf.keras.optimizers.Optimizer = modern
+    sys.modules["bert4keras.layers"].Dropout = _attention_dropout(tf_keras)
+
+
+def _attention_dropout(keras):
+    """What bert4keras makes anew in each call of an attention, with a generator that stays.
+
+    So its draws are seeded and can be set back like those of the layers that a model holds.
+    """
+    from .backend import shared_generators
+
+    generator = keras.layers.Dropout(0.1, rng_type="stateful")._random_generator
+    shared_generators.append(generator)
+
+    class AttentionDropout(keras.layers.Dropout):
+        def __init__(self, rate):
+            super().__init__(rate)
+            self._random_generator = generator
+
+    return AttentionDropout
 
 
 def _is_keras_3(name):

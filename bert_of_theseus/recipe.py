@@ -1,193 +1,433 @@
-"""The method from end to end: predecessor, Theseus, successor, for a bert4keras BERT.
+"""The method from end to end: predecessor, Theseus, successor, in one call that can be resumed.
 
-Nothing here imports Keras before a function is called.
+A caller fine-tunes, replaces and fine-tunes again:
 
-Example:
-
-    config = find_checkpoint(directory).config
-    predecessor = load_bert(directory)
-    successor = build_bert(config, num_hidden_layers=3, prefix="Successor-")
-    copy_layers(predecessor, successor)
-    classifier = classification_head(config["hidden_size"], num_classes)
-    model = build_classifier(predecessor, classifier)
-    fit(model, train, validation, epochs=3, learning_rate=2e-5, path=...)
-    theseus = build_theseus_model(predecessor, successor, classifier)
-    compressed = build_successor_model(theseus)
-    fit(theseus, train, validation, kept=compressed, epochs=3, learning_rate=1e-4, path=...)
-    fit(compressed, train, validation, epochs=2, learning_rate=2e-5, path=...)
+    result = compress(
+        predecessor, successor, classifier, train, validation, directory="runs/sentiment"
+    )
+    result.successor.save("successor.keras")
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import importlib.metadata
+import importlib.util
+import inspect
 import os
-import shutil
+import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 
-__all__ = [
-    "WEIGHTS",
-    "build_bert",
-    "build_classifier",
-    "copy_layers",
-    "load_classifier",
-    "measure_latency",
-    "save_description",
-    "write_json",
-]
+import numpy as np
 
-WEIGHTS = "model.weights.h5"
-_CONFIG = "bert_config.json"
-_LABELS = "labels.json"
+from . import __version__
+from .backend import BACKEND, keras
+from .callbacks import ReplacementRateScheduler
+from .encoders import as_encoder
+from .files import check_room, replace_file, write_json
+from .layers import set_replacement_rate
+from .models import (
+    build_successor_model,
+    build_theseus_model,
+    distil,
+    initialize_successor,
+)
+from .report import markdown_table
+from .rounds import Source
+from .schedules import ConstantReplacement, LinearReplacement
+from .training import Stage, StageResult, described, evaluate, fit
+
+__all__ = ["Compressed", "Stage", "compress", "measure_latency"]
+
+TITLES = {
+    "predecessor": "predecessor",
+    "theseus": "successor after Theseus",
+    "successor": "successor, fine-tuned",
+}
 
 
-def build_bert(config: dict, *, num_hidden_layers: int | None = None, prefix: str = ""):
-    """Builds a bert4keras BERT with random weights.
+@dataclasses.dataclass
+class Compressed:
+    """What `compress` returns.
+
+    Attributes:
+        successor: The compressed model, a plain Keras model.
+        predecessor: The predecessor's model, encoder and head.
+        theseus: The Theseus model. It shares its modules with `successor`.
+        stages: List of `StageResult`, one per stage that was trained.
+        rows: The report, a dict per model: `model`, `layers`, `parameters`, `score` (on the
+            validation data), `test_score`, `kept` (share of the predecessor's score),
+            `latency_ms`, `seconds`, `cpu_seconds`.
+        settings: Dict of every setting, version and seed.
+        directory: Where all of it is saved.
+    """
+
+    successor: keras.Model
+    predecessor: keras.Model
+    theseus: keras.Model
+    stages: list[StageResult]
+    rows: list[dict]
+    settings: dict
+    directory: Path
+
+    @property
+    def table(self) -> str:
+        """The report as a Markdown table."""
+        return _table(self.rows)
+
+    @property
+    def history(self) -> list[dict]:
+        """A record per stage, by evaluation: `steps`, `loss`, `val_loss`, `score`, ..."""
+        records = []
+        for stage in self.stages:
+            record = {"stage": stage.name, "steps": stage.history["step"]}
+            for key in ("loss", "val_loss", "replacement_rate"):
+                if key in stage.history:
+                    record[key] = stage.history[key]
+            if stage.monitor is not None:
+                record["score"] = stage.history[stage.monitor]
+            records.append({**record, "best_step": stage.best_step})
+        return records
+
+    def _repr_markdown_(self):
+        return self.table
+
+
+def compress(
+    predecessor,
+    successor,
+    classifier: keras.layers.Layer,
+    train,
+    validation=None,
+    *,
+    directory: str | os.PathLike,
+    predecessor_stage: Stage | None = Stage(epochs=3, learning_rate=5e-5),
+    theseus_stage: Stage = Stage(epochs=4, learning_rate=1e-4),
+    successor_stage: Stage | None = Stage(epochs=2, learning_rate=5e-5),
+    schedule=LinearReplacement(0.3, fraction=0.75),
+    initialize="first",
+    train_embeddings_and_head: bool = True,
+    distillation_weight: float = 0.0,
+    temperature: float = 2.0,
+    from_logits: bool = False,
+    loss="sparse_categorical_crossentropy",
+    metrics=("accuracy",),
+    monitor: str | None = None,
+    score=None,
+    test=None,
+    seed: int = 0,
+    batch_size: int = 32,
+    callbacks=(),
+    tensorboard: bool = False,
+    latency: bool = True,
+    verbose="auto",
+    **theseus_options,
+) -> Compressed:
+    """Compresses a predecessor into a successor: the three stages, with a report.
+
+    1. The predecessor is fine-tuned, unless it is already.
+    2. The Theseus model replaces its modules by the successor's, at a rate that `schedule` moves.
+    3. The successor is taken out and fine-tuned, embeddings and head included.
+
+    Each stage keeps the weights that do best on `validation`, in stage 2 the successor's by the
+    successor's own score. The predecessor is as it was after stage 1 when all is done: the
+    successor gets a head and embeddings of its own.
+
+    Killed at any moment, the same call goes on from the last checkpoint, written after each
+    evaluation, and ends with the same weights as one that was not interrupted, where the backend
+    computes the same twice. For that what is built before, the head's first weights say, should
+    be the same too: call `keras.utils.set_random_seed` first.
 
     Args:
-        config: BERT's hyperparameters, as `Checkpoint.config` or `read_config` gives them.
-        num_hidden_layers: number of layers; default `config`'s.
-        prefix: put before the name of each layer, so that two models can live in one.
+        predecessor, successor: Encoders, as in `build_theseus_model`.
+        classifier: Keras model or layer from the encoder's output to the task's.
+        train, validation: Data, as in `bert_of_theseus.training.fit`.
+        directory: Folder of the run; one folder per run.
+        predecessor_stage: `Stage`, or `None` for a predecessor and a classifier that are fitted.
+        theseus_stage: `Stage`.
+        successor_stage: `Stage`, or `None` to leave it out.
+        schedule: Replacement schedule of stage 2: see `bert_of_theseus.schedules`. A float is a
+            constant rate.
+        initialize: Which of the fine-tuned predecessor's layers the successor starts from, see
+            `initialize_successor`; `None` leaves the successor as it is, pretrained say. Defaults
+            to `"first"`.
+        train_embeddings_and_head: Boolean. Whether stage 3 trains them too, or the modules alone.
+            Defaults to `True`.
+        distillation_weight: Float. If above 0, stages 2 and 3 add so many times the distillation
+            loss on the predecessor's outputs, see `distil`. Defaults to `0.0`: the task's loss is
+            the only loss.
+        temperature: Float, of the distillation. Defaults to `2.0`.
+        from_logits: Boolean, whether the classifier's outputs are logits rather than
+            probabilities; for the distillation only. Defaults to `False`.
+        loss, metrics, monitor, score, batch_size, tensorboard, verbose: As in `training.fit`.
+        test: Data that is only reported, never chosen on. Defaults to `None`.
+        seed: Integer. Defaults to `0`.
+        callbacks: Further Keras callbacks, for all stages; or a dict of them by stage.
+        latency: Boolean. Whether to measure the milliseconds per example for the report.
+        **theseus_options: Options of `build_theseus_model`: `execution`, `embeddings`,
+            `module_map`, `at_least_one`, `predecessor_dropout`, `gate`, `sampling`,
+            `hidden_loss_weight`.
 
     Returns:
-        A bert4keras `Transformer`.
-    """
-    # Sets bert4keras up first, and registers the activations that a config may name.
-    from bert_of_theseus.checkpoints import (
-        bert4keras_models,
-        set_layer_norm_epsilon,
-        shared_initializers_allowed,
-    )
-
-    build_transformer_model = bert4keras_models().build_transformer_model
-    options = {**config, "num_hidden_layers": num_hidden_layers or config["num_hidden_layers"]}
-    with shared_initializers_allowed():
-        transformer = build_transformer_model(prefix=prefix, return_keras_model=False, **options)
-    # All weights that share an initializer start the same in Keras 2: queries as keys as values.
-    for layer in transformer.layers.values():
-        for weight in getattr(layer, "weights", ()):
-            if len(weight.shape) > 1:
-                weight.assign(transformer.initializer(weight.shape))
-    set_layer_norm_epsilon(transformer, config["layer_norm_eps"])
-    return transformer
-
-
-def copy_layers(source, target) -> None:
-    """Copies weights between two bert4keras BERTs, by layer: embeddings and the first k layers.
-
-    Args:
-        source: the Transformer to copy from.
-        target: the Transformer to copy to, with as many layers or fewer.
+        A `Compressed`. In `directory` are left: `settings.json`, `report.md`, `report.json`,
+        `training.png`, `tradeoff.png` (with matplotlib), and per stage a folder with the weights.
 
     Raises:
-        ValueError: `target` has a layer that `source` lacks.
-    """
-    pairs = []
-    for name, layer in target.layers.items():
-        if not getattr(layer, "weights", None):
-            continue  # bert4keras lists the inputs too, as tensors.
-        name = source.prefixed(name.removeprefix(target.prefix))
-        if name not in source.layers:
-            raise ValueError(f"There is no layer {name!r} to copy; found {list(source.layers)}.")
-        pairs.append((source.layers[name], layer))
-    for origin, layer in pairs:
-        layer.set_weights(origin.get_weights())
-
-
-def build_classifier(transformer, classifier):
-    """The Keras model of an encoder and a head, from token and segment ids to probabilities."""
-    from bert_of_theseus.backend import keras
-
-    return keras.Model(transformer.inputs, classifier(transformer.output))
-
-
-def measure_latency(models: dict, token_ids, *, rounds: int = 3, progress=None) -> dict[str, float]:
-    """Median seconds that each model takes for one text.
-
-    One text a call, at its own length, in a compiled function. The models take turns, so that
-    whatever else the machine does meets all of them.
-
-    Args:
-        models: Keras models by name.
-        token_ids: arrays of shape `(sequence_length,)`.
-        rounds: how often to go through all texts.
-        progress: wraps the texts, as `tqdm` does.
-
-    Returns:
-        Seconds by name.
-    """
-    import tensorflow as tf
-
-    spec = tf.TensorSpec((1, None), tf.int32)
-
-    def compiled(model):
-        def call(tokens, segments):
-            return model([tokens, segments], training=False)
-
-        # Keras needs no help of AutoGraph, which would warn about what it cannot read.
-        return tf.function(call, input_signature=(spec, spec), autograph=False)
-
-    functions = {name: compiled(model) for name, model in models.items()}
-    texts = [tf.constant(ids[None], tf.int32) for ids in token_ids]
-    for function in functions.values():
-        for tokens in texts[:3]:
-            function(tokens, tf.zeros_like(tokens))  # Traces, and warms the caches up.
-    seconds = {name: [] for name in functions}
-    turns = texts * rounds
-    for tokens in progress(turns) if progress else turns:
-        segments = tf.zeros_like(tokens)
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function(tokens, segments).numpy()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def save_description(
-    directory: str | os.PathLike, transformer, config: dict, tokenizer, labels: list[str]
-) -> None:
-    """Writes what `load_classifier` needs beside the weights: config, vocabulary, class names."""
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    config = {**config, "num_hidden_layers": transformer.num_hidden_layers}
-    write_json(directory / _CONFIG, config)
-    write_json(directory / _LABELS, labels)
-    write_json(directory / "tokenizer_config.json", {"do_lower_case": tokenizer.lowercase})
-    shutil.copyfile(tokenizer.vocab_file, directory / "vocab.txt")
-
-
-def load_classifier(directory: str | os.PathLike):
-    """Loads a model that `scripts/iflytek.py` saved, predecessor or successor.
-
-    Args:
-        directory: the model's folder.
-
-    Returns:
-        `(model, tokenizer, labels)`: a Keras model from token and segment ids to probabilities, a
-        `data.Tokenizer`, and the classes' names.
+        NonFiniteLossError, OSError, ValueError: as in `training.fit`; and, before anything is
+            trained, as in `build_theseus_model`.
 
     Example:
 
-        model, tokenizer, labels = load_classifier("runs/demo/successor")
-        token_ids = tokenizer.encode([Example("Parse an XML document.", 0)], 64).token_ids[0][None]
-        print(labels[model.predict([token_ids, 0 * token_ids]).argmax()])
+    >>> result = compress(bert, small_bert, head, train, validation, directory="runs/1")
+    >>> print(result.table)
+
+    References:
+        - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925) (Xu et al., 2020)
     """
-    from bert_of_theseus.data import Tokenizer
-
     directory = Path(directory)
-    config = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
-    labels = json.loads((directory / _LABELS).read_text(encoding="utf-8"))
-    transformer = build_bert(config)
-    from bert_of_theseus.heads import classification_head
+    predecessor, successor = as_encoder(predecessor), as_encoder(successor, like=predecessor)
+    if isinstance(schedule, (int, float)):
+        schedule = ConstantReplacement(schedule)
+    scheduler = ReplacementRateScheduler(schedule)
+    _check_options(theseus_options)
 
-    model = build_classifier(transformer, classification_head(config["hidden_size"], len(labels)))
-    model.load_weights(str(directory / WEIGHTS))
-    return model, Tokenizer(directory / "vocab.txt"), labels
+    def build():
+        return build_theseus_model(predecessor, successor, classifier, seed=seed, **theseus_options)
+
+    build()  # What does not fit together is said before anything is trained.
+    # Of which the stages' results are functions, beside what `fit` is told; they go into its check.
+    distillation = {"weight": distillation_weight, "temperature": temperature}
+    theseus_settings = {
+        "schedule": _schedule_settings(schedule),
+        "initialize": initialize,
+        "distillation": distillation if distillation_weight else None,
+        **theseus_options,
+    }
+    successor_settings = {
+        "train_embeddings_and_head": train_embeddings_and_head,
+        "distillation": distillation if distillation_weight else None,
+    }
+    settings = {
+        "stages": {
+            "predecessor": predecessor_stage and dataclasses.asdict(predecessor_stage),
+            "theseus": dataclasses.asdict(theseus_stage),
+            "successor": successor_stage and dataclasses.asdict(successor_stage),
+        },
+        "theseus": theseus_settings,
+        "successor": successor_settings,
+        "layers": [predecessor.num_hidden_layers, successor.num_hidden_layers],
+        "batch_size": batch_size,
+        "loss": described(loss),
+        "metrics": [described(metric) for metric in metrics],
+        "monitor": monitor,
+        "seed": seed,
+        "command": sys.argv,
+        **environment(),
+    }
+    check_room(directory, 0)
+    write_json(directory / "settings.json", settings)
+
+    judged = {"loss": loss, "metrics": metrics, "monitor": monitor, "score": score}
+    judged["batch_size"] = batch_size
+    stages, rows = [], []
+
+    def run(name, model, kept, stage, first=(), **more):
+        given = callbacks.get(name, ()) if isinstance(callbacks, dict) else callbacks
+        if verbose:
+            print(f"\n{name}: {stage}", flush=True)
+        result = fit(
+            model,
+            train,
+            validation,
+            stage,
+            directory=directory / name,
+            kept=kept,
+            callbacks=[*first, *given],
+            settings=more,
+            seed=seed,
+            tensorboard=tensorboard,
+            verbose=verbose,
+            **judged,
+        )
+        stages.append(result)
+
+    def report(name, model, encoder):
+        spent = stages[-1] if stages and stages[-1].name == name else None
+        row = {
+            "model": name,
+            "layers": encoder.num_hidden_layers,
+            "parameters": model.count_params(),
+            "seconds": spent and spent.seconds,
+            "cpu_seconds": spent and spent.cpu_seconds,
+        }
+        for key, data in (("score", validation), ("test_score", test)):
+            if data is not None:
+                row[key] = evaluate(model, data, **judged)
+        rows.append(row)
+
+    full = build_successor_model(predecessor, classifier, name="predecessor")
+    if predecessor_stage is not None:
+        run("predecessor", full, full, predecessor_stage)
+    report("predecessor", full, predecessor)
+
+    if initialize is not None:
+        module_map = theseus_options.get("module_map")
+        initialize_successor(predecessor, successor, initialize, module_map=module_map)
+    theseus = build()
+    head = _copy(classifier)
+    small = build_successor_model(successor, head)
+    head.set_weights(classifier.get_weights())
+    trained = theseus
+    if distillation_weight:
+        trained = distil(theseus, full, temperature, distillation_weight, from_logits)
+    run("theseus", trained, small, theseus_stage, [scheduler], **theseus_settings)
+    report("theseus", small, successor)
+
+    if successor_stage is not None:
+        trained = small
+        if not train_embeddings_and_head:
+            trained = theseus
+            set_replacement_rate(theseus, 1.0)
+        if distillation_weight:
+            trained = distil(trained, full, temperature, distillation_weight, from_logits)
+        run("successor", trained, small, successor_stage, **successor_settings)
+        report("successor", small, successor)
+
+    if latency:
+        examples = _single_examples(validation if validation is not None else train, batch_size)
+        took = measure_latency({"predecessor": full, "successor": small}, examples)
+        for row in rows:
+            row["latency_ms"] = 1000 * took["predecessor" if row is rows[0] else "successor"]
+    for row in rows:
+        best = rows[0].get("test_score", rows[0].get("score"))
+        own = row.get("test_score", row.get("score"))
+        row["kept"] = own / best if best else None
+    result = Compressed(small, full, theseus, stages, rows, settings, directory)
+    _save_report(result)
+    if verbose:
+        print(f"\n{result.table}\n\nSaved in {directory}")
+    return result
 
 
-def write_json(path: Path, content) -> None:
-    """Writes `content` as JSON; the file is there whole, or not at all."""
-    scratch = path.with_name(path.name + ".part")
-    scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
+def measure_latency(models: dict, examples: list, rounds: int = 3) -> dict[str, float]:
+    """Median seconds that each model takes for one example.
+
+    The models take turns, so that whatever else the machine does meets all of them.
+
+    Args:
+        models: Keras models by name.
+        examples: List of inputs, each a batch of one.
+        rounds: Integer, how often to go through all examples. Defaults to `3`.
+
+    Returns:
+        Dict of floats by name.
+    """
+    seconds = {name: [] for name in models}
+    for turn in range(rounds + 1):
+        for example in examples:
+            for name, model in models.items():
+                start = time.perf_counter()
+                model.predict_on_batch(example)
+                if turn:  # the first compiles
+                    seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def environment() -> dict:
+    """What a run depends on beside its settings: versions and machine."""
+    packages = ("bert4keras", "jax", "keras", "numpy", "tensorflow", "tf-keras", "torch")
+    versions = {"bert-of-theseus": __version__, "python": platform.python_version()}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
+    return {
+        "versions": versions,
+        "keras": f"{keras.__name__} {keras.__version__} on {BACKEND}",
+        "machine": machine,
+    }
+
+
+def _check_options(options):
+    valid = set(inspect.signature(build_theseus_model).parameters)
+    valid -= {"predecessor", "successor", "classifier", "replacement_rate", "seed", "name"}
+    unknown = sorted(set(options) - valid)
+    if unknown:
+        raise TypeError(
+            f"compress() takes no {', '.join(map(repr, unknown))}. Beside its own arguments it "
+            f"takes those of build_theseus_model: {', '.join(sorted(valid))}."
+        )
+
+
+def _schedule_settings(schedule):
+    if hasattr(schedule, "get_config"):
+        return [type(schedule).__name__, schedule.get_config()]
+    return described(schedule)
+
+
+def _copy(classifier):
+    """The same head once more, without its weights."""
+    if isinstance(classifier, keras.Model):
+        return keras.models.clone_model(classifier)
+    return type(classifier).from_config(classifier.get_config())
+
+
+def _single_examples(data, batch_size, count=10):
+    batches = Source(data, batch_size)
+    examples = []
+    for index in np.linspace(0, batches.length - 1, min(count, batches.length)).astype(int):
+        inputs = batches.batch(0, int(index))[0]
+        examples.append(_first(inputs))
+    return examples
+
+
+def _first(inputs):
+    if isinstance(inputs, dict):
+        return {key: _first(part) for key, part in inputs.items()}
+    if isinstance(inputs, (list, tuple)):
+        return [_first(part) for part in inputs]
+    return np.asarray(inputs)[:1]
+
+
+def _table(rows):
+    return markdown_table(
+        rows,
+        {
+            "model": ("model", TITLES.get),
+            "layers": ("layers", "d"),
+            "parameters": ("parameters", lambda count: f"{count / 1e6:.2f} M"),
+            "score": ("validation", ".4f"),
+            "test_score": ("test", ".4f"),
+            "kept": ("kept", ".1%"),
+            "latency_ms": ("ms per example", ".2f"),
+            "cpu_seconds": ("CPU s to train", ".0f"),
+        },
+    )
+
+
+def _save_report(result):
+    directory, rows = result.directory, result.rows
+    write_json(
+        directory / "report.json",
+        {
+            "rows": rows,
+            "stages": [dataclasses.asdict(stage) for stage in result.stages],
+            "settings": result.settings,
+        },
+    )
+    table = result.table + "\n"
+    replace_file(directory / "report.md", lambda path: path.write_text(table, encoding="utf-8"))
+    if importlib.util.find_spec("matplotlib") is None:
+        return
+    from .report import plot_tradeoff, plot_training
+
+    plot_training(result.history, path=directory / "training.png")
+    if "latency_ms" in rows[0] and rows[0].get("kept"):
+        named = [{**row, "model": TITLES[row["model"]]} for row in rows]
+        score = "test_score" if "test_score" in rows[0] else "score"
+        plot_tradeoff(named, y=score, path=directory / "tradeoff.png")

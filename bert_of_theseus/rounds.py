@@ -1,0 +1,157 @@
+"""Training data by position: any batch of any epoch, so that a training can go on anywhere."""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import numpy as np
+
+from .backend import keras
+
+__all__ = ["Rounds", "Source", "as_sequence"]
+
+
+class _Arrays:
+    """Batches of `(x, y)`, in an order that is a function of seed and epoch."""
+
+    def __init__(self, x, y, batch_size, seed=None):
+        self.x, self.y, self.batch_size, self.seed = x, y, batch_size, seed
+        sizes = {len(part) for part in [*self._parts(x), y]}
+        if len(sizes) != 1:
+            raise ValueError(f"Arrays of one length are needed. Received lengths: {sorted(sizes)}")
+        self.rows = np.arange(sizes.pop())
+        self.set_epoch(0)
+
+    @staticmethod
+    def _parts(x):
+        if isinstance(x, dict):
+            return list(x.values())
+        return list(x) if isinstance(x, (list, tuple)) else [x]
+
+    def set_epoch(self, epoch):
+        if self.seed is not None:
+            self.order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        else:
+            self.order = self.rows
+
+    def __len__(self):
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def __getitem__(self, index):
+        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        if isinstance(self.x, dict):
+            x = {key: part[rows] for key, part in self.x.items()}
+        elif isinstance(self.x, (list, tuple)):
+            x = tuple(part[rows] for part in self.x)
+        else:
+            x = self.x[rows]
+        return x, self.y[rows]
+
+
+class Source:
+    """Batches by epoch and index, of whatever `fit` takes."""
+
+    def __init__(self, data, batch_size, seed=None):
+        if isinstance(data, tuple) and len(data) == 2 and all(map(_is_array, data[1:])):
+            data = _Arrays(*data, batch_size, seed)
+        try:
+            self.length = len(data)
+        except TypeError:
+            raise TypeError(
+                "Data must have a length: `data.Batches`, a Keras `Sequence` or `PyDataset`, a "
+                "`tf.data.Dataset` of known cardinality, a list of batches, or a tuple of arrays "
+                f"(x, y). Received: {type(data).__name__}"
+            ) from None
+        if self.length < 1:
+            raise ValueError("There is not one batch in the data.")
+        self.data = data
+        self.indexable = hasattr(data, "__getitem__")
+        self.epoch, self.position, self.iterator = 0, 0, None
+        if hasattr(data, "set_epoch"):
+            data.set_epoch(0)
+
+    def batch(self, epoch, index):
+        if epoch != self.epoch:
+            self._move(epoch)
+        if self.indexable:
+            batch = self.data[index]
+        else:
+            if self.iterator is None or index < self.position:
+                self.iterator, self.position = iter(self.data), 0
+            while self.position < index:  # after a resumption
+                next(self.iterator)
+                self.position += 1
+            batch = next(self.iterator)
+            self.position += 1
+        inputs, *rest = batch
+        # Keras takes a list for one array of several rows.
+        return (tuple(inputs) if isinstance(inputs, list) else inputs, *rest)
+
+    def _move(self, epoch):
+        if hasattr(self.data, "set_epoch"):
+            self.data.set_epoch(epoch)
+        elif hasattr(self.data, "on_epoch_end"):
+            for _ in range(epoch - self.epoch):
+                self.data.on_epoch_end()
+        self.epoch, self.iterator = epoch, None
+
+
+def _is_array(value):
+    return hasattr(value, "shape") and hasattr(value, "__getitem__")
+
+
+def as_sequence(data, batch_size=32):
+    """Wraps batches as the `Sequence` that this Keras' `fit` takes; `None` stays `None`."""
+    if data is None:
+        return None
+    source = Source(data, batch_size)
+    return _sequence(source.length, lambda index: source.batch(0, index))
+
+
+def _sequence(length, get, on_end=lambda: None):
+    class _Sequence(keras.utils.Sequence):
+        def __len__(self):
+            return length
+
+        def __getitem__(self, index):
+            return get(index)
+
+        def on_epoch_end(self):
+            on_end()
+
+    return _Sequence()
+
+
+class Rounds:
+    """All steps of a stage, cut into rounds of equal length, one of Keras' epochs each."""
+
+    def __init__(self, data, stage, batch_size, seed):
+        self.source = Source(data, batch_size, seed)
+        self.length = max(1, self.source.length // stage.evaluations_per_epoch)
+        self.count = stage.epochs * min(stage.evaluations_per_epoch, self.source.length)
+        self.total_steps = self.length * self.count
+        self.done = 0
+        self.checksum = 0
+        for part in _leaves(self.source.batch(0, 0)):
+            self.checksum = zlib.crc32(np.ascontiguousarray(part).tobytes(), self.checksum)
+
+    def start(self, done):
+        self.done = done
+
+    def sequence(self):
+        def get(index):
+            return self.source.batch(*divmod(self.done * self.length + index, self.source.length))
+
+        def end():
+            self.done += 1
+
+        return _sequence(self.length, get, end)
+
+
+def _leaves(batch):
+    if isinstance(batch, dict):
+        batch = list(batch.values())
+    if isinstance(batch, (list, tuple)):
+        return [leaf for part in batch for leaf in _leaves(part)]
+    return [np.asarray(batch)]
