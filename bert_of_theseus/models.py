@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .backend import frozen, keras, register, to_numpy
+from .distillation import HiddenDistillation, LogitsDistillation, valid_number
 from .encoders import as_encoder
 from .encoders.base import one_or_all
 from .layers import BinaryRandomChoice, Frozen, ModuleChoice
@@ -16,6 +17,7 @@ __all__ = [
     "bert_of_theseus",
     "build_successor_model",
     "build_theseus_model",
+    "distil",
     "initialize_successor",
 ]
 
@@ -135,15 +137,16 @@ def build_theseus_model(
     module_map: Sequence[Sequence[int]] | None = None,
     at_least_one: bool = False,
     predecessor_dropout: bool = True,
+    hidden_loss_weight: float = 0.0,
     seed: int | None = None,
     name: str = "theseus",
 ) -> keras.Model:
     """Wires a frozen predecessor and a trainable successor into one model, module by module.
 
     In training each module's output is the predecessor's or the successor's, at random, a draw
-    per module and batch; the task's loss is the only loss. At inference the model is the
-    successor. Compile it and `fit` it as any Keras model, then take the successor out with
-    `build_successor_model`.
+    per module and batch; the task's loss is the only loss, unless `hidden_loss_weight` adds one.
+    At inference the model is the successor. Compile it and `fit` it as any Keras model, then take
+    the successor out with `build_successor_model`.
 
     The predecessor and the classifier are frozen inside this model only: their `trainable` flags
     stay as they are, and models compiled on them train as before. Build it when the predecessor
@@ -174,6 +177,11 @@ def build_theseus_model(
             any, is replaced. Defaults to `False`.
         predecessor_dropout: Boolean. Whether the predecessor's dropout is on in training, as in
             the original code. Defaults to `True`.
+        hidden_loss_weight: Number of at least 0. Weight of a second loss in training, of
+            distillation: the mean over the modules of the mean squared difference between the
+            predecessor's output and the successor's, of the same input, at the positions that
+            the mask keeps. It needs both outputs, so `execution="dense"`. Defaults to `0.0`, no
+            such loss.
         seed: Integer for the draws. Defaults to `None`, from Python's generator.
         name: String. Name of the model.
 
@@ -196,6 +204,11 @@ def build_theseus_model(
     """
     _one_of("execution", execution, ("lazy", "dense"))
     _one_of("embeddings", embeddings, ("predecessor", "replace"))
+    if valid_number("hidden_loss_weight", hidden_loss_weight) and execution == "lazy":
+        raise ValueError(
+            f"`hidden_loss_weight` ({hidden_loss_weight}) needs the outputs of both modules, and "
+            'execution="lazy" runs one of them. Use execution="dense".'
+        )
     if not isinstance(classifier, keras.layers.Layer):
         raise TypeError(
             f"`classifier` must be a model or layer of the Keras in use ({keras.__name__} "
@@ -256,7 +269,13 @@ def build_theseus_model(
         else:
             theirs = Frozen(theirs, predecessor_dropout, name=f"frozen_predecessor_module_{index}")
             choice = BinaryRandomChoice(**arguments)
-            x = choice([theirs(state), ours(state)], replaced_below=replaced)
+            pair = [theirs(state), ours(state)]
+            if hidden_loss_weight:
+                term = HiddenDistillation(
+                    hidden_loss_weight / len(modules), name=f"hidden_distillation_{index}"
+                )
+                pair[1] = term(pair)
+            x = choice(pair, replaced_below=replaced)
         x, replaced = x if choice.return_replaced else (x, None)
         drawn += 1
 
@@ -320,6 +339,110 @@ def build_successor_model(
     if not isinstance(classifier, keras.layers.Layer):
         raise TypeError(f"`classifier` must be a Keras model or layer. Received: {classifier!r}")
     return keras.Model(one_or_all(encoder.inputs), classifier(encoder.output), name=name)
+
+
+def distil(
+    model: keras.Model,
+    teacher: keras.layers.Layer,
+    temperature: float = 2.0,
+    weight: float = 1.0,
+    from_logits: bool = False,
+    name: str | None = None,
+) -> keras.Model:
+    """Adds the loss of distillation from a frozen teacher to the training of a classifier.
+
+    The loss is added to the one that the model is compiled with, see `LogitsDistillation`. The
+    new model has the layers of `model` and predicts as it does. It trains what `model` trains:
+    of a Theseus model the successor, of any other classifier all of it; and of the teacher
+    nothing, whatever its flags.
+
+    A teacher that shares layers with the model, as the predecessor does with a Theseus model,
+    goes into weights files; Keras' whole-model files do not restore layers that two models share.
+
+    Args:
+        model: The student: a Theseus model, an extracted successor, or any functional or
+            sequential classifier with one output.
+        teacher: Keras model or layer from the same inputs to an output of the same shape: the
+            fine-tuned predecessor with its head, say. One that takes a dict is given the
+            student's inputs by their names.
+        temperature: Number above 0. Defaults to `2.0`.
+        weight: Number of at least 0, the weight of the added loss. Defaults to `1.0`.
+        from_logits: Boolean. Whether both outputs are logits, not probabilities. Defaults to
+            `False`.
+        name: String. Defaults to `None`, `"distilled_"` before the student's name.
+
+    Returns:
+        A `keras.Model` on the student's inputs, not compiled.
+
+    Raises:
+        TypeError: if `model` or `teacher` is not what it must be.
+        ValueError: if inputs or outputs do not fit, or the student trains weights that the
+            teacher uses.
+
+    Example:
+
+    >>> distilled = distil(theseus, fine_tuned, temperature=4.0)
+    >>> distilled.compile("adam", "sparse_categorical_crossentropy")
+    >>> distilled.fit(x, y)
+    >>> small = build_successor_model(theseus)
+    """
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise TypeError(
+            "`model` must be a functional or built sequential model of the Keras in use "
+            f"({keras.__name__} {keras.__version__}). Received: {model!r}"
+        )
+    if len(model.outputs) != 1:
+        raise ValueError(f"`model` must have one output. Received: {len(model.outputs)} of them")
+    layer = LogitsDistillation(
+        _on_inputs_of(model, teacher),
+        temperature,
+        weight,
+        from_logits,
+        # Of the outputs' own precision, so that they stay as they are.
+        dtype=getattr(model.outputs[0].dtype, "name", model.outputs[0].dtype),
+    )
+    outputs = layer([model.outputs[0], *model.inputs])
+    used = set(map(id, layer.weights))
+    shared = [w.name for w in model.trainable_weights if id(w) in used]
+    if shared:
+        raise ValueError(
+            f"The student trains weights that its teacher uses: {shared}. The teacher would "
+            "change while it teaches. Give one of them a copy; for a head that both have: "
+            "build_successor_model(theseus, copy), copy being keras.models.clone_model(head) "
+            "after copy.set_weights(head.get_weights())."
+        )
+    distilled = TheseusModel(_structure(model), outputs, name=name or f"distilled_{model.name}")
+    if hasattr(model, "_theseus_parts"):
+        object.__setattr__(distilled, "_theseus_parts", model._theseus_parts)
+    return distilled
+
+
+def _structure(model):
+    """The inputs of `model` as it takes them: a tensor, a list or a dict."""
+    # Keras 3 gives a sequential model's `input` of the model that it was put in.
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def _on_inputs_of(model, teacher):
+    """`teacher`, as a function of a list of tensors like `model.inputs`."""
+    theirs = getattr(teacher, "inputs", None) if isinstance(teacher, keras.Model) else None
+    if not theirs:  # a layer, which says what it takes when it is called
+        return teacher
+    if len(theirs) != len(model.inputs):
+        raise ValueError(
+            f"The teacher takes {len(theirs)} inputs, the student {len(model.inputs)}."
+        )
+    names = _structure(teacher)
+    if not isinstance(names, dict):
+        return teacher
+    inputs = [keras.Input(tuple(x.shape)[1:], dtype=x.dtype, name=x.name) for x in model.inputs]
+    by_name = {x.name: x for x in inputs}
+    if set(by_name) != set(names):
+        raise ValueError(
+            f"The teacher takes a dict of {sorted(names)}; the student's inputs are named "
+            f"{sorted(by_name)}."
+        )
+    return keras.Model(inputs, teacher(by_name), name=f"{teacher.name}_by_name")
 
 
 def bert_of_theseus(predecessor, successor, classifier) -> keras.Model:
