@@ -42,6 +42,12 @@ def _valid_rate(rate):
     return float(rate)
 
 
+def one_of(argument, value, valid):
+    if value not in valid:
+        raise ValueError(f"`{argument}` must be one of {valid}. Received: {value!r}")
+    return value
+
+
 class _Choice(keras.layers.Layer):
     """What both choices share: the live rate, the seeded draw, and word of what was drawn below."""
 
@@ -78,8 +84,8 @@ class _Choice(keras.layers.Layer):
         self.draw_state = add_state(self, "draw_state", np.asarray([start, 0]), SEED_DTYPE)
         self._initial_rate = initial_rate
 
-    def _draw(self, replaced_below):
-        """Scalar boolean: is the successor used in this batch?"""
+    def _draw(self, replaced_below, shape=()):
+        """Boolean: is the successor used in this batch? Or several of them, of `shape`."""
         rate = ops.convert_to_tensor(self.replacement_rate)
         if self.modules_left is not None:
             # Given that nothing below was replaced, the chance of this module among those that
@@ -91,7 +97,7 @@ class _Choice(keras.layers.Layer):
                 series = 1.0 + (1.0 - rate) * series
             redrawn = ops.cast(1.0 / series, "float32")
             rate = ops.where(_as_bool(replaced_below), rate, redrawn)
-        return uniform(self.draw_state) < rate
+        return uniform(self.draw_state, shape) < rate
 
     def _result(self, output, chosen, replaced_below):
         if not self.return_replaced:
@@ -138,6 +144,10 @@ def _read_scalar(weight, otherwise):
         return otherwise
 
 
+GATES = ("bernoulli", "uniform", "blend")
+SAMPLINGS = ("batch", "example")
+
+
 @register
 class BinaryRandomChoice(_Choice):
     """Picks one of two tensors at random in training; passes the second through at inference.
@@ -150,6 +160,18 @@ class BinaryRandomChoice(_Choice):
     The output is one of the two exactly, not a sum weighted by 0 and 1, so NaN or infinity in
     the tensor that is not picked reaches neither the output nor the gradients of the one that is.
 
+    With e for the predecessor's part, that is `e * predecessor + (1 - e) * successor` where e is
+    0 or 1. The article that the original code came with asks whether e may be any number in
+    [0, 1], and whether it may simply go from 1 to 0. The other gates do that; for a rate r,
+
+    - `"bernoulli"`: e is 0 with probability r, otherwise 1.
+    - `"uniform"`: 1 - e is `u ** ((1 - r) / r)`, u uniform in [0, 1). Its mean is r, since that
+      of `u ** k` is `1 / (k + 1)`; at r = 0.5 e is uniform in (0, 1], at r = 0 it is 1, at r = 1
+      it is 0.
+    - `"blend"`: 1 - e is r, and nothing is drawn. With a schedule from 0 to 1, e goes from 1 to 0.
+
+    Where e is 0 or 1 the output is one of the two exactly with any gate.
+
     The rate lives in `layer.replacement_rate`, a scalar weight that no optimizer trains. Assign
     to it, or use `set_replacement_rate`, at any time: a step that is already compiled follows,
     and a saved model keeps it. The draws are seeded, and their count is a weight too: a restored
@@ -160,12 +182,16 @@ class BinaryRandomChoice(_Choice):
             training. Defaults to `0.5`.
         seed: Integer. Layers of different seeds draw independently. Defaults to `None`, a seed
             from Python's generator, which `keras.utils.set_random_seed` governs.
+        gate: `"bernoulli"`, `"uniform"` or `"blend"`, the law of e. Defaults to `"bernoulli"`.
+        sampling: `"batch"`, one draw for the whole batch, or `"example"`, one for each index of
+            the first dimension. Defaults to `"batch"`.
         modules_left: Integer, or `None`. If given, a batch in which none of the modules below
             was replaced is drawn as one of those that replace something among the
             `modules_left` modules from this one up (see `at_least_one` of
             `build_theseus_model`). Defaults to `None`, independent draws.
         return_replaced: Boolean. Whether to return, after the output, a scalar boolean tensor:
-            whether this module or one below it was replaced. Defaults to `False`.
+            whether this module or one below it was replaced. Like `modules_left` it needs a
+            whole module per batch, so the defaults of `gate` and `sampling`. Defaults to `False`.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Call arguments:
@@ -179,8 +205,8 @@ class BinaryRandomChoice(_Choice):
         both carry one, a position counts if it counts in both.
 
     Raises:
-        TypeError, ValueError: if the rate is not a number in [0, 1], the inputs are not two, or
-            their shapes cannot agree.
+        TypeError, ValueError: if the rate is not a number in [0, 1], the options do not exist or
+            go together, the inputs are not two, or their shapes cannot agree.
 
     Example:
 
@@ -193,6 +219,21 @@ class BinaryRandomChoice(_Choice):
     """
 
     _chosen_of = "tensors"
+
+    def __init__(
+        self, replacement_rate=0.5, seed=None, gate="bernoulli", sampling="batch", **kwargs
+    ):
+        super().__init__(replacement_rate=replacement_rate, seed=seed, **kwargs)
+        self.gate = one_of("gate", gate, GATES)
+        self.sampling = one_of("sampling", sampling, SAMPLINGS)
+        if (gate, sampling) != ("bernoulli", "batch") and (
+            self.modules_left is not None or self.return_replaced
+        ):
+            raise ValueError(
+                "`modules_left` and `return_replaced` are about modules that are replaced as a "
+                'whole in a batch, with gate="bernoulli" and sampling="batch". Received: '
+                f"gate={gate!r}, sampling={sampling!r}"
+            )
 
     def _check(self, inputs):
         if not isinstance(inputs, (list, tuple)) or len(inputs) != 2:
@@ -215,8 +256,20 @@ class BinaryRandomChoice(_Choice):
         self._merge_shapes(predecessor.shape, successor.shape)
         if not training:
             return self._result(identity(successor), True, replaced_below)
-        chosen = self._draw(replaced_below)
-        return self._result(ops.where(chosen, successor, predecessor), chosen, replaced_below)
+        shape = ()
+        if self.sampling == "example":
+            shape = (ops.shape(successor)[0], *[1] * (len(successor.shape) - 1))
+        if self.gate == "bernoulli":
+            chosen = self._draw(replaced_below, shape)
+            output = ops.where(chosen, successor, predecessor)
+            return self._result(output, chosen, replaced_below)
+        share = ops.convert_to_tensor(self.replacement_rate)  # 1 - e
+        if self.gate == "uniform":
+            share = uniform(self.draw_state, shape) ** ((1.0 - share) / share)
+        own, theirs = ops.cast(share, successor.dtype), ops.cast(1.0 - share, predecessor.dtype)
+        # Not the sum where one of them is 0: 0 times infinity is not 0.
+        output = ops.where(share == 0.0, predecessor, theirs * predecessor + own * successor)
+        return ops.where(share == 1.0, successor, output)
 
     def compute_mask(self, inputs, mask=None):
         masks = [m for m in (mask or []) if m is not None]
@@ -227,6 +280,9 @@ class BinaryRandomChoice(_Choice):
 
     def compute_output_shape(self, input_shape):
         return self._output_structure(self._merge_shapes(*self._check(input_shape)), ())
+
+    def get_config(self):
+        return {**super().get_config(), "gate": self.gate, "sampling": self.sampling}
 
 
 def _as_layers(layers, name):

@@ -10,7 +10,7 @@ from .backend import frozen, keras, register, to_numpy
 from .distillation import HiddenDistillation, LogitsDistillation, valid_number
 from .encoders import as_encoder
 from .encoders.base import one_or_all
-from .layers import BinaryRandomChoice, Frozen, ModuleChoice
+from .layers import GATES, SAMPLINGS, BinaryRandomChoice, Frozen, ModuleChoice, one_of
 
 __all__ = [
     "TheseusModel",
@@ -138,6 +138,8 @@ def build_theseus_model(
     at_least_one: bool = False,
     predecessor_dropout: bool = True,
     hidden_loss_weight: float = 0.0,
+    gate: str = "bernoulli",
+    sampling: str = "batch",
     seed: int | None = None,
     name: str = "theseus",
 ) -> keras.Model:
@@ -182,6 +184,11 @@ def build_theseus_model(
             predecessor's output and the successor's, of the same input, at the positions that
             the mask keeps. It needs both outputs, so `execution="dense"`. Defaults to `0.0`, no
             such loss.
+        gate: `"bernoulli"`, one of the two outputs; or, of both of them and so with
+            `execution="dense"`, `"uniform"`, a mixture in shares that are drawn, or `"blend"`,
+            in shares that are not. See `BinaryRandomChoice`. Defaults to `"bernoulli"`.
+        sampling: `"batch"`, a draw per module and batch, or `"example"`, a draw per module and
+            example, with `execution="dense"`. Defaults to `"batch"`.
         seed: Integer for the draws. Defaults to `None`, from Python's generator.
         name: String. Name of the model.
 
@@ -202,13 +209,30 @@ def build_theseus_model(
     References:
         - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925) (Xu et al., 2020), section 3
     """
-    _one_of("execution", execution, ("lazy", "dense"))
-    _one_of("embeddings", embeddings, ("predecessor", "replace"))
+    one_of("execution", execution, ("lazy", "dense"))
+    one_of("embeddings", embeddings, ("predecessor", "replace"))
     if valid_number("hidden_loss_weight", hidden_loss_weight) and execution == "lazy":
         raise ValueError(
             f"`hidden_loss_weight` ({hidden_loss_weight}) needs the outputs of both modules, and "
             'execution="lazy" runs one of them. Use execution="dense".'
         )
+    gate_options = {
+        "gate": one_of("gate", gate, GATES),
+        "sampling": one_of("sampling", sampling, SAMPLINGS),
+    }
+    if (gate, sampling) != ("bernoulli", "batch"):
+        if execution == "lazy":
+            raise ValueError(
+                'execution="lazy" runs one of two modules on the whole batch, which '
+                f"gate={gate!r} with sampling={sampling!r} does not decide for: it needs the "
+                'outputs of both. Use execution="dense".'
+            )
+        if at_least_one:
+            raise ValueError(
+                "`at_least_one` draws again where no module is the successor's in a batch, which "
+                'needs gate="bernoulli" and sampling="batch". Received: '
+                f"gate={gate!r}, sampling={sampling!r}"
+            )
     if not isinstance(classifier, keras.layers.Layer):
         raise TypeError(
             f"`classifier` must be a model or layer of the Keras in use ({keras.__name__} "
@@ -247,7 +271,7 @@ def build_theseus_model(
         x, *context = _listed(theirs(one_or_all(inputs)))
         y, *_ = _listed(own(one_or_all(inputs)))
         # Both are looked up in either execution: a look-up costs little.
-        choice = BinaryRandomChoice(**options(0, "embeddings"))
+        choice = BinaryRandomChoice(**gate_options, **options(0, "embeddings"))
         x = choice([x, y], replaced_below=replaced)
         x, replaced = x if choice.return_replaced else (x, None)
         drawn = 1
@@ -268,7 +292,7 @@ def build_theseus_model(
             x = choice(state, replaced_below=replaced)
         else:
             theirs = Frozen(theirs, predecessor_dropout, name=f"frozen_predecessor_module_{index}")
-            choice = BinaryRandomChoice(**arguments)
+            choice = BinaryRandomChoice(**gate_options, **arguments)
             pair = [theirs(state), ours(state)]
             if hidden_loss_weight:
                 term = HiddenDistillation(
@@ -463,11 +487,6 @@ def bert_of_theseus(predecessor, successor, classifier) -> keras.Model:
     )
 
 
-def _one_of(argument, value, valid):
-    if value not in valid:
-        raise ValueError(f"`{argument}` must be one of {valid}. Received: {value!r}")
-
-
 def _listed(tensors):
     return list(tensors) if isinstance(tensors, (list, tuple)) else [tensors]
 
@@ -506,7 +525,7 @@ def _sources(layers, module_map, predecessor_layers, successor_layers):
     n, m = predecessor_layers, successor_layers
     modules = _module_map(module_map, n, m)
     if isinstance(layers, str):
-        _one_of("layers", layers, ("first", "last", "every_kth", "module_first"))
+        one_of("layers", layers, ("first", "last", "every_kth", "module_first"))
         return {
             "first": list(range(m)),
             "last": list(range(n - m, n)),

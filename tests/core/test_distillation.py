@@ -89,8 +89,10 @@ def no_task(y, outputs):
     return 0.0 * outputs[..., 0]
 
 
-def compiled(model, from_logits=False, rate=0.1):
-    model.compile(keras.optimizers.SGD(rate), task_loss(from_logits))
+def compiled(model, from_logits=False, rate=0.1, run_eagerly=True):
+    """Eager by default: most tests take a step or two, which are not worth a compilation."""
+    optimizer = keras.optimizers.SGD(rate)
+    model.compile(optimizer, task_loss(from_logits), run_eagerly=run_eagerly)
     return model
 
 
@@ -127,7 +129,7 @@ def test_probabilities_and_logits_are_one_law():
             keras.layers.Activation("linear"), temperature=3.0, from_logits=from_logits
         )
         model = keras.Model([outputs, taught], layer([outputs, taught]))
-        model.compile("sgd", no_task)
+        model.compile("sgd", no_task, run_eagerly=True)
         pair = list(logits if from_logits else softmax(logits))
         terms.append(float(np.ravel(model.train_on_batch(pair, pair[0]))[0]))
     assert terms[0] == pytest.approx(terms[1], rel=1e-4)
@@ -141,7 +143,7 @@ def test_probabilities_of_0_do_no_harm():
     teacher = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, use_bias=False)])
     teacher.layers[-1].set_weights([theirs])
     distilled = distil(student, teacher)
-    distilled.compile(keras.optimizers.SGD(0.1), "mse")
+    distilled.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=True)
     assert np.isfinite(distilled.train_on_batch(own, own)).all()
     assert all(np.isfinite(w).all() for w in values(student.weights))
 
@@ -160,7 +162,7 @@ def test_what_a_fit_trains(kind):
     assert [layer.trainable for layer in host.teacher._flatten_layers()] == flags
 
     before, moving = values(host.teacher.weights), values(distilled.trainable_weights)
-    compiled(distilled).fit(X, Y, batch_size=2, epochs=3, verbose=0)
+    compiled(distilled, run_eagerly=False).fit(X, Y, batch_size=2, epochs=3, verbose=0)
     assert_same(before, values(host.teacher.weights))
     assert all_changed(moving, values(distilled.trainable_weights))
     # The same model, but for the loss.
@@ -179,7 +181,7 @@ def test_the_gradient_is_the_teachers_advice():
     host = Host(dropout=0)
     student = host.student()
     distilled = distil(student, host.teacher, weight=1.0)
-    distilled.compile(keras.optimizers.SGD(0.5), no_task)
+    distilled.compile(keras.optimizers.SGD(0.5), no_task, run_eagerly=True)
     terms = [loss_of_a_step(distilled) for _ in range(30)]
     assert 0 < terms[-1] < 0.5 * terms[0]
 
@@ -244,7 +246,7 @@ def test_positions_that_the_mask_drops_do_not_count():
             weight.assign(rng.normal(size=tuple(weight.shape)).astype("float32"))
     own, theirs = (model.predict(X, verbose=0) for model in (student, teacher))
     distilled = distil(student, teacher)
-    distilled.compile(keras.optimizers.SGD(0.1), no_task)
+    distilled.compile(keras.optimizers.SGD(0.1), no_task, run_eagerly=True)
     kept = X != 0
     expected = expected_term(theirs[kept], own[kept], 2.0, False)
     assert abs(expected - expected_term(theirs, own, 2.0, False)) > 1e-3
