@@ -3,8 +3,6 @@
 import bert_of_theseus.bert4keras  # noqa: F401  must come before bert4keras
 
 # isort: split
-import types
-
 import numpy as np
 import pytest
 from bert4keras.backend import K, keras
@@ -12,6 +10,7 @@ from bert4keras.layers import Lambda
 from bert4keras.models import BERT, NEZHA, RoFormerV2, build_transformer_model
 
 from bert_of_theseus import (
+    as_encoder,
     build_successor_model,
     build_theseus_model,
     set_replacement_rate,
@@ -51,39 +50,46 @@ class SameSegment(BERT):
 LM = {"application": "lm", "with_mlm": "linear"}
 UNILM = {"application": "unilm", "with_mlm": "linear"}
 GPT = {"final_activation": "linear"}
-T5_11 = {"model": "t5.1.1_encoder", "hidden_act": ["gelu", "linear"]}
 
-# (predecessor's options, successor's where they differ, executions that are trained)
+# The predecessor's options, the successor's where they differ, and the executions it trains in.
 TRAINED = {
-    "roberta": ({"model": "roberta"}, {}, ["lazy"]),
     "albert": ({"model": "albert", "embedding_size": 8}, {}, EXECUTIONS),
-    "albert-unshared": ({"model": "albert"}, {"model": "albert_unshared"}, ["lazy"]),
+    "albert-unshared": ({"model": "albert"}, {"model": "albert_unshared"}, ["dense"]),
     "electra": ({"model": "electra", "embedding_size": 8}, {}, ["dense"]),
     "nezha": ({"model": "nezha"}, {}, ["lazy"]),
     "roformer": ({"model": "roformer"}, {}, ["lazy"]),
     "roformer_v2": ({"model": "roformer_v2", "embedding_size": 8}, {}, ["dense"]),
     "gpt": ({"model": "gpt", **GPT}, {}, ["dense"]),
-    "gpt2": ({"model": "gpt2", **GPT}, {}, ["lazy"]),
-    "t5": ({"model": "t5_encoder"}, {}, EXECUTIONS),
-    "lm": (LM, {}, ["dense"]),
-    "unilm": (UNILM, {}, ["lazy"]),
+    "gpt2": ({"model": "gpt2", **GPT}, {}, ["dense"]),
+    "t5": ({"model": "t5_encoder"}, {}, ["lazy"]),
 }
-# The same laws without training: other ways to the same code.
+# The same laws without a fit and in one execution, for other ways to the same code; and which
+# embeddings.
 WIRED = {
-    "unshared-albert": ({"model": "albert_unshared"}, {"model": "albert"}),
-    "nezha-roformer": ({"model": "nezha"}, {"model": "roformer"}),
-    "roformer-positions": ({"model": "roformer", "custom_position_ids": True}, {}),
-    "roformer-unilm": ({"model": "roformer", "custom_position_ids": True, **UNILM}, {}),
-    "nezha-lm": ({"model": "nezha", **LM}, {}),
-    "gpt2_ml": ({"model": "gpt2_ml", **GPT}, {}),
-    "t5.1.1": (T5_11, {}),
-    "keep_tokens": (
-        {"keep_tokens": [*range(VOCAB)], "vocab_size": 90, "segment_vocab_size": 0},
-        {},
+    "bert": (
+        {"custom_position_ids": True, "shared_segment_embeddings": True},
+        {"model": "roberta"},
+        "replace",
     ),
-    "own mask": ({"model": SameSegment}, {}),
+    "unshared-albert": ({"model": "albert_unshared"}, {"model": "albert"}, "predecessor"),
+    "nezha-roformer": ({"model": "nezha"}, {"model": "roformer"}, "predecessor"),
+    "nezha-bert": ({"model": "nezha"}, {"model": "bert"}, "replace"),
+    "nezha-lm": ({"model": "nezha", **LM}, {}, "predecessor"),
+    "roformer-unilm": (
+        {"model": "roformer", "custom_position_ids": True, **UNILM},
+        {},
+        "predecessor",
+    ),
+    "gpt2_ml": ({"model": "gpt2_ml", **GPT}, {}, "predecessor"),
+    "t5.1.1": ({"model": "t5.1.1_encoder", "hidden_act": ["gelu", "linear"]}, {}, "replace"),
+    "keep_tokens": (
+        {"keep_tokens": [*range(5, 5 + VOCAB)], "segment_vocab_size": 0},
+        {},
+        "predecessor",
+    ),
+    "own mask": ({"model": SameSegment}, {}, "replace"),
 }
-CAUSAL = ("gpt", "gpt2", "gpt2_ml", "lm", "nezha-lm", "unilm", "roformer-unilm")
+CAUSAL = ("gpt", "gpt2", "gpt2_ml", "nezha-lm", "roformer-unilm")
 
 
 def build(num_hidden_layers, **options):
@@ -103,7 +109,7 @@ def make_head(width):
 
 
 def make_batch(host, length=6, copies=1, seed=1):
-    """What `host` takes of texts of `LENGTHS` tokens, two segments, padded to `length`."""
+    """What `host` takes of texts of `LENGTHS` tokens, in two segments, padded to `length`."""
     rng = np.random.default_rng(seed)
     real = np.arange(8) < np.repeat(LENGTHS, copies)[:, None]
     token_ids = rng.integers(1, VOCAB, real.shape) * real
@@ -125,63 +131,94 @@ def same(first, second):
     return len(first) == len(second) and all((a == b).all() for a, b in zip(first, second))
 
 
-def build_case(options, changes):
-    keras.utils.set_random_seed(0)
-    predecessor, successor = build(4, **options), build(2, **{**options, **changes})
-    head = make_head(predecessor.output.shape[-1])
-    theseus = {
-        execution: build_theseus_model(predecessor, successor, head, execution=execution, seed=3)
-        for execution in EXECUTIONS
-    }
-    return types.SimpleNamespace(
-        options={**options, **changes},
-        predecessor=predecessor,
-        successor=successor,
-        head=head,
-        theseus=theseus,
-        alone=keras.Model(predecessor.inputs, head(predecessor.output)),
-        small=build_successor_model(theseus["lazy"]),
-        trained=[],
-    )
+def state(host):
+    """What bert4keras keeps of the inputs that a model was built on."""
+    return [host.inputs, host.output, host.attention_bias, host.position_bias]
+
+
+class Case:
+    """A predecessor and a successor, the models made of them, and what they do on some texts."""
+
+    def __init__(self, depths, options, changes, executions, embeddings="predecessor"):
+        keras.utils.set_random_seed(0)
+        self.successor_options = {**options, **changes}
+        self.hosts = build(depths[0], **options), build(depths[1], **self.successor_options)
+        self.before = [state(host) for host in self.hosts]
+        self.predecessor, self.successor = (host.model for host in self.hosts)
+        self.head = make_head(self.hosts[0].output.shape[-1])
+        self.theseus = {
+            execution: build_theseus_model(
+                *self.hosts, self.head, execution=execution, embeddings=embeddings, seed=3
+            )
+            for execution in executions
+        }
+        self.alone = keras.Model(self.hosts[0].inputs, self.head(self.hosts[0].output))
+        self.small = build_successor_model(next(iter(self.theseus.values())))
+        self.frozen = snapshot(self.predecessor, self.head)
+        self.start = snapshot(self.successor)
+        self.trained = []
+
+    def fit(self, execution):
+        self.successor.set_weights(self.start)
+        theseus = self.theseus[execution]
+        theseus.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        batch = make_batch(self.hosts[0], 6, copies=2)
+        theseus.fit(batch, batch[0] % 3, batch_size=1, shuffle=False, verbose=0)
+        self.trained.append(snapshot(self.successor))
+
+    def evaluate(self):
+        """Outputs on texts, and with more padding, and other padding, and another last token."""
+        short, long = (make_batch(self.hosts[0], length) for length in (5, 8))
+        padding, last = ([x.copy() for x in long] for _ in range(2))
+        for x in padding[1:]:
+            x[long[0] == 0] = 1
+        rows = np.arange(len(LENGTHS))
+        last[0][rows, LENGTHS - 1] = last[0][rows, LENGTHS - 1] % (VOCAB - 1) + 1
+        together = [np.concatenate(x) for x in zip(long, padding, last)]
+        self.mask = short[0] != 0
+
+        def outputs(model, training=False):
+            three = np.split(run(model, together, training), 3)
+            return [run(model, short, training), *three]
+
+        self.outputs = {"predecessor": outputs(self.alone), "successor": outputs(self.small)}
+        for execution, theseus in self.theseus.items():
+            self.outputs[execution, "inference"] = outputs(theseus)
+            for rate in (0, 1):
+                set_replacement_rate(theseus, rate)
+                self.outputs[execution, f"rate {rate}"] = outputs(theseus, training=True)
 
 
 @pytest.fixture(scope="module", params=[*TRAINED, *WIRED])
 def case(request):
     name = request.param
-    options, changes, executions = TRAINED.get(name) or (*WIRED[name], [])
-    case = build_case(options, changes)
+    if name in TRAINED:
+        options, changes, executions = TRAINED[name]
+        case = Case((4, 2), options, changes, EXECUTIONS)
+        for execution in executions:
+            case.fit(execution)
+    else:
+        options, changes, embeddings = WIRED[name]
+        case = Case((3, 2), options, changes, ["lazy"], embeddings)
     case.is_causal = name in CAUSAL
-    case.frozen = snapshot(case.predecessor.model, case.head)
-    case.start = snapshot(case.successor.model)
-    batch = make_batch(case.predecessor, 6, copies=2)
-    for execution in executions:
-        case.successor.model.set_weights(case.start)
-        theseus = case.theseus[execution]
-        theseus.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
-        theseus.fit(batch, batch[0] % 3, batch_size=1, shuffle=False, verbose=0)
-        case.trained.append(snapshot(case.successor.model))
+    case.evaluate()
     yield case
     keras.backend.clear_session()
 
 
-@pytest.fixture(params=EXECUTIONS)
-def theseus(request, case):
-    return case.theseus[request.param]
-
-
 def test_training(case):
-    assert same(case.frozen, snapshot(case.predecessor.model, case.head))
+    assert same(case.frozen, snapshot(case.predecessor, case.head))
+    theseus = next(iter(case.theseus.values()))
+    in_modules = {
+        id(weight)
+        for choice in theseus.layers
+        for layer in getattr(choice, "successor_layers", [])
+        for weight in layer.trainable_weights
+    }
     for weights in case.trained:
-        module_weights = {
-            id(weight)
-            for layer in case.theseus["lazy"].layers
-            for inner in getattr(layer, "successor_layers", [])
-            for weight in inner.trainable_weights
-        }
-        assert module_weights
-        for weight, before, after in zip(case.successor.model.weights, case.start, weights):
+        for weight, before, after in zip(case.successor.weights, case.start, weights):
             assert np.isfinite(after).all()
-            if id(weight) not in module_weights:  # embeddings and end: the predecessor's, frozen
+            if id(weight) not in in_modules:  # embeddings and end: the predecessor's, frozen
                 assert (before == after).all(), weight.name
             elif len(weight.shape) > 1:
                 assert (before != after).any(), weight.name
@@ -190,71 +227,124 @@ def test_training(case):
             np.testing.assert_allclose(lazy, dense, atol=1e-5)
 
 
-def test_rate_0_is_the_predecessor(case, theseus):
-    set_replacement_rate(theseus, 0)
-    for length in (6, 8):
-        batch = make_batch(case.predecessor, length)
-        expected = run(case.alone, batch)
-        np.testing.assert_allclose(run(theseus, batch, training=True), expected, atol=1e-6)
-    # Both the models differ, or this and the next would show nothing.
-    assert abs(expected - run(case.small, batch)).max() > 1e-3
+def test_rate_0_is_the_predecessor_and_inference_the_successor(case):
+    expected = {
+        "rate 0": case.outputs["predecessor"],
+        "rate 1": case.outputs["successor"],
+        "inference": case.outputs["successor"],
+    }
+    for execution in case.theseus:
+        for mode, outputs in expected.items():
+            for found, output in zip(case.outputs[execution, mode], outputs):
+                np.testing.assert_allclose(found, output, atol=1e-6)
+    # Both the models differ, or this would show nothing.
+    assert abs(case.outputs["predecessor"][0] - case.outputs["successor"][0]).max() > 1e-3
 
 
-def test_inference_is_the_extracted_successor(case, theseus):
-    for length in (5, 8):
-        batch = make_batch(case.predecessor, length, seed=2)
-        np.testing.assert_allclose(run(theseus, batch), run(case.small, batch), atol=1e-6)
-        set_replacement_rate(theseus, 1)
-        np.testing.assert_allclose(
-            run(theseus, batch, training=True), run(case.small, batch), atol=1e-6
-        )
+def test_padding_changes_nothing(case):
+    for short, long, other, _ in case.outputs.values():
+        for padded in (long, other):
+            np.testing.assert_allclose(padded[:, :5][case.mask], short[case.mask], atol=1e-5)
+
+
+def test_only_without_a_causal_mask_a_token_sees_later_ones(case):
+    rows = np.arange(len(LENGTHS))
+    for _, before, _, after in case.outputs.values():
+        change = abs(before - after).max(axis=-1)
+        assert (change[rows, LENGTHS - 1] > 1e-4).all()
+        seen = max(change[row, : LENGTHS[row] - 1].max() for row in rows)
+        assert seen < 1e-6 if case.is_causal else seen > 1e-4
 
 
 def test_the_successor_holds_no_predecessor_weight(case):
-    held = {id(weight) for weight in case.predecessor.model.weights}
+    held = {id(weight) for weight in case.predecessor.weights}
     assert not held & {id(weight) for weight in case.small.weights}
-    assert len(case.small.weights) == len(case.successor.model.weights) + 2
+    assert len(case.small.weights) == len(case.successor.weights) + len(case.head.weights)
 
 
-def test_padding_changes_nothing(case, theseus):
-    batches = [make_batch(case.predecessor, length) for length in (5, 8, 8)]
-    for x in batches[2][1:]:  # of the padding, other segments and positions
-        x[batches[2][0] == 0] = 1
-    real = (batches[0][0] != 0)[..., None]
-    set_replacement_rate(theseus, 0)
-    for model, training in ((theseus, True), (theseus, False), (case.small, False)):
-        expected, *outputs = [run(model, x, training)[:, :5] * real for x in batches]
-        for output in outputs:
-            np.testing.assert_allclose(output, expected, atol=1e-5)
+def test_the_hosts_are_left_as_they_were(case):
+    for host, before in zip(case.hosts, case.before):
+        assert all(now is then for now, then in zip(state(host), before))
 
 
-def test_no_token_sees_a_later_one(case, theseus):
-    batch = make_batch(case.predecessor)
-    changed = [x.copy() for x in batch]
-    changed[0][0, 4] = changed[0][0, 4] % (VOCAB - 1) + 1
-    set_replacement_rate(theseus, 0)
-    for model, training in ((theseus, True), (theseus, False), (case.small, False)):
-        differences = abs(run(model, batch, training) - run(model, changed, training))[0]
-        assert differences[4].max() > 1e-4
-        # The others see it, so the masks are not just everywhere.
-        assert (differences[:4].max() < 1e-6) == case.is_causal
-
-
+@pytest.mark.parametrize("case", TRAINED, indirect=True)
 def test_weights_in_a_file(case, tmp_path):
     file = tmp_path / "successor.weights.h5"
     case.small.save_weights(file)
-    fresh = build(2, **case.options)
-    head = make_head(fresh.output.shape[-1])
-    copy = build_successor_model(fresh, head)
+    fresh = build(2, **case.successor_options)
+    copy = build_successor_model(fresh, make_head(fresh.output.shape[-1]))
     batch = make_batch(fresh, 8)
-    expected = run(case.small, batch)
+    expected = case.outputs["successor"][1]
     assert abs(run(copy, batch) - expected).max() > 1e-4
     copy.load_weights(file)
     np.testing.assert_allclose(run(copy, batch), expected, atol=1e-6)
 
 
-# What a family has of its own.
+@pytest.mark.parametrize("options", [
+    {"with_pool": True, "with_mlm": True},
+    {"model": "albert", "with_nsp": True},
+    {"model": "electra", "with_discriminator": True},
+    {"model": "roformer_v2", "with_mlm": "linear", "embedding_size": 8},
+], ids=str)  # fmt: skip
+def test_ends(options):
+    hosts = predecessor, _ = build(2, **options), build(1, **options)
+    inputs = [keras.Input(tuple(x.shape)[1:]) for x in predecessor.outputs]
+    head = keras.Model(inputs, [keras.layers.Dense(3)(x) for x in inputs])
+    theseus = build_theseus_model(*hosts, head, replacement_rate=0)
+    small = build_successor_model(theseus)
+    alone = keras.Model(predecessor.inputs, head(predecessor.output))
+    batch = make_batch(predecessor)
+    for found, expected in [(theseus(batch, training=True), alone), (theseus(batch), small)]:
+        expected = expected(batch)
+        for a, b in zip(found, expected) if len(inputs) > 1 else [(found, expected)]:
+            np.testing.assert_allclose(np.array(a), np.array(b), atol=1e-6)
 
 
-def count(model):
-    return sum(int(np.prod(weight.shape)) for weight in model.weights)
+# What is refused.
+
+
+class GAU_alpha(RoFormerV2):  # noqa: N801  the name it has among bert4keras' users
+    def apply_main_layers(self, inputs, index):
+        return super().apply_main_layers(inputs, index)
+
+
+SUPPORTED = r"Supported are: BERT, ALBERT, .*, T5_Encoder\."
+
+
+@pytest.mark.parametrize("model, message", [
+    ("t5", f"family T5 is not supported. {SUPPORTED}"),
+    ("t5_decoder", f"family T5_Decoder is not supported. {SUPPORTED}"),
+    (GAU_alpha, "family GAU_alpha, whose apply_main_layers replaces that of RoFormerV2, is not"),
+], ids=str)  # fmt: skip
+def test_other_families(model, message):
+    host = build_transformer_model(
+        **TINY, model=model, num_hidden_layers=2, return_keras_model=False
+    )
+    with pytest.raises(ValueError, match=message):
+        as_encoder(host)
+
+
+def test_options_that_reach_into_the_layers():
+    condition = keras.Input((4,))
+    caches = [keras.Input((None, 16)) for _ in range(2)]
+    for options, name in [
+        ({"residual_attention_scores": True}, "residual_attention_scores"),
+        ({"model": "nezha", "residual_attention_scores": True}, "residual_attention_scores"),
+        ({"layer_norm_cond": condition, "additional_input_layers": condition}, "layer_norm_cond"),
+        ({"additional_input_layers": condition}, "additional_input_layers"),
+        (
+            {
+                "model": "gpt2",
+                "attention_caches": {"Transformer-0-MultiHeadSelfAttention": caches},
+                "additional_input_layers": caches,
+            },
+            "attention_caches",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=rf"with .*{name}.* cannot be compressed"):
+            as_encoder(build(1, **options))
+
+
+def test_a_host_that_is_not_built():
+    with pytest.raises(ValueError, match="The NEZHA is not built"):
+        as_encoder(NEZHA(**TINY, num_hidden_layers=2))
