@@ -284,29 +284,6 @@ def test_files(tmp_path):
 # What is refused.
 
 
-@pytest.mark.parametrize("model, options", [
-    ("nezha", {}),
-    ("albert", {}),
-    ("electra", {}),
-    ("roformer", {}),
-    ("gpt2", {}),
-])  # fmt: skip
-def test_other_families(model, options, hosts):
-    with pytest.raises(ValueError, match=r"is not supported yet; BERT and RoBERTa"):
-        build_theseus_model(build(2, model=model, **options), hosts[1], hosts[2])
-
-
-def test_options_that_reach_into_the_layers(hosts):
-    extra = keras.Input((4,))
-    for options, name in [
-        ({"residual_attention_scores": True}, "residual_attention_scores"),
-        ({"layer_norm_cond": extra, "additional_input_layers": extra}, "layer_norm_cond"),
-        ({"additional_input_layers": extra}, "additional_input_layers"),
-    ]:
-        with pytest.raises(ValueError, match=rf"{name}.* cannot be compressed"):
-            build_theseus_model(build(2, **options), hosts[1], hosts[2])
-
-
 def test_a_finished_model_is_not_an_encoder(hosts):
     with pytest.raises(TypeError, match="return_keras_model=False"):
         build_theseus_model(hosts[0].model, hosts[1], hosts[2])
