@@ -51,17 +51,16 @@ LM = {"application": "lm", "with_mlm": "linear"}
 UNILM = {"application": "unilm", "with_mlm": "linear"}
 GPT = {"final_activation": "linear"}
 
-# The predecessor's options, the successor's where they differ, and the executions it trains in.
+# The predecessor's options, the successor's where they differ, and the execution it trains in.
 TRAINED = {
-    "albert": ({"model": "albert", "embedding_size": 8}, {}, EXECUTIONS),
-    "albert-unshared": ({"model": "albert"}, {"model": "albert_unshared"}, ["dense"]),
-    "electra": ({"model": "electra", "embedding_size": 8}, {}, ["dense"]),
-    "nezha": ({"model": "nezha"}, {}, ["lazy"]),
-    "roformer": ({"model": "roformer"}, {}, ["lazy"]),
-    "roformer_v2": ({"model": "roformer_v2", "embedding_size": 8}, {}, ["dense"]),
-    "gpt": ({"model": "gpt", **GPT}, {}, ["dense"]),
-    "gpt2": ({"model": "gpt2", **GPT}, {}, ["dense"]),
-    "t5": ({"model": "t5_encoder"}, {}, ["lazy"]),
+    "albert": ({"model": "albert", "embedding_size": 8}, {}, "lazy"),
+    "albert-unshared": ({"model": "albert"}, {"model": "albert_unshared"}, "dense"),
+    "electra": ({"model": "electra", "embedding_size": 8}, {}, "dense"),
+    "nezha": ({"model": "nezha"}, {}, "lazy"),
+    "roformer": ({"model": "roformer"}, {}, "dense"),
+    "roformer_v2": ({"model": "roformer_v2", "embedding_size": 8}, {}, "dense"),
+    "gpt2": ({"model": "gpt2", **GPT}, {}, "dense"),
+    "t5": ({"model": "t5_encoder"}, {}, "lazy"),
 }
 # The same laws without a fit and in one execution, for other ways to the same code; and which
 # embeddings.
@@ -80,6 +79,7 @@ WIRED = {
         {},
         "predecessor",
     ),
+    "gpt": ({"model": "gpt", **GPT}, {}, "predecessor"),
     "gpt2_ml": ({"model": "gpt2_ml", **GPT}, {}, "predecessor"),
     "t5.1.1": ({"model": "t5.1.1_encoder", "hidden_act": ["gelu", "linear"]}, {}, "replace"),
     "keep_tokens": (
@@ -154,17 +154,14 @@ class Case:
         }
         self.alone = keras.Model(self.hosts[0].inputs, self.head(self.hosts[0].output))
         self.small = build_successor_model(next(iter(self.theseus.values())))
-        self.frozen = snapshot(self.predecessor, self.head)
-        self.start = snapshot(self.successor)
-        self.trained = []
 
     def fit(self, execution):
-        self.successor.set_weights(self.start)
+        self.frozen = snapshot(self.predecessor, self.head)
+        self.start = snapshot(self.successor)
         theseus = self.theseus[execution]
         theseus.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
         batch = make_batch(self.hosts[0], 6, copies=2)
         theseus.fit(batch, batch[0] % 3, batch_size=1, shuffle=False, verbose=0)
-        self.trained.append(snapshot(self.successor))
 
     def evaluate(self):
         """Outputs on texts, and with more padding, and other padding, and another last token."""
@@ -193,38 +190,34 @@ class Case:
 def case(request):
     name = request.param
     if name in TRAINED:
-        options, changes, executions = TRAINED[name]
+        options, changes, execution = TRAINED[name]
         case = Case((4, 2), options, changes, EXECUTIONS)
-        for execution in executions:
-            case.fit(execution)
+        case.fit(execution)
     else:
         options, changes, embeddings = WIRED[name]
-        case = Case((3, 2), options, changes, ["lazy"], embeddings)
+        case = Case((2, 1), options, changes, ["lazy"], embeddings)
     case.is_causal = name in CAUSAL
     case.evaluate()
     yield case
     keras.backend.clear_session()
 
 
+@pytest.mark.parametrize("case", TRAINED, indirect=True)
 def test_training(case):
     assert same(case.frozen, snapshot(case.predecessor, case.head))
-    theseus = next(iter(case.theseus.values()))
     in_modules = {
         id(weight)
-        for choice in theseus.layers
+        for choice in case.theseus["lazy"].layers
         for layer in getattr(choice, "successor_layers", [])
         for weight in layer.trainable_weights
     }
-    for weights in case.trained:
-        for weight, before, after in zip(case.successor.weights, case.start, weights):
-            assert np.isfinite(after).all()
-            if id(weight) not in in_modules:  # embeddings and end: the predecessor's, frozen
-                assert (before == after).all(), weight.name
-            elif len(weight.shape) > 1:
-                assert (before != after).any(), weight.name
-    if len(case.trained) > 1:
-        for lazy, dense in zip(*case.trained):
-            np.testing.assert_allclose(lazy, dense, atol=1e-5)
+    trained = snapshot(case.successor)
+    for weight, before, after in zip(case.successor.weights, case.start, trained):
+        assert np.isfinite(after).all()
+        if id(weight) not in in_modules:  # embeddings and end: the predecessor's, frozen
+            assert (before == after).all(), weight.name
+        elif len(weight.shape) > 1:
+            assert (before != after).any(), weight.name
 
 
 def test_rate_0_is_the_predecessor_and_inference_the_successor(case):
@@ -282,7 +275,6 @@ def test_weights_in_a_file(case, tmp_path):
 
 @pytest.mark.parametrize("options", [
     {"with_pool": True, "with_mlm": True},
-    {"model": "albert", "with_nsp": True},
     {"model": "electra", "with_discriminator": True},
     {"model": "roformer_v2", "with_mlm": "linear", "embedding_size": 8},
 ], ids=str)  # fmt: skip
