@@ -2,7 +2,7 @@
 
 from bert_of_theseus.backend import keras, register
 
-__all__ = ["FirstToken", "classification_head"]
+__all__ = ["FirstToken", "classification_head", "pooler_classification_head", "tagging_head"]
 
 
 @register
@@ -27,13 +27,20 @@ class FirstToken(keras.layers.Layer):
         return (input_shape[0], *tuple(input_shape)[2:])
 
 
-def classification_head(hidden_size: int, num_classes: int, name: str = "classifier"):
+def classification_head(
+    hidden_size: int, num_classes: int, name: str = "classifier", activation: str = "softmax"
+):
     """Builds a classifier of texts: softmax over a dense layer on the `[CLS]` vector.
+
+    The head of the original article. Other programs know no such head; where the model is to run
+    elsewhere, `pooler_classification_head` is BERT's own.
 
     Args:
         hidden_size: width of the encoder's output.
         num_classes: number of classes.
         name: name of the model.
+        activation: of the output: `"softmax"`, `"sigmoid"` (independent labels) or `"linear"`
+            (regression, or logits).
 
     Returns:
         A Keras model from `(batch_size, sequence_length, hidden_size)` to
@@ -41,10 +48,70 @@ def classification_head(hidden_size: int, num_classes: int, name: str = "classif
     """
     inputs = keras.Input((None, hidden_size))
     x = FirstToken(name=f"{name}_first_token")(inputs)
-    x = keras.layers.Dense(
-        num_classes,
-        activation="softmax",
-        kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.02),
-        name=f"{name}_dense",
-    )(x)
-    return keras.Model(inputs, x, name=name)
+    return keras.Model(inputs, _dense(num_classes, activation, f"{name}_dense")(x), name=name)
+
+
+def pooler_classification_head(
+    hidden_size: int,
+    num_classes: int,
+    name: str = "classifier",
+    activation: str = "softmax",
+    dropout_rate: float = 0.1,
+):
+    """Builds BERT's own classifier of texts: pooler (dense, tanh), dropout and dense on `[CLS]`.
+
+    The head of Google's `run_classifier.py` and of `BertForSequenceClassification`, so a model
+    with it can be saved for either (`checkpoints.save_pretrained`). The pooler stands here and not
+    in the encoder, whose hidden states are what the modules are exchanged in.
+
+    Args:
+        hidden_size: width of the encoder's output.
+        num_classes: number of classes.
+        name: name of the model.
+        activation: of the output: `"softmax"`, `"sigmoid"` or `"linear"`.
+        dropout_rate: dropout between pooler and output.
+
+    Returns:
+        A Keras model from `(batch_size, sequence_length, hidden_size)` to
+        `(batch_size, num_classes)`.
+    """
+    inputs = keras.Input((None, hidden_size))
+    x = FirstToken(name=f"{name}_first_token")(inputs)
+    x = _dense(hidden_size, "tanh", f"{name}_pooler")(x)
+    x = keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(x)
+    return keras.Model(inputs, _dense(num_classes, activation, f"{name}_dense")(x), name=name)
+
+
+def tagging_head(
+    hidden_size: int,
+    num_labels: int,
+    name: str = "tagger",
+    activation: str = "softmax",
+    dropout_rate: float = 0.1,
+):
+    """Builds a tagger: softmax over dropout and a dense layer at every position.
+
+    The head of `BertForTokenClassification`. The mask of the hidden states passes through, so
+    padding adds nothing to the loss.
+
+    Args:
+        hidden_size: width of the encoder's output.
+        num_labels: number of labels.
+        name: name of the model.
+        activation: of the output: `"softmax"`, `"sigmoid"` or `"linear"`.
+        dropout_rate: dropout before the output.
+
+    Returns:
+        A Keras model from `(batch_size, sequence_length, hidden_size)` to
+        `(batch_size, sequence_length, num_labels)`.
+    """
+    inputs = keras.Input((None, hidden_size))
+    x = keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(inputs)
+    return keras.Model(inputs, _dense(num_labels, activation, f"{name}_dense")(x), name=name)
+
+
+def _dense(units, activation, name):
+    initializer = keras.initializers.TruncatedNormal(stddev=0.02)
+    return keras.layers.Dense(
+        units, activation=activation, kernel_initializer=initializer, name=name
+    )

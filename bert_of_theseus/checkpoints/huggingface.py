@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +11,10 @@ from bert_of_theseus.checkpoints.base import Checkpoint, missing_file, read_json
 
 SINGLE_FILE = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
+
+# Key of safetensors' metadata under which our own files keep the SHA-256 of each tensor's bytes.
+# The format has no checksum; others' files have none, and are read without.
+DIGESTS = "sha256"
 
 # safetensors' names of the types that weights are stored in.
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -92,7 +98,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         return self._stored.get(name) or from_canonical(name, self._prefix)
 
     def _dtypes_and_shapes(self):
-        self._files, self._stored = {}, {}
+        self._files, self._stored, self._digests = {}, {}, {}
         contents = {}
         for path in self._tensor_files():
             for stored, (dtype, shape) in self._open(path).items():
@@ -136,13 +142,17 @@ class HuggingFaceCheckpoint(Checkpoint):
 
         try:
             with safe_open(str(path), framework="np") as file:
+                digests = json.loads((file.metadata() or {}).get(DIGESTS, "{}"))
+                if not isinstance(digests, dict):
+                    raise ValueError(f"{DIGESTS} should be a JSON object")
+                self._digests.update(digests)
                 names = file.keys()
                 slices = {name: file.get_slice(name) for name in names}
                 return {
                     name: (_DTYPES.get(s.get_dtype(), s.get_dtype()), tuple(s.get_shape()))
                     for name, s in slices.items()
                 }
-        except (SafetensorError, UnicodeDecodeError) as error:
+        except (SafetensorError, ValueError) as error:
             raise ValueError(f"{str(path)!r} is truncated or corrupt: {error}.") from error
 
     def _read(self, name):
@@ -157,4 +167,9 @@ class HuggingFaceCheckpoint(Checkpoint):
                 value = file.get_tensor(self._stored[name])
         except SafetensorError as error:
             raise ValueError(f"{str(path)!r} is truncated or corrupt: {error}.") from error
+        digest = self._digests.get(self._stored[name])
+        if digest is not None and hashlib.sha256(value.tobytes()).hexdigest() != digest:
+            raise ValueError(
+                f"{str(path)!r} is corrupt: {self._stored[name]} does not match its checksum."
+            )
         return value.T if name.endswith("/kernel") and value.ndim == 2 else value
