@@ -44,6 +44,7 @@ EXTRAS_REQUIRE = {
         "tokenizers>=0.19",
         "tqdm>=4.60",
     ],
+    "plots": ["matplotlib"],
     "dev": [
         "hypothesis",
         "ipykernel",
@@ -54,6 +55,7 @@ EXTRAS_REQUIRE = {
         "pydot",
         "pytest>=8",
         "ruff",
+        "tensorboard",
         "transformers",
     ],
 }

@@ -11,7 +11,7 @@ class ReplacementRateScheduler(keras.callbacks.Callback):
 
     The step is read from the optimizer, so a resumed run goes on where it was, as long as it
     restores the optimizer. The mean rate is put into the logs as `replacement_rate`, for the
-    progress bar, TensorBoard and CSV.
+    progress bar, TensorBoard and CSV. Put it before loggers in `callbacks`, so that they see it.
 
     Args:
         schedule: A function of the step that returns a rate in [0, 1], or a rate per choice in
@@ -53,7 +53,11 @@ class ReplacementRateScheduler(keras.callbacks.Callback):
                 f"{self.schedule!r} is a fraction of the training, whose length is not known: "
                 "pass `steps_per_epoch` to fit, or give the schedule `steps`."
             )
-        self._current = self.schedule.bind(steps * epochs)
+        # With gradient accumulation the optimizer counts an update, not every batch.
+        optimizer = self.model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        every = getattr(optimizer, "gradient_accumulation_steps", None) or 1
+        self._current = self.schedule.bind(max(1, steps * epochs // every))
 
     def on_train_batch_begin(self, batch, logs=None):
         rate = self._current(self._step())

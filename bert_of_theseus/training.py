@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import math
 import os
@@ -231,6 +232,7 @@ def fit(
         callbacks: Further Keras callbacks. They do not take part in the resumption.
         settings: What else distinguishes this training from another one in the same folder.
         tensorboard: Boolean. Whether to write logs for TensorBoard into `directory/logs`.
+            Defaults to `False`.
         verbose: As in Keras' `fit`.
 
     Returns:
@@ -241,6 +243,8 @@ def fit(
         OSError: if the folder cannot be written to or has too little room, before training.
         ValueError: if the folder holds a training with other settings, or the data are empty.
     """
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ImportError("`tensorboard=True` needs the package: pip install tensorboard")
     directory = Path(directory)
     name = name or directory.name
     kept = kept or model

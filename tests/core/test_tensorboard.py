@@ -80,10 +80,7 @@ def test_progress_bar(at_once, capsys):
     "schedule",
     [
         LinearReplacement(0.0, steps=4),
-        pytest.param(
-            LinearReplacement(0.0, fraction=1.0),
-            marks=pytest.mark.xfail(reason="the length of the training is taken in batches"),
-        ),
+        LinearReplacement(0.0, fraction=1.0),
     ],
 )
 def test_steps_of_accumulated_gradients(schedule):

@@ -1,12 +1,20 @@
-"""One stage of training: head, learning rate, batches into `fit`, and the best epoch's weights."""
+"""One stage of training: head, learning rate, batches into `fit`, and the best weights."""
 
 import numpy as np
 import pytest
 
-from bert_of_theseus.backend import keras
+from bert_of_theseus.backend import BACKEND, keras
 from bert_of_theseus.data import Batches, Encoded
 from bert_of_theseus.heads import FirstToken, classification_head
-from bert_of_theseus.training import KeepBest, WarmupLinearDecay, fit, predict
+from bert_of_theseus.rounds import Rounds, as_sequence
+from bert_of_theseus.training import (
+    NonFiniteLossError,
+    Stage,
+    WarmupDecay,
+    evaluate,
+    fit,
+    predict,
+)
 
 
 def test_first_token():
@@ -35,7 +43,7 @@ def test_head_ends_the_mask_and_returns_probabilities():
 
 
 def test_learning_rate_rises_and_falls():
-    schedule = WarmupLinearDecay(0.1, total_steps=20, warmup_steps=4)
+    schedule = WarmupDecay(0.1, total_steps=20, warmup_steps=4)
     rates = [float(schedule(step)) for step in range(22)]
     assert rates[0] > 0
     assert max(rates) == pytest.approx(0.1)
@@ -43,23 +51,55 @@ def test_learning_rate_rises_and_falls():
     assert np.all(np.diff(rates[:5]) > 0)
     np.testing.assert_allclose(np.diff(rates[4:21]), -0.1 / 16, rtol=1e-4)
     assert rates[20:] == [0, 0]
-    assert float(WarmupLinearDecay(0.1, 5)(0)) == pytest.approx(0.1)
-    again = WarmupLinearDecay.from_config(schedule.get_config())
+    assert float(WarmupDecay(0.1, 5)(0)) == pytest.approx(0.1)
+    again = WarmupDecay.from_config(schedule.get_config())
     assert [float(again(step)) for step in range(22)] == rates
     optimizer = keras.optimizers.Adam(schedule)
     optimizer = type(optimizer).from_config(optimizer.get_config())
     assert float(optimizer.learning_rate) == pytest.approx(rates[0])
 
 
+def test_other_decays():
+    rates = {
+        decay: np.array([float(WarmupDecay(1.0, 10, decay=decay)(step)) for step in range(11)])
+        for decay in ("cosine", "constant")
+    }
+    np.testing.assert_allclose(rates["constant"], 1)
+    np.testing.assert_allclose(
+        rates["cosine"], (1 + np.cos(np.pi * np.arange(11) / 10)) / 2, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("total, warmup", [(4, 4), (4, -1), (0, 0)])
 def test_learning_rate_refuses(total, warmup):
     with pytest.raises(ValueError, match=rf"Received: {warmup}, {total}\."):
-        WarmupLinearDecay(0.1, total, warmup)
+        WarmupDecay(0.1, total, warmup)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"epochs": 0},
+        {"epochs": 1.5},
+        {"learning_rate": 0},
+        {"learning_rate": float("nan")},
+        {"warmup_fraction": 1.0},
+        {"decay": "exponential"},
+        {"weight_decay": -1},
+        {"clip_norm": 0},
+        {"evaluations_per_epoch": 0},
+        {"patience": 0},
+    ],
+)
+def test_a_stage_refuses(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=rf"`{name}` must be .* Received: {value!r}"):
+        Stage(**{"epochs": 1, **options})
 
 
 @pytest.fixture
 def task():
-    """Texts of several lengths whose first token, after [CLS], is the class."""
+    """Texts of several lengths whose first token is the class."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, size=120).astype("int32")
     texts = [
@@ -77,60 +117,248 @@ def build():
     return keras.Model(inputs, classification_head(8, 2)(hidden))
 
 
-def test_fit_learns_and_keeps_the_best_epoch(task, tmp_path):
+def test_fit_learns_and_keeps_the_best_weights(task, tmp_path):
     model = build()
     batches = Batches(task, 16, seed=3)
     valid = Batches(task, 32, shuffle=False)
-    path = tmp_path / "model.weights.h5"
-    kwargs = {"learning_rate": 0.05, "path": path}
-    history = fit(model, batches, valid, epochs=4, **kwargs)
+    # A rate that is far too high from the second epoch on: the best are not the last.
+    stage = Stage(epochs=4, learning_rate=0.05, decay="constant", weight_decay=0.0)
+    result = fit(model, batches, valid, stage, directory=tmp_path, verbose=0)
+    history = result.history
     assert len(history["loss"]) == len(history["val_accuracy"]) == 4
-    assert history["val_accuracy"][-1] > 0.95
-    assert history["loss"][-1] < history["loss"][0]
-    probabilities = predict(model, valid)
-    assert (probabilities.argmax(-1) == valid.labels).mean() == max(history["val_accuracy"])
-    assert [file.name for file in tmp_path.iterdir()] == ["model.weights.h5"]
+    assert history["step"] == [8, 16, 24, 32]
+    assert result.monitor == "val_accuracy"
+    assert result.score == max(history["val_accuracy"]) > 0.95
+    assert result.best_step == history["step"][int(np.argmax(history["val_accuracy"]))]
+    assert evaluate(model, valid) == pytest.approx(result.score)
+    assert result.seconds > 0 and result.cpu_seconds > 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.weights.h5", "stage.json"]
     # The file loads into a new model, and holds no optimizer's state.
     other = build()
-    other.load_weights(str(path))
-    np.testing.assert_array_equal(predict(other, valid), probabilities)
+    other.load_weights(str(tmp_path / "model.weights.h5"))
+    np.testing.assert_array_equal(predict(other, valid), predict(model, valid))
     other.save_weights(str(tmp_path / "plain.weights.h5"))
-    assert (tmp_path / "plain.weights.h5").stat().st_size == path.stat().st_size
+    sizes = [(tmp_path / f"{name}.weights.h5").stat().st_size for name in ("plain", "model")]
+    assert sizes[0] == sizes[1]
+    # Again: nothing is trained, the result is the same.
+    again = build()
+    assert fit(again, batches, valid, stage, directory=tmp_path, verbose=0) == result
+    np.testing.assert_array_equal(predict(again, valid), predict(model, valid))
+    with pytest.raises(ValueError, match=r"holds a training with other settings .*epochs': 4"):
+        other_stage = Stage(epochs=3, learning_rate=0.05)
+        fit(build(), batches, valid, other_stage, directory=tmp_path, verbose=0)
 
 
-def test_keep_best_goes_back_to_the_best_epoch(tmp_path):
+class Weights(keras.callbacks.Callback):
+    """The model's weights after each evaluation, and the score that it is told."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores, self.seen = scores, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append([np.array(weight) for weight in self.model.get_weights()])
+        logs["val_scripted"] = self.scores[epoch]
+
+
+@pytest.mark.parametrize("monitor, best", [("val_scripted", 1), ("val_scripted_error", 0)])
+def test_best_weights_by_any_score(task, tmp_path, monitor, best):
+    class Scripted(Weights):
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch, logs)
+            logs["val_scripted_error"] = self.scores[epoch]
+
+    scripted = Scripted([0.5, 0.7, 0.6, 0.7, 0.6, 0.6])
     model = build()
-    keep = KeepBest(tmp_path / "model.weights.h5")
-    keep.set_model(model)
-    keep.on_train_begin()
-    saved = []
-    for epoch, accuracy in enumerate([0.5, 0.7, 0.6, 0.7]):
-        model.set_weights([weight + 1.0 for weight in model.get_weights()])
-        saved.append(model.get_weights())
-        keep.on_epoch_end(epoch, {"val_accuracy": accuracy})
-    keep.on_train_end()
-    assert keep.best == 0.7
-    # The first of two equal ones.
-    for weight, expected in zip(model.get_weights(), saved[1], strict=True):
+    result = fit(
+        model,
+        Batches(task, 64, seed=3),
+        Batches(task, 64),
+        Stage(epochs=6, learning_rate=0.01, patience=3),
+        directory=tmp_path,
+        monitor=monitor,
+        callbacks=[scripted],
+        verbose=0,
+    )
+    # The first of two equal ones; then patience is over.
+    assert result.best_step == 2 * (best + 1) and result.score == scripted.scores[best]
+    assert len(scripted.seen) == best + 4
+    assert result.stopped_early
+    for weight, expected in zip(model.get_weights(), scripted.seen[best], strict=True):
         np.testing.assert_array_equal(weight, expected)
 
 
-def test_every_epoch_draws_its_batches(task, tmp_path):
-    seen = []
+def test_a_score_of_ones_own(task, tmp_path):
+    model = build()
 
-    class Recorded(Batches):
-        def on_epoch_end(self):
-            super().on_epoch_end()
-            seen.append(self.labels.tolist())
+    def score(model, data):
+        return -float(np.abs(model.get_weights()[0]).sum())
 
-    batches = Recorded(task, 16, seed=3)
-    fit(
-        build(),
-        batches,
-        Batches(task, 32, shuffle=False),
-        epochs=3,
-        learning_rate=0.01,
-        path=tmp_path / "model.weights.h5",
-    )
-    assert len(seen) >= 3
-    assert len({tuple(order) for order in seen}) == len(seen)
+    batches = Batches(task, 64)
+    stage = Stage(epochs=2, learning_rate=0.01)
+    result = fit(model, batches, batches, stage, directory=tmp_path, score=score, verbose=0)
+    assert result.monitor == "val_score"
+    assert result.score == max(result.history["val_score"]) == score(model, batches)
+
+
+def test_evaluations_within_an_epoch(task, tmp_path):
+    batches = Batches(task, 16, seed=3)  # 8 of them
+    stage = Stage(epochs=2, learning_rate=0.01, evaluations_per_epoch=3)
+    result = fit(build(), batches, batches, stage, directory=tmp_path, verbose=0)
+    assert result.history["step"] == [2, 4, 6, 8, 10, 12]
+
+
+def test_rounds_go_through_the_epochs_batch_by_batch(task):
+    class Told(Batches):
+        def set_epoch(self, epoch):
+            super().set_epoch(epoch)
+            self.told = epoch
+
+    data = Told(task, 16, seed=3)
+    rounds = Rounds(data, Stage(epochs=2, evaluations_per_epoch=3), 32, 0)
+    expected = []
+    for epoch in range(2):
+        data.set_epoch(epoch)
+        expected += [data[index][0][0] for index in range(len(data))]
+
+    def walk(start):
+        rounds.start(start)
+        sequence, got = rounds.sequence(), []
+        for _ in range(start, rounds.count):
+            got += [sequence[index][0][0] for index in range(len(sequence))]
+            sequence.on_epoch_end()
+        return got
+
+    for start in (0, 4, 2):
+        got = walk(start)
+        assert len(got) == 12 - 2 * start
+        for one, other in zip(got, expected[2 * start :]):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_arrays_lists_and_streams_are_data(task, tmp_path):
+    x = np.arange(10, dtype="float32")[:, None]
+    for number, data in enumerate(
+        [(x, x), ([x, x], x), ({"a": x}, x), [(x[:4], x[:4]), (x[4:], x[4:])]]
+    ):
+        rounds = Rounds(data, Stage(epochs=2), 4, seed=0)
+        seen = [[], []]
+        for _ in range(2):
+            for index in range(len(rounds.sequence())):
+                inputs, labels = rounds.sequence()[index]
+                first = inputs["a"] if isinstance(inputs, dict) else inputs
+                first = first[0] if isinstance(first, tuple) else first
+                np.testing.assert_array_equal(first, labels)
+                seen[rounds.done] += labels[:, 0].tolist()
+            rounds.sequence().on_epoch_end()
+        # Every epoch has each example once, arrays in an order of its own.
+        assert sorted(seen[0]) == sorted(seen[1]) == list(range(10))
+        assert (seen[0] == seen[1]) == (number == 3)
+
+    class Stream:
+        """A length and an iterator, as a `tf.data.Dataset` or a PyTorch `DataLoader`."""
+
+        def __len__(self):
+            return 3
+
+        def __iter__(self):
+            return iter([(x[i : i + 4], x[i : i + 4]) for i in (0, 4, 8)])
+
+    rounds = Rounds(Stream(), Stage(epochs=2), 4, seed=0)
+    rounds.start(1)
+    sequence = rounds.sequence()
+    assert [sequence[i][1][0, 0] for i in range(3)] == [0, 4, 8]
+    sequence = as_sequence(Stream())
+    assert [sequence[i][1][0, 0] for i in (1, 2, 0)] == [4, 8, 0]
+
+
+def test_data_refused():
+    with pytest.raises(TypeError, match=r"must have a length.*Received: generator"):
+        Rounds((batch for batch in ()), Stage(epochs=1), 4, 0)
+    with pytest.raises(ValueError, match="not one batch"):
+        Rounds([], Stage(epochs=1), 4, 0)
+    with pytest.raises(ValueError, match=r"one length.*\[3, 4\]"):
+        Rounds((np.ones((3, 1)), np.ones(4)), Stage(epochs=1), 4, 0)
+
+
+def linear():
+    x = keras.Input((2,))
+    dense = keras.layers.Dense(2, kernel_initializer="ones", bias_initializer="ones")
+    return keras.Model(x, keras.layers.LayerNormalization()(dense(x)))
+
+
+def test_only_matrices_decay(tmp_path):
+    model = linear()
+    before = {weight.name: np.array(weight) for weight in model.weights}
+    data = [(np.zeros((2, 2), "float32"), np.zeros((2, 2), "float32"))]
+
+    def zero(true, predicted):
+        return 0.0 * predicted
+
+    stage = Stage(1, 0.1, warmup_fraction=0, decay="constant", weight_decay=0.5)
+    fit(model, data, stage=stage, directory=tmp_path, loss=zero, metrics=(), verbose=0)
+    for weight in model.weights:
+        factor = 0.95 if len(weight.shape) == 2 else 1.0
+        np.testing.assert_allclose(np.array(weight), factor * before[weight.name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["file in the way", "no room"])
+def test_what_cannot_be_written_is_said_before_training(task, tmp_path, how):
+    trained = []
+    spy = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: trained.append(1))
+    directory = tmp_path / "stage"
+    model = build()
+    if how == "file in the way":
+        (tmp_path / "file").write_text("")
+        directory = tmp_path / "file" / "stage"
+    else:
+        resource = pytest.importorskip("resource")
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"need about .* MB in .*stage, which cannot be written"):
+            batches = Batches(task, 64)
+            fit(model, batches, directory=directory, callbacks=[spy], verbose=0)
+    finally:
+        if how == "no room":
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not trained
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path):
+    x = np.ones((4, 2), "float32")
+    bad = np.full((4, 2), np.inf, "float32")
+    model = linear()
+    stage = Stage(2, 0.01)
+    options = {"directory": tmp_path, "loss": "mse", "metrics": (), "verbose": 0}
+    with pytest.raises(
+        NonFiniteLossError, match=r"became (nan|inf) at step 1 of stage .*no checkpoint yet.*lower"
+    ):
+        fit(model, [(bad, x)], stage=stage, **options)
+
+    class Later(list):
+        """Good in the first epoch."""
+
+        def set_epoch(self, epoch):
+            self[1] = (x if epoch == 0 else bad, x)
+
+    checkpoint = tmp_path / "checkpoint.npz"
+    with pytest.raises(NonFiniteLossError, match=r"at step 4 of .*last good checkpoint is (.*npz)"):
+        fit(model, Later([(x, x), (x, x)]), stage=stage, **options)
+    assert checkpoint.is_file()
+
+
+def test_a_broken_checkpoint_is_refused(tmp_path):
+    x = np.ones((4, 2), "float32")
+    (tmp_path / "checkpoint.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        fit(linear(), [(x, x)], directory=tmp_path, loss="mse", metrics=(), verbose=0)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras 3 writes these logs with TensorFlow")
+def test_tensorboard(task, tmp_path):
+    batches = Batches(task, 64)
+    stage = Stage(1, 0.01)
+    fit(build(), batches, batches, stage, directory=tmp_path, tensorboard=True, verbose=0)
+    assert list((tmp_path / "logs").rglob("events*"))
