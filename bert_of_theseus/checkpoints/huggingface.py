@@ -143,10 +143,10 @@ class HuggingFaceCheckpoint(Checkpoint):
         try:
             with safe_open(str(path), framework="np") as file:
                 digests = json.loads((file.metadata() or {}).get(DIGESTS, "{}"))
-                if not isinstance(digests, dict):
-                    raise ValueError(f"{DIGESTS} should be a JSON object")
-                self._digests.update(digests)
                 names = file.keys()
+                if digests and (not isinstance(digests, dict) or digests.keys() != set(names)):
+                    raise ValueError(f"its {DIGESTS} should name its tensors")
+                self._digests.update(digests)
                 slices = {name: file.get_slice(name) for name in names}
                 return {
                     name: (_DTYPES.get(s.get_dtype(), s.get_dtype()), tuple(s.get_shape()))
