@@ -697,8 +697,8 @@ def test_keras_files_load_in_a_fresh_process(saved, tmp_path):
         model.load_weights(f"{folder}/a.weights.h5")
         check(model)
         import tensorflow as tf
-        served = tf.saved_model.load(f"{folder}/exported").serve
-        check(lambda inputs: served([tf.constant(x, tf.float32) for x in inputs]))
+        served = tf.saved_model.load(f"{folder}/exported")
+        check(lambda inputs: served.serve([tf.constant(x, tf.float32) for x in inputs]))
     """
     arguments = [sys.executable, "-c", textwrap.dedent(code), saved["huggingface"], tmp_path]
     root = Path(__file__).parents[2]
