@@ -143,6 +143,7 @@ class Study:
         train, validation, dev = self.batches(seed)
         stage = Stage(args.predecessor_epochs, args.predecessor_learning_rate)
         directory = args.output_dir / f"seed-{seed}" / "predecessor"
+        held = lock(directory, wait=True)
         result = fit(model, train, validation, stage, directory=directory, seed=seed, verbose=0)
         record = directory / STUDENT
         if not record.exists():

@@ -371,6 +371,8 @@ def _finished(directory, settings):
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
     _check_settings(directory, content.pop("settings"), settings)
+    # Killed in between, it left this behind.
+    (directory / _CHECKPOINT).unlink(missing_ok=True)
     return StageResult(**content)
 
 
