@@ -91,3 +91,6 @@ def _is_keras_3(name):
 
 
 _set_up()
+
+# Keras 2 finds the classes of a file only if they are registered already.
+from . import heads, models  # noqa: E402, F401

@@ -249,6 +249,14 @@ def build_theseus_model(
             f"{'none' if theirs is None else 'one'} in the predecessor, "
             f"{'none' if own is None else 'one'} in the successor."
         )
+    contexts = [len(encoder._state_before(0)) - 1 for encoder in (predecessor, successor)]
+    if contexts[0] != contexts[1]:
+        raise ValueError(
+            "The layers of both encoders must take the same beside the hidden states: one with an "
+            'attention mask made of its inputs (application="lm", "unilm") does not go with one '
+            f"without. Received: {contexts[0]} more tensors in the predecessor, {contexts[1]} in "
+            "the successor."
+        )
     count = len(modules) + (own is not None and embeddings == "replace")
     seeds = _spawn(seed, count)
 
@@ -280,9 +288,18 @@ def build_theseus_model(
         _copy(_pairs(theirs, own, "embeddings", "embeddings", advice))
         x, *context = _listed(Frozen(own, name="frozen_successor_embeddings")(one_or_all(inputs)))
 
+    frozen_ids, own_ids = set(), set()
     for index, layers in enumerate(modules):
         theirs = predecessor.module(layers, f"predecessor_module_{index}")
         ours = successor.module([index], f"successor_module_{index}")
+        frozen_ids.update(map(id, theirs.weights))
+        own_ids.update(map(id, ours.weights))
+        if frozen_ids & own_ids:
+            raise ValueError(
+                "The successor has layers that the predecessor has too, and training it would "
+                "change the predecessor. Build it with layers of its own (bert4keras: without "
+                "`layers=`)."
+            )
         arguments = options(drawn, f"module_{index}")
         state = one_or_all([x, *context])
         if execution == "lazy":

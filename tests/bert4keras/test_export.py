@@ -677,7 +677,6 @@ def test_keras_files_load_in_a_fresh_process(saved, tmp_path):
     code = """
         import sys
         import bert_of_theseus.bert4keras
-        import bert_of_theseus.heads
         import numpy as np
         from bert_of_theseus.backend import keras
         from bert_of_theseus.checkpoints import load_pretrained
