@@ -55,6 +55,8 @@ class Compressed:
 
     Attributes:
         successor: The compressed model, a plain Keras model.
+        classifier: Its head, fine-tuned with it: not the one that was given, which is the
+            predecessor's.
         predecessor: The predecessor's model, encoder and head.
         theseus: The Theseus model. It shares its modules with `successor`.
         stages: List of `StageResult`, one per stage that was trained.
@@ -66,6 +68,7 @@ class Compressed:
     """
 
     successor: keras.Model
+    classifier: keras.layers.Layer
     predecessor: keras.Model
     theseus: keras.Model
     stages: list[StageResult]
@@ -305,14 +308,16 @@ def compress(
         best = rows[0].get("test_score", rows[0].get("score"))
         own = row.get("test_score", row.get("score"))
         row["kept"] = own / best if best else None
-    result = Compressed(small, full, theseus, stages, rows, settings, directory)
+    result = Compressed(small, head, full, theseus, stages, rows, settings, directory)
     _save_report(result)
     if verbose:
         print(f"\n{result.table}\n\nSaved in {directory}")
     return result
 
 
-def measure_latency(models: dict, examples: list, rounds: int = 3) -> dict[str, float]:
+def measure_latency(
+    models: dict, examples: list, rounds: int = 3, progress=None
+) -> dict[str, float]:
     """Median seconds that each model takes for one example.
 
     The models take turns, so that whatever else the machine does meets all of them.
@@ -321,18 +326,19 @@ def measure_latency(models: dict, examples: list, rounds: int = 3) -> dict[str, 
         models: Keras models by name.
         examples: List of inputs, each a batch of one.
         rounds: Integer, how often to go through all examples. Defaults to `3`.
+        progress: Wraps the examples of all rounds, as `tqdm` does. Defaults to `None`.
 
     Returns:
         Dict of floats by name.
     """
     seconds = {name: [] for name in models}
-    for turn in range(rounds + 1):
-        for example in examples:
-            for name, model in models.items():
-                start = time.perf_counter()
-                model.predict_on_batch(example)
-                if turn:  # the first compiles
-                    seconds[name].append(time.perf_counter() - start)
+    turns = examples * (rounds + 1)
+    for index, example in enumerate(progress(turns) if progress else turns):
+        for name, model in models.items():
+            start = time.perf_counter()
+            model.predict_on_batch(example)
+            if index >= len(examples):  # the first round compiles
+                seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

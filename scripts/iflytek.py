@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import platform
 import sys
@@ -44,7 +45,11 @@ what is written to the output folder:
   config.json                every setting, versions, seed
   predecessor/, theseus/, successor/, direct/
       model.weights.h5 and what is needed to load it again; theseus/ is the successor before its
-      own fine-tuning. bert_of_theseus.recipe.load_classifier("<folder>/successor") loads one.
+      own fine-tuning. load_classifier("<folder>/successor"), of bert_of_theseus.bert_classifier,
+      loads one.
+
+Interrupted or killed, the same command goes on from the last checkpoint, of which there is one
+after each epoch, and ends as it would have.
 
 exit codes: 0 done; 2 something is wrong with what was given, and nothing was written;
 130 interrupted.
@@ -214,8 +219,8 @@ def build_parser() -> Parser:
         "--output-dir",
         metavar="DIR",
         type=Path,
-        help="default runs/demo or runs/iflytek; if it holds something already, DIR-2, DIR-3, ... "
-        "is taken, so nothing is ever overwritten",
+        help="default runs/demo or runs/iflytek; if it holds something else already, DIR-2, "
+        "DIR-3, ... is taken, so nothing is ever overwritten",
     )
     return parser
 
@@ -359,8 +364,9 @@ def prepare(args: argparse.Namespace) -> dict:
     print("Loading TensorFlow and BERT ...", flush=True)
     import bert_of_theseus.bert4keras  # noqa: F401  sets bert4keras up, so it comes first
     from bert_of_theseus.backend import keras
+    from bert_of_theseus.bert_classifier import build_bert
     from bert_of_theseus.checkpoints import load_bert
-    from bert_of_theseus.recipe import build_bert, copy_layers
+    from bert_of_theseus.models import initialize_successor
 
     keras.utils.set_random_seed(args.seed)
     if args.bert_dir:
@@ -371,8 +377,8 @@ def prepare(args: argparse.Namespace) -> dict:
         build_bert(config, num_hidden_layers=args.successor_layers, prefix=prefix)
         for prefix in ("Successor-", "Direct-")
     )
-    copy_layers(predecessor, successor)
-    copy_layers(predecessor, direct)
+    for small in (successor, direct):
+        initialize_successor(predecessor, small)
     return {
         "task": task,
         "encoded": encoded,
@@ -382,17 +388,31 @@ def prepare(args: argparse.Namespace) -> dict:
     }
 
 
-def free_directory(directory: Path) -> Path:
-    """Makes `directory`, or the first of `directory-2`, `directory-3`, ... that holds nothing."""
+def choose_directory(directory: Path, settings: dict) -> Path:
+    """Makes `directory`, or the first of `directory-2`, `directory-3`, ... that can be used.
+
+    It can if it holds nothing, or a run of the same settings that did not come to its end.
+    """
     candidate, count = directory, 1
-    while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
+    while not (is_empty(candidate) or is_unfinished(candidate, settings)):
         count += 1
         candidate = directory.with_name(f"{directory.name}-{count}")
     candidate.mkdir(parents=True, exist_ok=True)
     return candidate
 
 
-def run(args: argparse.Namespace, output: Path, inputs: dict, start: float) -> None:
+def is_empty(path: Path) -> bool:
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def is_unfinished(path: Path, settings: dict) -> bool:
+    if (path / "table.json").exists() or not (path / "config.json").is_file():
+        return False
+    before = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return before == json.loads(json.dumps(settings))
+
+
+def run(args: argparse.Namespace, output: Path, settings: dict, inputs: dict, start: float) -> None:
     """The four stages, the table, and the files."""
     from tqdm import tqdm
 
@@ -402,16 +422,18 @@ def run(args: argparse.Namespace, output: Path, inputs: dict, start: float) -> N
         ReplacementRateScheduler,
         build_successor_model,
         build_theseus_model,
-        recipe,
+        initialize_successor,
     )
+    from bert_of_theseus.bert_classifier import build_classifier, save_description
     from bert_of_theseus.data import Batches
+    from bert_of_theseus.files import replace_file, write_json
     from bert_of_theseus.heads import classification_head
-    from bert_of_theseus.training import fit, predict
+    from bert_of_theseus.recipe import measure_latency
+    from bert_of_theseus.training import WEIGHTS, Stage, fit, predict
 
     task, encoded, config = inputs["task"], inputs["encoded"], inputs["bert_config"]
     predecessor, successor, direct = inputs["transformers"]
-    settings = describe(args, output, inputs)
-    recipe.write_json(output / "config.json", settings)
+    write_json(output / "config.json", settings)
     validation = Batches(encoded["validation"], 64, shuffle=False)
     dev = Batches(encoded["dev"], 64, shuffle=False)
     rows = []
@@ -419,19 +441,21 @@ def run(args: argparse.Namespace, output: Path, inputs: dict, start: float) -> N
     def stage(name, title, model, transformer, kept=None, callbacks=()):
         kept = kept or model
         print(f"\n{len(rows) + 1}/4 {title}", flush=True)
-        began = time.perf_counter()
-        recipe.save_description(
-            output / name, transformer, config, inputs["tokenizer"], task.labels
-        )
-        path = output / name / recipe.WEIGHTS
-        history = fit(
+        save_description(output / name, transformer, config, inputs["tokenizer"], task.labels)
+        # Adam, as in the article.
+        result = fit(
             model,
             Batches(encoded["train"], args.batch_size, seed=args.seed),
             validation,
-            epochs=settings[f"{name}_epochs"],
-            learning_rate=settings[f"{name}_learning_rate"],
-            path=path,
+            Stage(
+                settings[f"{name}_epochs"],
+                settings[f"{name}_learning_rate"],
+                weight_decay=0.0,
+                clip_norm=None,
+            ),
+            directory=output / name,
             kept=kept,
+            seed=args.seed,
             callbacks=callbacks,
         )
         accuracy = float((predict(kept, dev).argmax(-1) == dev.labels).mean())
@@ -442,22 +466,22 @@ def run(args: argparse.Namespace, output: Path, inputs: dict, start: float) -> N
                 "layers": transformer.num_hidden_layers,
                 "parameters": kept.count_params(),
                 "epochs": settings[f"{name}_epochs"],
-                "validation_accuracy": max(history["val_accuracy"]),
+                "validation_accuracy": result.score,
                 "dev_accuracy": accuracy,
-                "bytes": path.stat().st_size,
-                "seconds": time.perf_counter() - began,
-                "history": history,
+                "bytes": (output / name / WEIGHTS).stat().st_size,
+                "seconds": result.seconds,
+                "history": result.history,
             }
         )
 
     hidden_size, num_classes = config["hidden_size"], len(task.labels)
     classifier = classification_head(hidden_size, num_classes)
-    full = recipe.build_classifier(predecessor, classifier)
+    full = build_classifier(predecessor, classifier)
     layers = f"{predecessor.num_hidden_layers} layers"
     stage("predecessor", f"Fine-tune the predecessor ({layers})", full, predecessor)
 
     if args.successor_init == "fine-tuned":
-        recipe.copy_layers(predecessor, successor)
+        initialize_successor(predecessor, successor)
     theseus = build_theseus_model(
         predecessor,
         successor,
@@ -477,14 +501,15 @@ def run(args: argparse.Namespace, output: Path, inputs: dict, start: float) -> N
     stage("successor", f"Fine-tune the successor ({few})", compressed, successor)
 
     head = classification_head(hidden_size, num_classes, name="direct_classifier")
-    baseline = recipe.build_classifier(direct, head)
+    baseline = build_classifier(direct, head)
     stage("direct", f"For comparison: fine-tune the first {few} directly", baseline, direct)
 
     print("\nLatency", flush=True)
-    latency = recipe.measure_latency(
+    texts = [[ids[None], 0 * ids[None]] for ids in encoded["dev"].token_ids[:50]]
+    latency = measure_latency(
         {"predecessor": full, "successor": compressed, "direct": baseline},
-        encoded["dev"].token_ids[:50],
-        progress=lambda texts: tqdm(texts, desc="One text a call", unit="text"),
+        texts,
+        progress=lambda turns: tqdm(turns, desc="One text a call", unit="text"),
     )
     # The successor before its own fine-tuning is the same network.
     latency["theseus"] = latency["successor"]
@@ -500,19 +525,18 @@ def run(args: argparse.Namespace, output: Path, inputs: dict, start: float) -> N
         "config": settings,
     }
     text = report(results)
-    recipe.write_json(output / "table.json", results)
-    (output / "table.md").write_text(text, encoding="utf-8")
+    replace_file(output / "table.md", lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(output / "table.json", results)
     print(f"\n{text}\nSaved in {output}")
 
 
-def describe(args: argparse.Namespace, output: Path, inputs: dict) -> dict:
+def describe(args: argparse.Namespace, inputs: dict) -> dict:
     """Every setting of a run."""
     from bert_of_theseus import __version__
 
     packages = ("bert4keras", "numpy", "tensorflow", "tf-keras", "tokenizers")
     settings = {
-        **vars(args),
-        "output_dir": output,
+        **{key: value for key, value in vars(args).items() if key != "output_dir"},
         # The same number of epochs as the two stages that it stands against.
         "direct_epochs": args.theseus_epochs + args.successor_epochs,
         "num_texts": {name: len(part.labels) for name, part in inputs["encoded"].items()},
@@ -563,7 +587,7 @@ def report(results: dict) -> str:
 
 
 def saved_so_far(output: Path | None) -> str:
-    from bert_of_theseus.recipe import WEIGHTS
+    from bert_of_theseus.training import WEIGHTS
 
     found = [name for name in MODELS if output and (output / name / WEIGHTS).is_file()]
     if not found:
@@ -579,11 +603,12 @@ def main(argv: list[str] | None = None) -> int:
         try:
             resolve(args)
             inputs = prepare(args)
-            output = free_directory(args.output_dir)
+            settings = describe(args, inputs)
+            output = choose_directory(args.output_dir, settings)
         except (ValueError, TypeError, OSError, ImportError) as error:
             print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
-        run(args, output, inputs, start)
+        run(args, output, settings, inputs, start)
     except KeyboardInterrupt:
         print(f"\n{parser.prog}: interrupted; {saved_so_far(output)}.", file=sys.stderr)
         return 130

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_of_theseus import download, recipe
+from bert_of_theseus import download, initialize_successor
+from bert_of_theseus.bert_classifier import build_bert, load_classifier
 from bert_of_theseus.backend import keras
 from bert_of_theseus.data import Batches, Example, load_iflytek
 from bert_of_theseus.training import predict
@@ -161,7 +162,7 @@ def test_config_holds_every_setting(output):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_saved_models_predict_as_the_table_says(given, output, results, name):
-    model, tokenizer, labels = recipe.load_classifier(output / name)
+    model, tokenizer, labels = load_classifier(output / name)
     row = next(row for row in results["rows"] if row["model"] == name)
     assert labels == ["bad", "good"]
     assert model.count_params() == row["parameters"]
@@ -171,7 +172,7 @@ def test_saved_models_predict_as_the_table_says(given, output, results, name):
 
 
 def test_saved_successor_answers(output):
-    model, tokenizer, labels = recipe.load_classifier(output / "successor")
+    model, tokenizer, labels = load_classifier(output / "successor")
     for text in ("the app is very good, nice, fine", "BAD, sad, poor app"):
         token_ids = tokenizer.encode([Example(text, 0)], 16).token_ids[0][None]
         answer = labels[model.predict([token_ids, np.zeros_like(token_ids)]).argmax()]
@@ -180,50 +181,62 @@ def test_saved_successor_answers(output):
 
 def test_random_weights_differ():
     keras.utils.set_random_seed(3)
-    bert = recipe.build_bert({**CONFIG, "type_vocab_size": 2})
+    bert = build_bert({**CONFIG, "type_vocab_size": 2})
     attention = bert.layers["Transformer-0-MultiHeadSelfAttention"]
     kernels = [weight.numpy() for weight in attention.weights if len(weight.shape) == 2]
     assert len(kernels) == 4
     for i, kernel in enumerate(kernels):
         assert 0.01 < kernel.std() < 0.03
         assert not any(np.array_equal(kernel, other) for other in kernels[i + 1 :])
-    # As many layers as asked for, and copied from those of the same name.
-    small = recipe.build_bert({**CONFIG, "type_vocab_size": 2}, num_hidden_layers=1, prefix="S-")
-    recipe.copy_layers(bert, small)
+    # As many layers as asked for, and copied from those of the same number.
+    small = build_bert({**CONFIG, "type_vocab_size": 2}, num_hidden_layers=1, prefix="S-")
+    assert initialize_successor(bert, small) == [0]
     copy = small.layers["S-Transformer-0-MultiHeadSelfAttention"].get_weights()
     assert all(map(np.array_equal, copy, attention.get_weights()))
     assert "S-Transformer-1-MultiHeadSelfAttention" not in small.layers
-    with pytest.raises(ValueError, match="no layer 'S-Transformer-1-"):
-        recipe.copy_layers(small, bert)
+    tokens = [model.layers[f"{model.prefix}Embedding-Token"] for model in (bert, small)]
+    assert np.array_equal(*(layer.get_weights()[0] for layer in tokens))
 
 
 def test_models_are_different_ones(output):
     weights = {}
     for name in MODELS[1:]:
-        model, _, _ = recipe.load_classifier(output / name)
+        model, _, _ = load_classifier(output / name)
         weights[name] = np.concatenate([value.ravel() for value in model.get_weights()])
     assert not np.array_equal(weights["theseus"], weights["direct"])
     assert not np.array_equal(weights["successor"], weights["direct"])
 
 
-def test_interrupt_says_what_was_saved(script, given, tmp_path, capsys, monkeypatch):
+def test_interrupted_it_says_what_was_saved_and_goes_on(
+    script, given, output, tmp_path, capsys, monkeypatch
+):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
     # After the first stage, which runs for real; into a folder that is used already.
-    monkeypatch.setattr("bert_of_theseus.build_theseus_model", interrupt)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    short = {"predecessor-epochs": 1, "limit": 40, "output-dir": tmp_path / "out"}
-    assert script.main(arguments(given, **short)) == 130
+    argv = arguments(given, **{"output-dir": tmp_path / "out"})
+    with monkeypatch.context() as patch:
+        patch.setattr("bert_of_theseus.build_theseus_model", interrupt)
+        assert script.main(argv) == 130
     line = capsys.readouterr().err.strip().splitlines()[-1]
     folder = tmp_path / "out-2"
     assert line == (
         f"iflytek.py: interrupted; {folder} holds the best weights so far of: predecessor."
     )
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
-    recipe.load_classifier(folder / "predecessor")
+    load_classifier(folder / "predecessor")
     assert not (folder / "table.md").exists()
+    # The same command goes on in the same folder, without training the predecessor again.
+    before = (folder / "predecessor" / "stage.json").stat().st_mtime_ns
+    assert script.main(argv) == 0
+    assert (folder / "predecessor" / "stage.json").stat().st_mtime_ns == before
+    rows, whole = (
+        json.loads((path / "table.json").read_text())["rows"] for path in (folder, output)
+    )
+    for key in ("dev_accuracy", "validation_accuracy"):
+        assert [row[key] for row in rows] == [row[key] for row in whole]
 
 
 def test_download_then_refused(script, given, tmp_path, monkeypatch, capsys):

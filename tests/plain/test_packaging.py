@@ -85,7 +85,13 @@ def test_metadata(metadata):
     assert metadata["Name"] == "bert-of-theseus"
     assert metadata["Version"] == bert_of_theseus.__version__
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra")) == {"bert4keras", "keras-hub", "demo", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "bert4keras",
+        "keras-hub",
+        "demo",
+        "dev",
+        "plots",
+    }
 
 
 def read_pins(name: str) -> list[Requirement]:
@@ -148,7 +154,7 @@ def test_locks_satisfy_the_package(metadata, python_version):
         requirement = Requirement(line)
         # What the demo needs must be in requirements.txt itself; the rest is for the tests.
         extra = re.search(r'extra == "([^"]+)"', line)
-        needs_dev = extra is not None and extra.group(1) in ("dev", "keras-hub")
+        needs_dev = extra is not None and extra.group(1) in ("dev", "keras-hub", "plots")
         version = (both if needs_dev else run).get(canonicalize_name(requirement.name))
         assert version is not None, f"{line}: not locked for Python {python_version}"
         assert requirement.specifier.contains(version), f"{line}: locked at {version}"
