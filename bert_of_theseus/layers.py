@@ -370,6 +370,11 @@ class ModuleChoice(_Choice):
         self.successor_layers = _as_layers(successor_layers, "successor_layers")
         self.predecessor_dropout = predecessor_dropout
 
+    @property
+    def metrics(self):
+        # A model inside may be compiled, and Keras 3 would report its loss for the outer model's.
+        return []
+
     def build(self, input_shape):
         # All weights must be there before the choice: a branch may not create any.
         outputs = []
@@ -456,6 +461,11 @@ class Frozen(keras.layers.Layer):
         self.supports_masking = True
         (self.layer,) = _as_layers(layer, "layer")
         self.dropout = dropout
+
+    @property
+    def metrics(self):
+        # A model inside may be compiled, and Keras 3 would report its loss for the outer model's.
+        return []
 
     def build(self, input_shape):
         if not self.layer.built:

@@ -7,6 +7,7 @@ Two kinds of head are BERT's own, and other programs know them: pooler and dense
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -195,6 +196,9 @@ def _is_known(config: dict) -> bool:
         return True
     if registered(str(config.get("registered_name") or name)):
         return True
+    if module == "bert4keras.layers":  # its own version of some of Keras' layers
+        found = getattr(sys.modules.get(module), name, None)
+        return isinstance(found, type) and issubclass(found, keras.layers.Layer)
     part = module.removeprefix("keras.") if module != "keras" else "models"
     return part in _KERAS_PARTS and isinstance(getattr(getattr(keras, part), name, None), type)
 

@@ -615,6 +615,17 @@ def beside(bert, tmp_path_factory):
     return folder
 
 
+def test_a_head_of_a_layer_that_bert4keras_has_its_own_of(bert, tmp_path):
+    hidden = keras.Input((None, bert.hidden_size))
+    pooled = keras.layers.GlobalAveragePooling1D()(hidden)
+    head = keras.Model(hidden, keras.layers.Dense(2, activation="softmax")(pooled))
+    with pytest.warns(UserWarning, match="head.keras"):
+        save_pretrained(tmp_path / "a", bert, head)
+    _, again, _ = load_pretrained(tmp_path / "a")
+    x = np.random.default_rng(0).normal(size=(2, 3, bert.hidden_size)).astype("float32")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), head.predict(x, verbose=0))
+
+
 def test_damaged_keras_head(beside, tmp_path):
     folder = shutil.copytree(beside, tmp_path / "a")
     original = (beside / "head.keras").read_bytes()

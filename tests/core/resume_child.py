@@ -121,12 +121,12 @@ def run(directory, killer=None):
     Path(directory, "digest").write_text(digest)
 
 
-def forked(function):
-    """How a process of its own that runs `function` ends, as `os.waitpid` says."""
+def forked(directory, kind=None, *point):
+    """Starts a process of its own that compresses, and is killed at `point`."""
     child = os.fork()
     if child == 0:
         try:
-            function()
+            run(directory, kind(*point) if kind else None)
         except BaseException:
             import traceback
 
@@ -137,13 +137,13 @@ def forked(function):
 
 
 def main(folder):
-    whole = forked(lambda: run(f"{folder}/whole"))
+    whole = forked(f"{folder}/whole")
     for stage, event, times in KILLS:
         kind = HalfWritten if event.startswith("write") else Killer
-        child = forked(lambda: run(f"{folder}/killed", kind(stage, event, times)))
+        child = forked(f"{folder}/killed", kind, stage, event, times)
         print("killed by", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), stage, event)
         print("left:", *sorted(str(p.relative_to(folder)) for p in Path(folder).rglob("*.*")))
-    child = forked(lambda: run(f"{folder}/killed"))
+    child = forked(f"{folder}/killed")
     print("ended with", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     print("whole ended with", os.waitstatus_to_exitcode(os.waitpid(whole, 0)[1]))
 

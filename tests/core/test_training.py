@@ -215,11 +215,12 @@ def test_rounds_go_through_the_epochs_batch_by_batch(task):
             self.told = epoch
 
     data = Told(task, 16, seed=3)
-    rounds = Rounds(data, Stage(epochs=2, evaluations_per_epoch=3), 32, 0)
     expected = []
     for epoch in range(2):
         data.set_epoch(epoch)
         expected += [data[index][0][0] for index in range(len(data))]
+
+    rounds = Rounds(data, Stage(epochs=2, evaluations_per_epoch=3), 32, 0)
 
     def walk(start):
         rounds.start(start)

@@ -1,0 +1,205 @@
+"""The whole recipe: three stages, what each leaves, what is refused before any of them."""
+
+import json
+
+import numpy as np
+import pytest
+from core_helpers import values
+
+from bert_of_theseus import ConstantReplacement, Stage, compress
+from bert_of_theseus.backend import keras
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(96, 4, 8)).astype("float32")
+Y = (X[:, :, 0].mean(1) > 0).astype("int32")
+TRAIN, VALIDATION, TEST = (X[:64], Y[:64]), (X[64:80], Y[64:80]), (X[80:], Y[80:])
+
+
+def block():
+    x = keras.Input((4, 8))
+    y = keras.layers.Dropout(0.1)(keras.layers.Dense(8, activation="relu")(x))
+    return keras.Model(x, keras.layers.LayerNormalization()(keras.layers.Add()([x, y])))
+
+
+def parts(seed=1):
+    keras.utils.set_random_seed(seed)
+    embedding = keras.layers.Dense(8)
+    predecessor = [keras.Input((4, 8)), *(block() for _ in range(4))]
+    successor = [block() for _ in range(2)]
+    x = keras.Input((4, 8))
+    pooled = keras.layers.GlobalAveragePooling1D()(embedding(x))
+    head = keras.Model(x, keras.layers.Dense(2, activation="softmax")(pooled))
+    return predecessor, successor, head
+
+
+OPTIONS = {
+    "predecessor_stage": Stage(2, 0.01),
+    "theseus_stage": Stage(2, 0.01),
+    "successor_stage": Stage(2, 0.01),
+    "batch_size": 16,
+    "verbose": 0,
+    "seed": 3,
+}
+
+
+def weights_after(stage, models):
+    """A callback that keeps the weights of `models` at the end of a stage's training."""
+    kept = []
+    end = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: kept.append([values(model.weights) for model in models])
+    )
+    return kept, {stage: [end]}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    predecessor, successor, head = parts()
+    kept, callbacks = weights_after("successor", [*predecessor[1:], head])
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    result = compress(
+        predecessor,
+        successor,
+        head,
+        TRAIN,
+        VALIDATION,
+        directory=folder,
+        test=TEST,
+        callbacks=callbacks,
+        **OPTIONS,
+    )
+    return result, (predecessor, successor, head), kept[0]
+
+
+def test_what_comes_out(whole):
+    result, (predecessor, successor, head), before = whole
+    assert [stage.name for stage in result.stages] == ["predecessor", "theseus", "successor"]
+    for stage in result.stages:
+        assert stage.score == max(stage.history["val_accuracy"])
+    assert result.stages[0].score > 0.7
+    # The successor holds its own layers and head, and none of the predecessor's weights.
+    own = {id(weight) for layer in successor for weight in layer.weights}
+    theirs = {id(weight) for layer in [*predecessor[1:], head] for weight in layer.weights}
+    weights = {id(weight) for weight in result.successor.weights}
+    assert own <= weights and not weights & theirs
+    # The predecessor is as stage 1 left it, though the successor's head went on.
+    for layer, values_before in zip([*predecessor[1:], head], before, strict=True):
+        for one, other in zip(values(layer.weights), values_before, strict=True):
+            np.testing.assert_array_equal(one, other)
+    moved = zip(values(result.classifier.weights), values(head.weights), strict=True)
+    assert any(not np.array_equal(one, other) for one, other in moved)
+
+
+def test_what_is_left_on_disk(whole):
+    result, _, _ = whole
+    for name in ("settings.json", "report.json", "report.md", "training.png", "tradeoff.png"):
+        assert (result.directory / name).stat().st_size > 0, name
+    settings = json.loads((result.directory / "settings.json").read_text())
+    assert settings["seed"] == 3 and settings["stages"]["theseus"]["learning_rate"] == 0.01
+    assert settings["theseus"]["schedule"][0] == "LinearReplacement"
+    assert {"bert-of-theseus", "numpy", "python"} <= settings["versions"].keys()
+    report = json.loads((result.directory / "report.json").read_text())
+    assert report["rows"] == result.rows
+    # Each row's numbers are those of its model, as they are measured again.
+    models = {"predecessor": result.predecessor, "successor": result.successor}
+    for row in result.rows:
+        assert row["kept"] == pytest.approx(row["test_score"] / result.rows[0]["test_score"])
+        assert row["latency_ms"] > 0 and row["cpu_seconds"] > 0
+        if row["model"] in models:
+            answers = models[row["model"]].predict(TEST[0], verbose=0).argmax(-1)
+            assert row["test_score"] == pytest.approx((answers == TEST[1]).mean())
+            assert row["parameters"] == models[row["model"]].count_params()
+    assert result.table in (result.directory / "report.md").read_text()
+    assert "successor, fine-tuned" in result._repr_markdown_()
+
+
+def test_the_same_call_again_trains_nothing(whole):
+    result, _, _ = whole
+    trained = []
+    spy = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: trained.append(1))
+    options = {"directory": result.directory, "test": TEST, "latency": False, **OPTIONS}
+    # From other weights than the first time: all of them are those that were saved.
+    again = compress(*parts(seed=9), TRAIN, VALIDATION, callbacks=[spy], **options)
+    assert not trained
+    for model in ("successor", "predecessor"):
+        one, other = (getattr(r, model).predict(TEST[0], verbose=0) for r in (result, again))
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match=r"predecessor holds .*other settings .*seed: 3, now 4"):
+        compress(*parts(), TRAIN, VALIDATION, **{**options, "seed": 4})
+    with pytest.raises(ValueError, match=r"theseus holds .*other settings .*schedule: .*0\.25"):
+        compress(*parts(), TRAIN, VALIDATION, schedule=0.25, **options)
+
+
+def test_a_fitted_predecessor_is_not_trained(tmp_path):
+    predecessor, successor, head = parts()
+    before = [values(layer.weights) for layer in [*predecessor[1:], head]]
+    given = values([weight for layer in successor for weight in layer.weights])
+    result = compress(
+        predecessor,
+        successor,
+        head,
+        TRAIN,
+        VALIDATION,
+        directory=tmp_path,
+        initialize=None,
+        schedule=ConstantReplacement(1.0),
+        train_embeddings_and_head=False,
+        latency=False,
+        **{**OPTIONS, "predecessor_stage": None},
+    )
+    assert [stage.name for stage in result.stages] == ["theseus", "successor"]
+    for layer, values_before in zip([*predecessor[1:], head], before, strict=True):
+        for one, other in zip(values(layer.weights), values_before, strict=True):
+            np.testing.assert_array_equal(one, other)
+    # The modules alone were trained.
+    for one, other in zip(values(result.classifier.weights), values(head.weights), strict=True):
+        np.testing.assert_array_equal(one, other)
+    now = values([weight for layer in successor for weight in layer.weights])
+    assert any(not np.array_equal(one, other) for one, other in zip(now, given, strict=True))
+    # The same call with another predecessor is another training.
+    other = parts(seed=2)
+    with pytest.raises(ValueError, match=r"other settings .*frozen_weights"):
+        compress(
+            *other,
+            TRAIN,
+            VALIDATION,
+            directory=tmp_path,
+            initialize=None,
+            schedule=ConstantReplacement(1.0),
+            train_embeddings_and_head=False,
+            latency=False,
+            **{**OPTIONS, "predecessor_stage": None},
+        )
+
+
+def test_with_losses_of_distillation(tmp_path):
+    result = compress(
+        *parts(),
+        TRAIN,
+        VALIDATION,
+        directory=tmp_path,
+        distillation_weight=1.0,
+        execution="dense",
+        gate="blend",
+        hidden_loss_weight=1.0,
+        latency=False,
+        **{**OPTIONS, "predecessor_stage": None, "theseus_stage": Stage(1, 0.01)},
+    )
+    # The terms are part of the loss in training, and not of the loss on the validation data.
+    history = result.stages[0].history
+    assert history["loss"][0] > history["val_loss"][0]
+
+
+@pytest.mark.parametrize(
+    "options, error, problem",
+    [
+        ({"exeuction": "dense"}, TypeError, "takes no 'exeuction'.*execution"),
+        ({"execution": "eager"}, ValueError, "`execution` must be one of"),
+        ({"gate": "blend"}, ValueError, 'execution="dense"'),
+        ({"schedule": "linear"}, TypeError, "`schedule` must be a function"),
+        ({"module_map": [[0], [1]]}, ValueError, "`module_map` must hold 2"),
+    ],
+)
+def test_refused_before_anything_is_written(tmp_path, options, error, problem):
+    with pytest.raises(error, match=problem):
+        compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "a", **options, **OPTIONS)
+    assert not (tmp_path / "a").exists()
