@@ -106,19 +106,13 @@ def as_sequence(data, batch_size=32):
     if data is None:
         return None
     source = Source(data, batch_size)
-    return _sequence(source.length, lambda index: source.batch(0, index))
 
-
-def _sequence(length, get, on_end=lambda: None):
     class _Sequence(keras.utils.Sequence):
         def __len__(self):
-            return length
+            return source.length
 
         def __getitem__(self, index):
-            return get(index)
-
-        def on_epoch_end(self):
-            on_end()
+            return source.batch(0, index)
 
     return _Sequence()
 
@@ -131,22 +125,18 @@ class Rounds:
         self.length = max(1, self.source.length // stage.evaluations_per_epoch)
         self.count = stage.epochs * min(stage.evaluations_per_epoch, self.source.length)
         self.total_steps = self.length * self.count
-        self.done = 0
         self.checksum = 0
         for part in _leaves(self.source.batch(0, 0)):
             self.checksum = zlib.crc32(np.ascontiguousarray(part).tobytes(), self.checksum)
 
-    def start(self, done):
-        self.done = done
+    def stream(self, done):
+        """All batches after `done` rounds.
 
-    def sequence(self):
-        def get(index):
-            return self.source.batch(*divmod(self.done * self.length + index, self.source.length))
-
-        def end():
-            self.done += 1
-
-        return _sequence(self.length, get, end)
+        A generator, since Keras asks a `Sequence` for batches ahead, and tells it of the end of an
+        epoch, at other times on each backend.
+        """
+        for step in range(done * self.length, self.total_steps):
+            yield self.source.batch(*divmod(step, self.source.length))
 
 
 def _leaves(batch):

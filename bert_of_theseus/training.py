@@ -281,15 +281,14 @@ def fit(
     keeper.restore(model)
     if keeper.rounds_done and verbose:
         print(f"{name}: goes on after step {keeper.state['history']['step'][-1]}", flush=True)
-    rounds.start(keeper.rounds_done)
     if keeper.rounds_done < rounds.count and not keeper.state["stopped_early"]:
         log = [keras.callbacks.TensorBoard(str(directory / "logs"))] if tensorboard else []
         model.fit(
-            rounds.sequence(),
+            rounds.stream(keeper.rounds_done),
+            steps_per_epoch=rounds.length,
             validation_data=as_sequence(validation, batch_size=batch_size),
             epochs=rounds.count,
             initial_epoch=keeper.rounds_done,
-            shuffle=False,  # `rounds` knows the order
             callbacks=[*callbacks, keeper, *log],
             verbose=verbose,
         )

@@ -75,7 +75,6 @@ def test_what_comes_out(whole):
     assert [stage.name for stage in result.stages] == ["predecessor", "theseus", "successor"]
     for stage in result.stages:
         assert stage.score == max(stage.history["val_accuracy"])
-    assert result.stages[0].score > 0.7
     # The successor holds its own layers and head, and none of the predecessor's weights.
     own = {id(weight) for layer in successor for weight in layer.weights}
     theirs = {id(weight) for layer in [*predecessor[1:], head] for weight in layer.weights}

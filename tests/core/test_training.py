@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from core_helpers import values
 
 from bert_of_theseus.backend import BACKEND, keras
 from bert_of_theseus.data import Batches, Encoded
@@ -222,19 +223,30 @@ def test_rounds_go_through_the_epochs_batch_by_batch(task):
 
     rounds = Rounds(data, Stage(epochs=2, evaluations_per_epoch=3), 32, 0)
 
-    def walk(start):
-        rounds.start(start)
-        sequence, got = rounds.sequence(), []
-        for _ in range(start, rounds.count):
-            got += [sequence[index][0][0] for index in range(len(sequence))]
-            sequence.on_epoch_end()
-        return got
-
     for start in (0, 4, 2):
-        got = walk(start)
+        got = [batch[0][0] for batch in rounds.stream(start)]
         assert len(got) == 12 - 2 * start
         for one, other in zip(got, expected[2 * start :]):
             np.testing.assert_array_equal(one, other)
+
+
+def test_fit_asks_for_each_batch_once_and_in_order(tmp_path):
+    x = np.ones((4, 2), "float32")
+    asked = []
+
+    class Recorded(list):
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+        def __getitem__(self, index):
+            asked.append((self.epoch, index))
+            return super().__getitem__(index)
+
+    stage = Stage(2, 0.01)
+    options = {"directory": tmp_path, "loss": "mse", "metrics": (), "verbose": 0}
+    fit(linear(), Recorded([(x, x)] * 3), stage=stage, **options)
+    # The first one of all: to tell the data from others.
+    assert asked == [(0, 0), *((epoch, index) for epoch in range(2) for index in range(3))]
 
 
 def test_arrays_lists_and_streams_are_data(task, tmp_path):
@@ -244,14 +256,11 @@ def test_arrays_lists_and_streams_are_data(task, tmp_path):
     ):
         rounds = Rounds(data, Stage(epochs=2), 4, seed=0)
         seen = [[], []]
-        for _ in range(2):
-            for index in range(len(rounds.sequence())):
-                inputs, labels = rounds.sequence()[index]
-                first = inputs["a"] if isinstance(inputs, dict) else inputs
-                first = first[0] if isinstance(first, tuple) else first
-                np.testing.assert_array_equal(first, labels)
-                seen[rounds.done] += labels[:, 0].tolist()
-            rounds.sequence().on_epoch_end()
+        for step, (inputs, labels) in enumerate(rounds.stream(0)):
+            first = inputs["a"] if isinstance(inputs, dict) else inputs
+            first = first[0] if isinstance(first, tuple) else first
+            np.testing.assert_array_equal(first, labels)
+            seen[step // rounds.length] += labels[:, 0].tolist()
         # Every epoch has each example once, arrays in an order of its own.
         assert sorted(seen[0]) == sorted(seen[1]) == list(range(10))
         assert (seen[0] == seen[1]) == (number == 3)
@@ -266,9 +275,7 @@ def test_arrays_lists_and_streams_are_data(task, tmp_path):
             return iter([(x[i : i + 4], x[i : i + 4]) for i in (0, 4, 8)])
 
     rounds = Rounds(Stream(), Stage(epochs=2), 4, seed=0)
-    rounds.start(1)
-    sequence = rounds.sequence()
-    assert [sequence[i][1][0, 0] for i in range(3)] == [0, 4, 8]
+    assert [labels[0, 0] for _, labels in rounds.stream(1)] == [0, 4, 8]
     sequence = as_sequence(Stream())
     assert [sequence[i][1][0, 0] for i in (1, 2, 0)] == [4, 8, 0]
 
@@ -290,7 +297,7 @@ def linear():
 
 def test_only_matrices_decay(tmp_path):
     model = linear()
-    before = {weight.name: np.array(weight) for weight in model.weights}
+    before = values(model.weights)
     data = [(np.zeros((2, 2), "float32"), np.zeros((2, 2), "float32"))]
 
     def zero(true, predicted):
@@ -298,9 +305,8 @@ def test_only_matrices_decay(tmp_path):
 
     stage = Stage(1, 0.1, warmup_fraction=0, decay="constant", weight_decay=0.5)
     fit(model, data, stage=stage, directory=tmp_path, loss=zero, metrics=(), verbose=0)
-    for weight in model.weights:
-        factor = 0.95 if len(weight.shape) == 2 else 1.0
-        np.testing.assert_allclose(np.array(weight), factor * before[weight.name], rtol=1e-5)
+    for weight, was in zip(values(model.weights), before, strict=True):
+        np.testing.assert_allclose(weight, was * (0.95 if was.ndim == 2 else 1.0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("how", ["file in the way", "no room"])
@@ -346,7 +352,7 @@ def test_a_loss_that_is_not_finite_stops(tmp_path):
 
     checkpoint = tmp_path / "checkpoint.npz"
     with pytest.raises(NonFiniteLossError, match=r"at step 4 of .*last good checkpoint is (.*npz)"):
-        fit(model, Later([(x, x), (x, x)]), stage=stage, **options)
+        fit(linear(), Later([(x, x), (x, x)]), stage=stage, **options)
     assert checkpoint.is_file()
 
 
