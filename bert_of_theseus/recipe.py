@@ -38,7 +38,7 @@ from .models import (
 from .report import markdown_table
 from .rounds import Source
 from .schedules import ConstantReplacement, LinearReplacement
-from .training import Stage, StageResult, described, evaluate, fit
+from .training import Stage, StageResult, described, evaluate, fit, lower_is_better
 
 __all__ = ["Compressed", "Stage", "compress", "measure_latency"]
 
@@ -230,7 +230,10 @@ def compress(
         "command": sys.argv,
         **environment(),
     }
-    check_room(directory, 0)
+    full = build_successor_model(predecessor, classifier, name="predecessor")
+    if not (directory / "report.json").exists():
+        # Of both models the best weights, and a checkpoint beside the one that it replaces.
+        check_room(directory, 4 * 8 * full.count_params())
     write_json(directory / "settings.json", settings)
 
     judged = {"loss": loss, "metrics": metrics, "monitor": monitor, "score": score}
@@ -271,7 +274,6 @@ def compress(
                 row[key] = evaluate(model, data, **judged)
         rows.append(row)
 
-    full = build_successor_model(predecessor, classifier, name="predecessor")
     if predecessor_stage is not None:
         run("predecessor", full, full, predecessor_stage)
     report("predecessor", full, predecessor)
@@ -307,7 +309,7 @@ def compress(
     for row in rows:
         best = rows[0].get("test_score", rows[0].get("score"))
         own = row.get("test_score", row.get("score"))
-        row["kept"] = own / best if best else None
+        row["kept"] = own / best if best and not lower_is_better(stages[-1].monitor) else None
     result = Compressed(small, head, full, theseus, stages, rows, settings, directory)
     _save_report(result)
     if verbose:

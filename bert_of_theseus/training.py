@@ -36,6 +36,7 @@ __all__ = [
     "described",
     "evaluate",
     "fit",
+    "lower_is_better",
     "predict",
 ]
 
@@ -60,8 +61,8 @@ class Stage:
             from 0. Defaults to `0.1`.
         decay: `"linear"` or `"cosine"`, to 0 at the last step, or `"constant"`. Defaults to
             `"linear"`.
-        weight_decay: Float, decoupled (AdamW). Only matrices and embeddings decay, not biases nor
-            the weights of norms. Defaults to `0.01`.
+        weight_decay: Float, decoupled (AdamW; with 0 it is Adam). Only matrices and embeddings
+            decay, not biases nor the weights of norms. Defaults to `0.01`.
         clip_norm: Float, the largest norm of the gradients of all trained weights together, frozen
             ones not counted; `None` for no limit. Defaults to `1.0`.
         evaluations_per_epoch: Integer, how often in an epoch the model is evaluated, the best
@@ -242,6 +243,8 @@ def fit(
         NonFiniteLossError: if the loss becomes NaN or infinite; names step, rate and checkpoint.
         OSError: if the folder cannot be written to or has too little room, before training.
         ValueError: if the folder holds a training with other settings, or the data are empty.
+        TypeError: if the data have no length.
+        ImportError: if `tensorboard` is asked for and not installed.
     """
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ImportError("`tensorboard=True` needs the package: pip install tensorboard")
@@ -316,6 +319,11 @@ def evaluate(
 def predict(model, batches):
     """What `model` makes of all `batches`, in their order: an array, `(num_examples, ...)`."""
     return model.predict(as_sequence(batches), verbose=0)
+
+
+def lower_is_better(monitor: str | None) -> bool:
+    """Whether a score of this name is better when it is lower."""
+    return any(word in (monitor or "") for word in ("loss", "error"))
 
 
 def _frozen(model):
@@ -491,8 +499,7 @@ class _Keeper(keras.callbacks.Callback):
         best = self.state["score"]
         if score is None or best is None:
             return score is None or not math.isnan(score)
-        lower = "loss" in self.monitor or "error" in self.monitor
-        return score < best if lower else score > best
+        return score < best if lower_is_better(self.monitor) else score > best
 
     def _save_weights(self, path):
         self.weights.save_weights(str(path))

@@ -180,12 +180,33 @@ def test_with_losses_of_distillation(tmp_path):
         execution="dense",
         gate="blend",
         hidden_loss_weight=1.0,
+        monitor="val_loss",
         latency=False,
         **{**OPTIONS, "predecessor_stage": None, "theseus_stage": Stage(1, 0.01)},
     )
     # The terms are part of the loss in training, and not of the loss on the validation data.
     history = result.stages[0].history
     assert history["loss"][0] > history["val_loss"][0]
+    # The lowest loss is the best, and no share of the predecessor's is kept.
+    assert result.stages[1].score == min(result.stages[1].history["val_loss"])
+    assert all(row["kept"] is None for row in result.rows)
+
+
+def test_no_room_for_the_whole_run(tmp_path):
+    resource = pytest.importorskip("resource")
+    predecessor, successor, head = parts()
+    count = sum(layer.count_params() for layer in predecessor[1:])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Enough for the first model, and not for all that follows.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 2 * count, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"need about .* MB in .*a, which cannot be written"):
+            compress(
+                predecessor, successor, head, TRAIN, VALIDATION, directory=tmp_path / "a", **OPTIONS
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "a").iterdir())
 
 
 @pytest.mark.parametrize(
