@@ -289,6 +289,7 @@ def fit(
         model.fit(
             rounds.stream(keeper.rounds_done),
             steps_per_epoch=rounds.length,
+            shuffle=False,  # or Keras 3 warns that it does not
             validation_data=as_sequence(validation, batch_size=batch_size),
             epochs=rounds.count,
             initial_epoch=keeper.rounds_done,
