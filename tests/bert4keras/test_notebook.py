@@ -93,6 +93,7 @@ def test_runs(tmp_path, monkeypatch):
 
 def test_committed_outputs():
     assert NOTEBOOK.stat().st_size < 1_000_000
+    assert "/tmp" not in NOTEBOOK.read_text(encoding="utf-8")  # of the machine that ran it
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     cells = code_cells(notebook)
