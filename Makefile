@@ -39,8 +39,10 @@ $(VENV)/.stamp-install: $(VENV)/.stamp-venv requirements.txt requirements-bert4k
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.stamp-dev: $(VENV)/.stamp-install requirements-dev.txt requirements-torch.txt
+$(VENV)/.stamp-dev: $(VENV)/.stamp-install requirements-dev.txt requirements-torch.txt \
+		requirements-seqeval.txt
 	$(PIP) install -r requirements-dev.txt -r requirements-torch.txt
+	$(PIP) install --no-deps --no-build-isolation -r requirements-seqeval.txt
 	@touch $@
 
 install: $(VENV)/.stamp-install ## create .venv with all that the demo needs
