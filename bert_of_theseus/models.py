@@ -452,13 +452,13 @@ def distil(
             "build_successor_model(theseus, copy), copy being keras.models.clone_model(head) "
             "after copy.set_weights(head.get_weights())."
         )
-    distilled = TheseusModel(_structure(model), outputs, name=name or f"distilled_{model.name}")
+    distilled = TheseusModel(input_structure(model), outputs, name=name or f"distilled_{model.name}")
     if hasattr(model, "_theseus_parts"):
         object.__setattr__(distilled, "_theseus_parts", model._theseus_parts)
     return distilled
 
 
-def _structure(model):
+def input_structure(model):
     """The inputs of `model` as it takes them: a tensor, a list or a dict."""
     # Keras 3 gives a sequential model's `input` of the model that it was put in.
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
@@ -473,7 +473,7 @@ def _on_inputs_of(model, teacher):
         raise ValueError(
             f"The teacher takes {len(theirs)} inputs, the student {len(model.inputs)}."
         )
-    names = _structure(teacher)
+    names = input_structure(teacher)
     if not isinstance(names, dict):
         return teacher
     inputs = [keras.Input(tuple(x.shape)[1:], dtype=x.dtype, name=x.name) for x in model.inputs]

@@ -14,6 +14,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import inspect
+import math
 import os
 import platform
 import statistics
@@ -38,7 +39,7 @@ from .models import (
 from .report import markdown_table
 from .rounds import Source
 from .schedules import ConstantReplacement, LinearReplacement
-from .training import Stage, StageResult, described, evaluate, fit, lower_is_better
+from .training import Stage, StageResult, described, evaluator, fit, lower_is_better, uncompiled
 
 __all__ = ["Compressed", "Stage", "compress", "measure_latency"]
 
@@ -49,15 +50,15 @@ TITLES = {
 }
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Compressed:
     """What `compress` returns.
 
     Attributes:
-        successor: The compressed model, a plain Keras model.
+        successor: The compressed model, a plain Keras model, not compiled.
         classifier: Its head, fine-tuned with it: not the one that was given, which is the
             predecessor's.
-        predecessor: The predecessor's model, encoder and head.
+        predecessor: The predecessor's model, encoder and head, not compiled.
         theseus: The Theseus model. It shares its modules with `successor`.
         stages: List of `StageResult`, one per stage that was trained.
         rows: The report, a dict per model: `model`, `layers`, `parameters`, `score` (on the
@@ -97,6 +98,9 @@ class Compressed:
 
     def _repr_markdown_(self):
         return self.table
+
+    def __repr__(self):
+        return f"{self.table}\n\nSaved in {self.directory}"
 
 
 def compress(
@@ -269,13 +273,14 @@ def compress(
             "seconds": spent and spent.seconds,
             "cpu_seconds": spent and spent.cpu_seconds,
         }
+        judge = evaluator(model, **judged)
         for key, data in (("score", validation), ("test_score", test)):
             if data is not None:
-                row[key] = evaluate(model, data, **judged)
+                row[key] = judge(data)
         rows.append(row)
 
     if predecessor_stage is not None:
-        run("predecessor", full, full, predecessor_stage)
+        run("predecessor", uncompiled(full), full, predecessor_stage)
     report("predecessor", full, predecessor)
 
     if initialize is not None:
@@ -292,7 +297,7 @@ def compress(
     report("theseus", small, successor)
 
     if successor_stage is not None:
-        trained = small
+        trained = uncompiled(small)
         if not train_embeddings_and_head:
             trained = theseus
             set_replacement_rate(theseus, 1.0)
@@ -313,16 +318,17 @@ def compress(
     result = Compressed(small, head, full, theseus, stages, rows, settings, directory)
     _save_report(result)
     if verbose:
-        print(f"\n{result.table}\n\nSaved in {directory}")
+        print(f"\n{result}")
     return result
 
 
 def measure_latency(
     models: dict, examples: list, rounds: int = 3, progress=None
 ) -> dict[str, float]:
-    """Median seconds that each model takes for one example.
+    """Seconds that each model takes for one example: the median over the examples.
 
-    The models take turns, so that whatever else the machine does meets all of them.
+    Of an example the quickest of the `rounds` calls counts, and the models take turns, since
+    whatever else the machine does only ever adds to a call.
 
     Args:
         models: Keras models by name.
@@ -333,15 +339,16 @@ def measure_latency(
     Returns:
         Dict of floats by name.
     """
-    seconds = {name: [] for name in models}
-    turns = examples * (rounds + 1)
-    for index, example in enumerate(progress(turns) if progress else turns):
+    quickest = {name: [math.inf] * len(examples) for name in models}
+    turns = [*enumerate(examples)] * (rounds + 1)
+    for turn, (index, example) in enumerate(progress(turns) if progress else turns):
         for name, model in models.items():
             start = time.perf_counter()
             model.predict_on_batch(example)
-            if index >= len(examples):  # the first round compiles
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            if turn >= len(examples):  # the first round compiles
+                seconds = time.perf_counter() - start
+                quickest[name][index] = min(quickest[name][index], seconds)
+    return {name: statistics.median(values) for name, values in quickest.items()}
 
 
 def environment() -> dict:

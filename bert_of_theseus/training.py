@@ -25,6 +25,7 @@ import numpy as np
 from .backend import keras, ops, register, reseed, to_numpy
 from .files import check_room, replace_file, write_json
 from .layers import get_replacement_rate
+from .models import input_structure
 from .rounds import Rounds, as_sequence
 
 __all__ = [
@@ -35,9 +36,11 @@ __all__ = [
     "WarmupDecay",
     "described",
     "evaluate",
+    "evaluator",
     "fit",
     "lower_is_better",
     "predict",
+    "uncompiled",
 ]
 
 WEIGHTS = "model.weights.h5"
@@ -267,7 +270,7 @@ def fit(
     }
     # Through JSON, as what is read from the file was.
     settings = json.loads(json.dumps(settings, default=repr))
-    weights = keras.Model(kept.inputs, kept.outputs)  # without the optimizer's state
+    weights = uncompiled(kept)  # without the optimizer's state
     result = _finished(directory, settings)
     if result is not None:
         weights.load_weights(str(directory / WEIGHTS))
@@ -309,12 +312,32 @@ def evaluate(
     score: Callable | None = None,
     batch_size: int = 32,
 ) -> float:
-    """The number by which `fit` chooses weights, of `model` on `data`. Compiles `model`."""
+    """The number by which `fit` chooses weights, of `model` on `data`.
+
+    `model` may be compiled or not, and stays as it is.
+    """
+    return evaluator(model, loss, metrics, monitor, score, batch_size)(data)
+
+
+def evaluator(model, loss, metrics, monitor, score, batch_size) -> Callable:
+    """`evaluate` as a function of the data, which Keras traces once."""
     if score is not None:
-        return float(score(model, data))
-    model.compile(loss=loss, metrics=[fresh(metric) for metric in metrics])
-    logs = model.evaluate(as_sequence(data, batch_size), verbose=0, return_dict=True)
-    return float(logs[(monitor or _first_name(metrics)).removeprefix("val_")])
+        return lambda data: float(score(model, data))
+    judged = uncompiled(model)
+    judged.compile(loss=loss, metrics=[fresh(metric) for metric in metrics])
+    name = (monitor or _first_name(metrics)).removeprefix("val_")
+
+    def judge(data):
+        batches = as_sequence(data, batch_size)
+        return float(judged.evaluate(batches, verbose=0, return_dict=True)[name])
+
+    return judge
+
+
+def uncompiled(model: keras.Model) -> keras.Model:
+    """The same layers and weights as a model of its own, without loss and optimizer."""
+    outputs = model.outputs[0] if len(model.outputs) == 1 else model.output
+    return keras.Model(input_structure(model), outputs, name=model.name)
 
 
 def predict(model, batches):

@@ -109,6 +109,19 @@ def test_what_is_left_on_disk(whole):
             assert row["parameters"] == models[row["model"]].count_params()
     assert result.table in (result.directory / "report.md").read_text()
     assert "successor, fine-tuned" in result._repr_markdown_()
+    assert repr(result) == f"{result.table}\n\nSaved in {result.directory}"
+
+
+def test_the_models_are_not_compiled(whole, tmp_path):
+    """Their files need no class of ours, and hold no optimizer of a stage."""
+    result, _, _ = whole
+    for model in (result.predecessor, result.successor):
+        assert not getattr(model, "compiled", getattr(model, "_is_compiled", None))
+    result.successor.save(tmp_path / "successor.keras")
+    loaded = keras.models.load_model(tmp_path / "successor.keras")
+    np.testing.assert_array_equal(
+        loaded.predict(TEST[0], verbose=0), result.successor.predict(TEST[0], verbose=0)
+    )
 
 
 def test_the_same_call_again_trains_nothing(whole):
