@@ -35,6 +35,8 @@ _EXPORTS = {
     "load_pretrained": "checkpoints",
     "save_checkpoint": "checkpoints",
     "save_pretrained": "checkpoints",
+    "Runtime": "runtimes",
+    "open_runtime": "runtimes",
     "plot_schedule": "report",
     "plot_tradeoff": "report",
     "plot_training": "report",
