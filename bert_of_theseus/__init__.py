@@ -35,6 +35,8 @@ _EXPORTS = {
     "load_pretrained": "checkpoints",
     "save_checkpoint": "checkpoints",
     "save_pretrained": "checkpoints",
+    "export_litert": "export",
+    "export_onnx": "export",
     "Runtime": "runtimes",
     "open_runtime": "runtimes",
     "plot_schedule": "report",
