@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -112,8 +113,11 @@ def _embedding_rows(model, tensor) -> int | None:
     from bert_of_theseus.backend import keras
 
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Embedding) and layer.input is tensor:
-            return layer.input_dim
+        if isinstance(layer, keras.layers.Embedding):
+            # Of a layer that is called more than once, Keras does not say.
+            with contextlib.suppress(AttributeError, ValueError):
+                if layer.input is tensor:
+                    return layer.input_dim
     return None
 
 
@@ -227,7 +231,7 @@ def _random_batches(source: Source) -> list:
 
 def _compare(runtime, model, batches, tolerance, path):
     for token_ids, segment_ids in batches:
-        expected = np.asarray(model.predict_on_batch([token_ids, segment_ids]))
+        expected = np.asarray(model([token_ids, segment_ids], training=False))
         if not np.isfinite(expected).all():
             raise ValueError("The model's own output is NaN or infinite. Nothing was exported.")
         try:
