@@ -234,7 +234,7 @@ FRESH = """
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx", "model.int8.tflite"])
 def test_a_runtime_imports_no_keras(name, exported):
-    forbidden = ["bert4keras", "torch", "jax"]
+    forbidden = ["bert4keras", "torch"]
     if name.endswith(".onnx") or importlib.util.find_spec("ai_edge_litert"):
         forbidden += ["keras", "tf_keras", "tensorflow"]  # else it is TensorFlow's own LiteRT
     arguments = [sys.executable, "-c", textwrap.dedent(FRESH), exported[0] / name, *forbidden]
