@@ -26,6 +26,7 @@ _EXPORTS = {
     "build_theseus_model": "models",
     "distil": "models",
     "initialize_successor": "models",
+    "load_model": "models",
     "Compressed": "recipe",
     "compress": "recipe",
     "NonFiniteLossError": "training",

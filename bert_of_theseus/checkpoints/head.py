@@ -158,7 +158,10 @@ def load_beside(path: Path):
                 raise ValueError(f"{broken} does not match its checksum")
             config = json.loads(archive.read("config.json"))
         _check_names(config)
-        return keras.models.load_model(str(path), compile=False, safe_mode=True)
+        model = keras.models.load_model(str(path), compile=False, safe_mode=True)
+        if not isinstance(model, keras.Model):  # whatever else a config describes
+            raise ValueError(f"it holds a {type(model).__name__}, no model")
+        return model
     except FileNotFoundError:
         raise
     except Exception as error:  # Keras, h5py and zipfile have each their own errors for damage
@@ -222,7 +225,7 @@ def load_head(checkpoint: Checkpoint):
     architecture = (config.get("architectures") or [SEQUENCE if names else None])[0]
     if beside.is_file():
         classifier = load_beside(beside)
-        found = classifier.output_shape[-1]
+        found = _num_classes(classifier, checkpoint.config["hidden_size"], beside)
     elif architecture in (SEQUENCE, TOKEN):
         names = (names or [CLASSIFIER])[0]
         wanted = (POOLER if architecture == SEQUENCE else ()) + names
@@ -257,6 +260,18 @@ def load_head(checkpoint: Checkpoint):
     if labels is not None and len(labels) != found:
         raise ValueError(f"{str(path)!r} names {len(labels)} labels, and the head has {found}.")
     return classifier, labels
+
+
+def _num_classes(classifier, hidden_size: int, path: Path) -> int:
+    """The width of a head's output, once it is made sure that it stands on such an encoder."""
+    inputs, outputs = classifier.input_shape, classifier.output_shape
+    fits = isinstance(inputs, tuple) and len(inputs) in (2, 3) and inputs[-1] == hidden_size
+    if not fits or not isinstance(outputs, tuple) or len(outputs) not in (2, len(inputs)):
+        raise ValueError(
+            f"{str(path)!r} should be a head on hidden states of size {hidden_size}. It takes "
+            f"{inputs} and gives {outputs}."
+        )
+    return outputs[-1]
 
 
 def _labels(names, path: Path) -> list[str] | None:

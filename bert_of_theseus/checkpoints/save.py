@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_of_theseus.checkpoints.base import Checkpoint, read_json
+from bert_of_theseus.checkpoints.base import VOCAB_DIGEST, Checkpoint, read_json
 from bert_of_theseus.checkpoints.google import GoogleCheckpoint
 from bert_of_theseus.checkpoints.head import (
     BESIDE,
@@ -336,7 +336,10 @@ def _staged(directory, kind, owned, vocab, lowercase, overwrite) -> Iterator[Pat
             _write_vocab(new, vocab, lowercase)
             owned = [*owned, *_TOKENIZER, *_STALE]
         elif exists and (directory / "vocab.txt").is_file():
-            shutil.copyfile(directory / "vocab.txt", new / "vocab.txt")  # to be checked
+            for file in _TOKENIZER:  # to be checked
+                if (directory / file).is_file():
+                    shutil.copyfile(directory / file, new / file)
+            owned = [*owned, *_TOKENIZER]
         yield new
         if exists:
             _replace(directory, new, old, owned)
@@ -448,6 +451,7 @@ def _write_vocab(scratch: Path, vocab, lowercase: bool | None) -> None:
         {
             "tokenizer_class": "BertTokenizer",
             "do_lower_case": lowercase,
+            VOCAB_DIGEST: hashlib.sha256(content).hexdigest(),
             **{f"{n}_token": f"[{n.upper()}]" for n in ("unk", "sep", "pad", "cls", "mask")},
         },
     )
