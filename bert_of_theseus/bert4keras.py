@@ -85,7 +85,7 @@ def _attention_dropout(keras):
     return AttentionDropout
 
 
-def _make_storable(tf, keras, models):
+def _make_storable(tf, keras, theirs):
     """Lets Keras' files name what bert4keras' models are made of, where they would hold code.
 
     Safe loading refuses the code of a Lambda layer, and bert4keras has three: two masks and the
@@ -119,7 +119,7 @@ def _make_storable(tf, keras, models):
             ("BERT.apply_final_layers", "<lambda>", "first_token", lambda x: x[:, 0]),
         )
     }
-    original = models.Transformer.apply
+    original = theirs.Transformer.apply
 
     @functools.wraps(original)
     def apply(self, inputs=None, layer=None, arguments=None, **kwargs):
@@ -128,11 +128,11 @@ def _make_storable(tf, keras, models):
             kwargs["function"] = functions[name]
         return original(self, inputs, layer, arguments, **kwargs)
 
-    models.Transformer.apply = apply
+    theirs.Transformer.apply = apply
 
     @register
     class RoFormerV2Initializer(keras.initializers.Initializer):
-        __call__ = models.RoFormerV2.initializer
+        __call__ = theirs.RoFormerV2.initializer
 
         def __init__(self, num_hidden_layers):
             self.num_hidden_layers = num_hidden_layers
@@ -140,7 +140,7 @@ def _make_storable(tf, keras, models):
         def get_config(self):
             return {"num_hidden_layers": self.num_hidden_layers}
 
-    models.RoFormerV2.initializer = property(
+    theirs.RoFormerV2.initializer = property(
         lambda self: RoFormerV2Initializer(self.num_hidden_layers)
     )
 
