@@ -36,6 +36,7 @@ _EXPORTS = {
     "load_pretrained": "checkpoints",
     "save_checkpoint": "checkpoints",
     "save_pretrained": "checkpoints",
+    "Predictor": "predictor",
     "plot_schedule": "report",
     "plot_tradeoff": "report",
     "plot_training": "report",

@@ -112,6 +112,8 @@ def describe_head(classifier, transformer) -> Head:
     if not isinstance(classifier, keras.Model):
         inputs = keras.Input(shape[1:])
         classifier = keras.Model(inputs, classifier(inputs), name="classifier")
+    # For those who run the model: what the outputs are.
+    config["classifier_activation"] = _kind_of(y)
     return Head(None, {}, config, y.shape[-1], classifier, (x, y))
 
 
@@ -128,6 +130,13 @@ def _activation(logits, outputs) -> str | None:
         ):
             return name
     return None
+
+
+def _kind_of(outputs) -> str:
+    """The activation that outputs look as if they came from."""
+    if outputs.shape[-1] > 1 and np.allclose(outputs.sum(-1), 1, atol=1e-5):
+        return "softmax" if (outputs >= 0).all() else "linear"
+    return "sigmoid" if ((outputs >= 0) & (outputs <= 1)).all() else "linear"
 
 
 def save_beside(head: Head, path: Path) -> None:
@@ -219,7 +228,7 @@ def load_head(checkpoint: Checkpoint):
 
     path = checkpoint.config_file
     config = read_json(path)
-    labels = _labels(config.get("id2label"), path)
+    labels = read_labels(config.get("id2label"), path)
     beside = checkpoint.directory / BESIDE
     names = [n for n in (CLASSIFIER, GOOGLE_CLASSIFIER) if n[0] in checkpoint.names]
     architecture = (config.get("architectures") or [SEQUENCE if names else None])[0]
@@ -243,7 +252,7 @@ def load_head(checkpoint: Checkpoint):
         classifier = build(
             hidden_size,
             found,
-            activation=_stored_activation(config, found, path),
+            activation=stored_activation(config, found, path),
             dropout_rate=_stored_dropout(config, path),
         )
         shapes = [tuple(weight.shape) for weight in classifier.weights]
@@ -274,7 +283,8 @@ def _num_classes(classifier, hidden_size: int, path: Path) -> int:
     return outputs[-1]
 
 
-def _labels(names, path: Path) -> list[str] | None:
+def read_labels(names, path: Path) -> list[str] | None:
+    """The classes' names in a config's `id2label`; `None` where they are none but numbers."""
     if names is None:
         return None
     keys = [str(number) for number in range(len(names))] if isinstance(names, dict) else None
@@ -284,7 +294,8 @@ def _labels(names, path: Path) -> list[str] | None:
     return None if labels == [f"LABEL_{key}" for key in keys] else labels
 
 
-def _stored_activation(config: dict, num_classes: int, path: Path) -> str:
+def stored_activation(config: dict, num_classes: int, path: Path) -> str:
+    """The activation that a config says its head ends in, or that its kind of head has."""
     default = {
         "regression": "linear",
         "multi_label_classification": "sigmoid",

@@ -49,6 +49,9 @@ _TOKENIZER = ("vocab.txt", "tokenizer_config.json")
 # What `transformers` would prefer to a new vocab.txt.
 _STALE = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 
+# Exported from the weights that were there before.
+_EXPORTED = ("model.onnx", "model.*.onnx", "model.tflite", "model.*.tflite")
+
 # The functions in bert4keras' layers, and the name that each kind of config calls them by.
 _ACTIVATIONS = {
     "gelu_erf": ("gelu", "gelu"),
@@ -81,7 +84,8 @@ def save_pretrained(
     `BertForTokenClassification`, with logits in place of probabilities. Any other head, such as
     the article's `[CLS]` and dense, is saved beside a `BertModel`, as head.keras.
 
-    `load_pretrained` reads both back. Files of the folder that are not the model's stay.
+    `load_pretrained` reads both back. Files of the folder that are not the model's stay; what was
+    exported from the old model (model.onnx and its kind) goes with it.
 
     Args:
         directory: the folder, new or old. Its old model is replaced when all of the new one is
@@ -133,6 +137,7 @@ def save_pretrained(
     prefix = "" if architecture == "BertModel" else "bert."
 
     owned = ["config.json", SINGLE_FILE, SHARD_INDEX, "model-*-of-*.safetensors", BESIDE]
+    owned += _EXPORTED
     with _staged(directory, HuggingFaceCheckpoint, owned, vocab, lowercase, overwrite) as scratch:
         _write_safetensors(scratch / SINGLE_FILE, tensors, prefix)
         _finish(scratch, "config.json", config, tensors, head, HuggingFaceCheckpoint)
@@ -190,6 +195,7 @@ def save_checkpoint(
     config["hidden_act"] = _ACTIVATIONS[config["hidden_act"]][0]
 
     owned = [_GOOGLE_CONFIG, f"{_GOOGLE_PREFIX}.index", f"{_GOOGLE_PREFIX}.data-*", BESIDE]
+    owned += _EXPORTED
     with _staged(directory, GoogleCheckpoint, owned, vocab, lowercase, overwrite) as scratch:
         _write_tensorflow(scratch / _GOOGLE_PREFIX, tensors)
         _finish(scratch, _GOOGLE_CONFIG, config, tensors, head, GoogleCheckpoint)
