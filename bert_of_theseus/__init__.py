@@ -37,6 +37,8 @@ _EXPORTS = {
     "save_checkpoint": "checkpoints",
     "save_pretrained": "checkpoints",
     "Predictor": "predictor",
+    "Runtime": "runtimes",
+    "open_runtime": "runtimes",
     "plot_schedule": "report",
     "plot_tradeoff": "report",
     "plot_training": "report",

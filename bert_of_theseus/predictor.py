@@ -145,6 +145,11 @@ class Predictor:
         check_vocab(vocab, config, stacklevel=2)
         tokenizer = Tokenizer(vocab)
         limit = config.get("max_position_embeddings", 512)
+        if "id2label" not in config and (config.get("architectures") or [None])[0] == "BertModel":
+            raise ValueError(
+                f"{str(path)!r} names no labels (id2label): it is an encoder without a head. Save "
+                "it with its classifier."
+            )
         kind, runtime = _open(directory, kind, num_threads)
         limit = min(limit, runtime.max_length or limit)
         if max_length is not None and max_length > limit:

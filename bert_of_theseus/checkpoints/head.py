@@ -204,7 +204,7 @@ def _is_known(config: dict) -> bool:
         return bool(registered(function)) or callable(getattr(keras.activations, function, None))
     if name in ("Lambda", "__lambda__"):
         return False
-    if (name, module) == ("Functional", keras.Model.__module__.replace("training", "functional")):
+    if name == "Functional" and module in _FUNCTIONAL:
         return True
     if registered(str(config.get("registered_name") or name)):
         return True
@@ -215,6 +215,11 @@ def _is_known(config: dict) -> bool:
     return part in _KERAS_PARTS and isinstance(getattr(getattr(keras, part), name, None), type)
 
 
+_FUNCTIONAL = (  # of Keras 2, tf_keras and Keras 3
+    "keras.src.engine.functional",
+    "tf_keras.src.engine.functional",
+    "keras.src.models.functional",
+)
 _KERAS_PARTS = ("constraints", "initializers", "layers", "models", "regularizers")
 
 
