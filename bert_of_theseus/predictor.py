@@ -163,7 +163,7 @@ class Predictor:
                 tokenizer,
                 labels,
                 activation=stored_activation(config, len(config.get("id2label") or (0, 1)), path),
-                max_length=max_length or limit,
+                max_length=limit if max_length is None else max_length,
                 batch_size=batch_size,
                 kind=kind,
             )
