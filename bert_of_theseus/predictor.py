@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .bert_classifier import LABELS, WEIGHTS, load_classifier
 from .checkpoints.base import missing_file, read_json
 from .checkpoints.google import GoogleCheckpoint
 from .checkpoints.head import read_labels, stored_activation
@@ -33,6 +35,7 @@ __all__ = ["KINDS", "Predictor"]
 KINDS = ("onnx", "tflite", "keras", "float16.tflite", "int8.onnx", "int8.tflite")
 
 _CONFIGS = ("config.json", "bert_config.json")
+_CHECKPOINTS = (HuggingFaceCheckpoint, GoogleCheckpoint)
 _PAIR = 2
 
 
@@ -110,7 +113,7 @@ class Predictor:
         batch_size: int = 32,
         num_threads: int | None = None,
     ) -> Predictor:
-        """Loads what `save_pretrained`, `save_checkpoint` and the exports wrote.
+        """Loads what `save_pretrained`, `save_checkpoint` and the exports wrote, or the demo.
 
         Args:
             directory: a folder with config.json (or bert_config.json), vocab.txt,
@@ -139,6 +142,8 @@ class Predictor:
             raise ValueError(f"`kind` should be one of {', '.join(KINDS)}. Received: {kind!r}.")
         path, config = _read_config(directory)
         labels = read_labels(config.get("id2label"), path)
+        if (directory / LABELS).is_file():
+            labels = json.loads((directory / LABELS).read_text(encoding="utf-8"))
         vocab = directory / "vocab.txt"
         if not vocab.is_file():
             raise missing_file(directory, "vocab.txt")
@@ -330,11 +335,18 @@ def _read_config(directory: Path) -> tuple[Path, dict]:
 
 def _open(directory: Path, kind: str | None, num_threads: int | None):
     """The form that is asked for, or the first that is there and can be run."""
-    from .runtimes import open_runtime
+    from .runtimes import KerasRuntime, open_runtime
+
+    class Classifier(KerasRuntime):
+        """What `scripts/iflytek.py` saves."""
+
+        def _load_folder(self):
+            return load_classifier(self.path)[0]
 
     paths = {k: directory / f"model.{k}" for k in KINDS if k != "keras"}
     there = {k: path for k, path in paths.items() if path.is_file()}
-    if any(c.find_tensors(directory) for c in (HuggingFaceCheckpoint, GoogleCheckpoint)):
+    is_script_s = (directory / WEIGHTS).is_file()
+    if is_script_s or any(c.find_tensors(directory) for c in _CHECKPOINTS):
         there["keras"] = directory
     if kind is not None and kind not in there:
         looked_for = "a checkpoint for Keras" if kind == "keras" else paths[kind].name
@@ -344,7 +356,8 @@ def _open(directory: Path, kind: str | None, num_threads: int | None):
     errors = []
     for k in [kind] if kind else [k for k in KINDS if k in there]:
         try:
-            return k, open_runtime(there[k], num_threads=num_threads)
+            open_form = Classifier if k == "keras" and is_script_s else open_runtime
+            return k, open_form(there[k], num_threads)
         except ImportError as error:
             errors.append(error)
     raise ImportError(" ".join(map(str, errors))) from errors[0]

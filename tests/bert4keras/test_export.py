@@ -465,7 +465,8 @@ def test_an_interruption_between_two_moves(kind, bert, saved, tmp_path):
 def test_an_old_model_is_replaced_whole(kind, bert, saved, tmp_path):
     folder = shutil.copytree(saved[kind], tmp_path / "a")
     (folder / "README.md").write_text("mine")
-    (folder / "tokenizer.json").write_text("stale")
+    for name in ("tokenizer.json", "model.onnx", "model.int8.tflite"):
+        (folder / name).write_text("stale")
     if kind == "huggingface":
         (folder / "model-00001-of-00002.safetensors").write_text("stale")
     quietly(SAVE[kind], folder, bert, classification_head(16, 2), vocab=VOCAB)
