@@ -62,7 +62,7 @@ class Saved:
         self.folder = folder
         transformer = build_transformer_model(return_keras_model=False, **TINY)
         classifier = scatter(HEADS[head](), seed=1, scale=1)
-        scatter(transformer.model)
+        scatter(transformer.model, scale=1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a head that others do not know
             save(folder, transformer, classifier, vocab=VOCAB, labels=LABELS)
