@@ -412,6 +412,8 @@ def _write_safetensors(path: Path, tensors: dict, prefix: str) -> None:
     digests = {name: hashlib.sha256(value).hexdigest() for name, value in stored.items()}
     try:
         save_file(stored, path, metadata={"format": "pt", DIGESTS: json.dumps(digests)})
+        # It would be its owner's alone. The folder has what this process gives.
+        path.chmod(path.parent.stat().st_mode & 0o666)
     except SafetensorError as error:
         raise OSError(f"{str(path)!r} could not be written: {error}") from error
 

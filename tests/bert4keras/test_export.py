@@ -325,6 +325,15 @@ def test_what_the_model_does_not_hold_is_named(tmp_path):
     assert "pooler" not in str(caught[0].message)
 
 
+def test_files_that_others_may_read(saved):
+    """All that is written has the rights that any new file has."""
+    for folder in saved.values():
+        (folder / "any").touch()
+        rights = {path.stat().st_mode for path in folder.iterdir()}
+        (folder / "any").unlink()
+        assert len(rights) == 1
+
+
 def test_vocabularies(bert, tmp_path):
     words = dict(zip(VOCAB, range(40)))
     quietly(save_pretrained, tmp_path, bert, vocab=Tokenizer(words, do_lower_case=False))
