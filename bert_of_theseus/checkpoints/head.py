@@ -112,8 +112,6 @@ def describe_head(classifier, transformer) -> Head:
     if not isinstance(classifier, keras.Model):
         inputs = keras.Input(shape[1:])
         classifier = keras.Model(inputs, classifier(inputs), name="classifier")
-    # For those who run the model: what the outputs are.
-    config["classifier_activation"] = _kind_of(y)
     return Head(None, {}, config, y.shape[-1], classifier, (x, y))
 
 
@@ -132,8 +130,8 @@ def _activation(logits, outputs) -> str | None:
     return None
 
 
-def _kind_of(outputs) -> str:
-    """The activation that outputs look as if they came from."""
+def apparent_activation(outputs) -> str:
+    """What outputs look as if they came from, where the head does not say."""
     if outputs.shape[-1] > 1 and np.allclose(outputs.sum(-1), 1, atol=1e-5):
         return "softmax" if (outputs >= 0).all() else "linear"
     return "sigmoid" if ((outputs >= 0) & (outputs <= 1)).all() else "linear"

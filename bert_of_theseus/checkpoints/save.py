@@ -26,6 +26,7 @@ from bert_of_theseus.checkpoints.head import (
     GOOGLE_CLASSIFIER,
     POOLER,
     Head,
+    apparent_activation,
     describe_head,
     save_beside,
 )
@@ -218,6 +219,8 @@ def _describe(transformer, classifier, labels) -> tuple[dict, dict, Head | None]
     if head:
         tensors.update(head.tensors)
         config.update(head.config)
+        if "classifier_activation" not in config:  # for those who run the model
+            config["classifier_activation"] = apparent_activation(head.probe[1])
     if labels is not None:
         labels = list(labels)
         if not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels):

@@ -34,12 +34,22 @@ TINY = {
     "hidden_act": "gelu",
     "max_position_embeddings": 32,
 }
+
+
+def recurrent_head():
+    """A head that no config can name."""
+    inputs = keras.Input((None, 16))
+    x = keras.layers.Bidirectional(keras.layers.GRU(3))(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3, activation="sigmoid")(x))
+
+
 HEADS = {
     "pooler": lambda: pooler_classification_head(16, 3),
     "first token": lambda: classification_head(16, 3),
     "logits": lambda: classification_head(16, 3, activation="linear"),
     "independent": lambda: pooler_classification_head(16, 3, activation="sigmoid"),
     "tagger": lambda: tagging_head(16, 3),
+    "recurrent": recurrent_head,
 }
 
 
@@ -105,13 +115,14 @@ def test_as_the_keras_model(head, saved):
 
 
 def test_other_outputs(saved):
-    for head in ("logits", "independent"):
+    for head in ("logits", "independent", "recurrent"):
         predictor = Predictor.load(saved[head].folder)
         for text, row in zip(texts(5), predictor.predict(texts(5))):
             expected = saved[head].outputs(text)
             if head == "logits":
                 expected = np.exp(expected) / np.exp(expected).sum()
             np.testing.assert_allclose(values(row), expected, atol=1e-5)
+            assert ("labels" in row) == (head != "logits")
     text = "ab 天 cs"
     (row,) = Predictor.load(saved["tagger"].folder).predict([text])
     expected = saved["tagger"].outputs(text)[1:-1]

@@ -37,7 +37,8 @@ def write(directory, *, tags=False, labels=LABELS, kinds=("onnx",), **config):
     for kind in kinds:
         path = directory / f"model.{kind}"
         onnx.save(_model(tags, activation, len(labels)), path)
-        seal(path, {"suffix": ".onnx", "max_length": MAX_LENGTH, "vocab_size": len(VOCAB)})
+        note = {"suffix": ".onnx", "max_length": MAX_LENGTH, "vocab_size": len(VOCAB)}
+        seal(path, {**note, "segments": 2, "length": None})
     return directory
 
 
