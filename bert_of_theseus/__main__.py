@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from bert_of_theseus import __version__
 
@@ -26,11 +27,13 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="""examples:
   echo "A joy to watch." | python -m bert_of_theseus predict successor
   python -m bert_of_theseus predict successor reviews.txt --output labels.jsonl
+  python -m bert_of_theseus export successor --onnx
   python -m bert_of_theseus predict --help""",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_predict(commands)
+    _add_export(commands)
     return parser
 
 
@@ -97,6 +100,37 @@ could be done; 130 after Ctrl-C.""",
         "--threads", type=_positive, metavar="N", help="CPU threads; default: the runtime's own"
     )
     parser.set_defaults(run=predict)
+
+
+def _add_export(commands) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a model in the forms that run fast",
+        description=(
+            "Writes the model in DIR in forms that run faster, beside it: model.onnx for ONNX "
+            "Runtime, which needs neither Keras nor TensorFlow, model.tflite for LiteRT. What is "
+            "written is compared with the model first."
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  python -m bert_of_theseus export successor                          model.onnx
+  python -m bert_of_theseus export successor --onnx --int8            model.int8.onnx
+  python -m bert_of_theseus export successor --litert --float32 --float16
+                                                      model.tflite, model.float16.tflite
+
+Exit status: 0; 2 if a file could not be written, and what was there before is.""",
+    )
+    parser.add_argument("directory", metavar="DIR", help="folder of the saved model")
+    form = parser.add_argument_group("forms (default: --onnx)")
+    form.add_argument("--onnx", action="store_true", help="for ONNX Runtime")
+    form.add_argument("--litert", action="store_true", help="for LiteRT (TensorFlow Lite)")
+    stored = parser.add_argument_group("how weights are stored (default: --float32)")
+    stored.add_argument("--float32", action="store_true", help="as they are")
+    stored.add_argument("--float16", action="store_true", help="in half the size, with --litert")
+    stored.add_argument(
+        "--int8", action="store_true", help="in a quarter of the size; the results change a little"
+    )
+    parser.set_defaults(run=export)
 
 
 def _positive(value: str) -> int:
@@ -253,6 +287,35 @@ def _shortened(value, top: int | None):
     if "probabilities" in shortened and top is not None:
         shortened["probabilities"] = dict(list(shortened["probabilities"].items())[:top])
     return {key: shortened.get(key, item) for key, item in value.items()}
+
+
+def export(args: argparse.Namespace) -> int:
+    """Writes a model in other forms; returns the exit status."""
+    stored = [name for name in ("float32", "float16", "int8") if getattr(args, name)]
+    stored = stored or ["float32"]
+    if args.float16 and not args.litert:
+        raise ValueError("--float16 is a form of --litert.")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from bert_of_theseus.bert_classifier import WEIGHTS, load_classifier
+    from bert_of_theseus.checkpoints import load_pretrained
+    from bert_of_theseus.export import export_litert, export_onnx
+
+    directory = Path(args.directory)
+    if (directory / WEIGHTS).is_file():
+        model = [load_classifier(directory)[0]]
+    else:
+        model = list(load_pretrained(directory)[:2])
+    for name in stored:
+        infix, quantize = ("", None) if name == "float32" else (f"{name}.", name)
+        paths = []
+        if args.onnx or not args.litert:
+            paths += [(directory / f"model.{infix}onnx", export_onnx)] * (name != "float16")
+        if args.litert:
+            paths.append((directory / f"model.{infix}tflite", export_litert))
+        for path, write in paths:
+            write(path, *model, quantize=quantize)
+            print(f"{path}  {path.stat().st_size / 1e6:.1f} MB", flush=True)
+    return 0
 
 
 def _is_same(path, source) -> bool:

@@ -1,6 +1,7 @@
 """The predictor over every form of a saved model, against the Keras model itself."""
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -22,6 +23,7 @@ from bert_of_theseus.checkpoints import save_checkpoint, save_pretrained
 from bert_of_theseus.checkpoints.base import read_config
 from bert_of_theseus.data import Tokenizer as WordPieces
 from bert_of_theseus.heads import classification_head, pooler_classification_head, tagging_head
+from bert_of_theseus.predictor import KINDS
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##s", "天"]
 LABELS = ["bad", "so-so", "好"]
@@ -93,10 +95,19 @@ def values(row):
     return [row["probabilities"][label] for label in LABELS]
 
 
+def command(*arguments, text=""):
+    return subprocess.run(
+        [sys.executable, "-m", "bert_of_theseus", *map(str, arguments)],
+        input=text.encode(),
+        capture_output=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+
 @pytest.mark.parametrize("head", ["pooler", "first token"])
 def test_as_the_keras_model(head, saved):
     some = texts(40)
-    predictor = Predictor.load(saved[head].folder)
+    predictor = Predictor.load(saved[head].folder, kind="keras")
     assert predictor.kind == "keras" and predictor.max_length == 32
     found = predictor.predict(some)
     for text, row in zip(some, found, strict=True):
@@ -105,13 +116,83 @@ def test_as_the_keras_model(head, saved):
         assert row["label"] == LABELS[expected.argmax()]
     assert len({row["label"] for row in found}) > 1
     for batch_size in (1, 7):
-        other = Predictor.load(saved[head].folder, batch_size=batch_size)
+        other = Predictor.load(saved[head].folder, kind="keras", batch_size=batch_size)
         again = list(other.stream(iter(some)))
         np.testing.assert_allclose([*map(values, again)], [*map(values, found)], atol=1e-5)
     pair = ("a b c", "天 d")
     np.testing.assert_allclose(
         values(predictor.predict([pair])[0]), saved[head].outputs(*pair), atol=1e-5
     )
+
+
+@pytest.fixture(scope="module")
+def exported(saved):
+    """What the command makes of a folder: all forms of one model."""
+    flags = ["--onnx", "--litert", "--float32", "--float16", "--int8"]
+    done = command("export", saved["pooler"].folder, *flags)
+    assert done.returncode == 0, done.stderr.decode()
+    sizes = [line.rsplit("  ", 1) for line in done.stdout.decode().splitlines()]
+    assert {Path(path).name for path, _ in sizes} == {
+        f"model.{kind}" for kind in KINDS if kind != "keras"
+    }
+    return saved["pooler"]
+
+
+# How far probabilities may be from the Keras model's.
+TOLERANCES = {"keras": 1e-5, "onnx": 1e-5, "tflite": 1e-5, "float16.tflite": 5e-3,
+              "int8.onnx": 0.1, "int8.tflite": 0.1}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind(kind, exported):
+    some = texts(30, seed=5)
+    some += list(zip(texts(10, seed=6, longest=10), texts(10, seed=7, longest=10)))
+    predictor = Predictor.load(exported.folder, kind=kind, num_threads=threads(kind))
+    assert predictor.kind == kind and predictor.max_length == 32
+    found = predictor.predict(some)
+    expected = [exported.outputs(*([x] if isinstance(x, str) else x)) for x in some]
+    np.testing.assert_allclose([*map(values, found)], expected, atol=TOLERANCES[kind])
+    for row, scores in zip(found, expected):
+        first, second = sorted(scores)[:-3:-1]
+        if first - second > 2 * TOLERANCES[kind]:
+            assert row["label"] == LABELS[scores.argmax()]
+    if "int8" in kind:
+        return  # it rounds by the batch
+    for batch_size in (1, 7):
+        other = Predictor.load(exported.folder, kind=kind, batch_size=batch_size)
+        again = list(other.stream(iter(some[::-1])))[::-1]
+        np.testing.assert_allclose([*map(values, again)], [*map(values, found)], atol=1e-5)
+
+
+def threads(kind):
+    return None if kind == "keras" else 1  # TensorFlow's are set before its first use
+
+
+def test_which_kind_is_picked(exported, tmp_path):
+    folder = shutil.copytree(exported.folder, tmp_path / "a")
+    for kind in KINDS:
+        assert Predictor.load(folder).kind == kind
+        for path in folder.glob("*.safetensors" if kind == "keras" else f"model.{kind}"):
+            path.unlink()
+    # A new model takes what was exported from the old one with it.
+    assert not list(Saved(tmp_path / "b", "pooler").folder.glob("*.onnx"))
+
+
+def test_taggers_exported(saved):
+    assert command("export", saved["tagger"].folder).returncode == 0
+    onnx = Predictor.load(saved["tagger"].folder)
+    assert onnx.kind == "onnx"
+    tokens = onnx.predict("ab 天 cs")["tokens"]
+    expected = saved["tagger"].outputs("ab 天 cs")[1:-1]
+    for token, scores in zip(tokens, expected, strict=True):
+        assert abs(token["probability"] - scores.max()) < 1e-5
+
+
+def test_what_cannot_be_exported(tmp_path):
+    done = command("export", tmp_path / "nowhere")
+    assert done.returncode == 2 and b"it is missing" in done.stderr
+    done = command("export", tmp_path, "--float16")
+    assert done.returncode == 2 and b"--float16 is a form of --litert" in done.stderr
 
 
 def test_other_outputs(saved):
@@ -124,7 +205,7 @@ def test_other_outputs(saved):
             np.testing.assert_allclose(values(row), expected, atol=1e-5)
             assert ("labels" in row) == (head != "logits")
     text = "ab 天 cs"
-    (row,) = Predictor.load(saved["tagger"].folder).predict([text])
+    (row,) = Predictor.load(saved["tagger"].folder, kind="keras").predict([text])
     expected = saved["tagger"].outputs(text)[1:-1]
     assert [token["text"] for token in row["tokens"]] == ["ab", "天", "c", "s"]
     for token, scores in zip(row["tokens"], expected, strict=True):
@@ -192,14 +273,9 @@ def test_a_vocabulary_of_another_model(saved, tmp_path):
 
 def test_the_command(saved):
     """A process of its own has the set-up of bert4keras to do, and picks Keras 2 for it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bert_of_theseus", "predict", saved["pooler"].folder],
-        input="a b\n\n天\n".encode(),
-        capture_output=True,
-        cwd=Path(__file__).parents[2],
-    )
+    done = command("predict", saved["first token"].folder, text="a b\n\n天\n")
     assert done.returncode == 1
     rows = [json.loads(line) for line in done.stdout.decode().splitlines()]
     assert [row["line"] for row in rows] == [1, 3]
-    np.testing.assert_allclose(values(rows[1]), saved["pooler"].outputs("天"), atol=1e-5)
+    np.testing.assert_allclose(values(rows[1]), saved["first token"].outputs("天"), atol=1e-5)
     assert "line 2: empty" in done.stderr.decode()
