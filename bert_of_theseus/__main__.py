@@ -167,8 +167,7 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def _load(args):
-    # Start-up notices of TensorFlow, for the forms that need it.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _quieten_tensorflow()
     from bert_of_theseus.predictor import Predictor
 
     return Predictor.load(
@@ -295,7 +294,7 @@ def export(args: argparse.Namespace) -> int:
     stored = stored or ["float32"]
     if args.float16 and not args.litert:
         raise ValueError("--float16 is a form of --litert.")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    _quieten_tensorflow()
     from bert_of_theseus.bert_classifier import WEIGHTS, load_classifier
     from bert_of_theseus.checkpoints import load_pretrained
     from bert_of_theseus.export import export_litert, export_onnx
@@ -316,6 +315,14 @@ def export(args: argparse.Namespace) -> int:
             write(path, *model, quantize=quantize)
             print(f"{path}  {path.stat().st_size / 1e6:.1f} MB", flush=True)
     return 0
+
+
+def _quieten_tensorflow() -> None:
+    """No start-up notices, and none of new traces: batches have different shapes."""
+    import logging
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def _is_same(path, source) -> bool:

@@ -72,9 +72,10 @@ class Saved:
 
     def __init__(self, folder, head, save=save_pretrained):
         self.folder = folder
+        keras.utils.set_random_seed(0)
         transformer = build_transformer_model(return_keras_model=False, **TINY)
         classifier = scatter(HEADS[head](), seed=1, scale=1)
-        scatter(transformer.model, scale=1)
+        scatter(transformer.model, scale=0.5)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a head that others do not know
             save(folder, transformer, classifier, vocab=VOCAB, labels=LABELS)
@@ -138,9 +139,16 @@ def exported(saved):
     return saved["pooler"]
 
 
-# How far probabilities may be from the Keras model's.
-TOLERANCES = {"keras": 1e-5, "onnx": 1e-5, "tflite": 1e-5, "float16.tflite": 5e-3,
-              "int8.onnx": 0.1, "int8.tflite": 0.1}  # fmt: skip
+# How far probabilities may be from the Keras model's, at most and on average. These weights are
+# wild, and rounding them tells.
+TOLERANCES = {
+    "keras": (1e-5, 1e-6),
+    "onnx": (1e-5, 1e-6),
+    "tflite": (1e-4, 1e-5),
+    "float16.tflite": (0.03, 3e-3),
+    "int8.onnx": (0.3, 0.03),
+    "int8.tflite": (0.3, 0.03),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -151,10 +159,11 @@ def test_every_kind(kind, exported):
     assert predictor.kind == kind and predictor.max_length == 32
     found = predictor.predict(some)
     expected = [exported.outputs(*([x] if isinstance(x, str) else x)) for x in some]
-    np.testing.assert_allclose([*map(values, found)], expected, atol=TOLERANCES[kind])
+    errors = abs(np.array([*map(values, found)]) - expected)
+    assert errors.max() < TOLERANCES[kind][0] and errors.mean() < TOLERANCES[kind][1]
     for row, scores in zip(found, expected):
         first, second = sorted(scores)[:-3:-1]
-        if first - second > 2 * TOLERANCES[kind]:
+        if first - second > 2 * TOLERANCES[kind][0]:
             assert row["label"] == LABELS[scores.argmax()]
     if "int8" in kind:
         return  # it rounds by the batch
