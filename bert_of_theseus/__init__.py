@@ -37,6 +37,8 @@ _EXPORTS = {
     "save_checkpoint": "checkpoints",
     "save_pretrained": "checkpoints",
     "Predictor": "predictor",
+    "export_litert": "export",
+    "export_onnx": "export",
     "Runtime": "runtimes",
     "open_runtime": "runtimes",
     "plot_schedule": "report",

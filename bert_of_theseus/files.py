@@ -49,6 +49,9 @@ def replace_file(path, write):
         raise OSError(
             error.errno, f"{path} could not be written, what was there before is: {error.strerror}"
         ) from error
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
     os.replace(scratch, path)
 
 

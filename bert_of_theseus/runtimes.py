@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import json
 import os
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -76,6 +77,8 @@ class Runtime:
     kind: str
     max_length: int | None = None
     vocab_size: int | None = None
+    _segments: int | None = None
+    _length: int | None = None  # the only one that the model takes
 
     def __init__(self, path: Path, num_threads: int | None = None):
         self.path = path
@@ -85,8 +88,12 @@ class Runtime:
         token_ids = np.asarray(token_ids)
         segment_ids = np.zeros_like(token_ids) if segment_ids is None else np.asarray(segment_ids)
         self._check(token_ids, segment_ids)
-        inputs = (np.ascontiguousarray(ids, dtype="int32") for ids in (token_ids, segment_ids))
-        return self._run(*inputs)
+        length = token_ids.shape[1]
+        padding = [(0, 0), (0, self._length - length if self._length else 0)]
+        inputs = (np.pad(ids, padding).astype("int32") for ids in (token_ids, segment_ids))
+        output = self._run(*inputs)
+        # What stands at each position ends with the text.
+        return output[:, :length] if self._length and output.ndim == 3 else output
 
     def _check(self, token_ids, segment_ids):
         shape = token_ids.shape
@@ -107,9 +114,9 @@ class Runtime:
         # Out of range, a lookup reads what it should not, or stops the process.
         for name, ids, size in (
             ("token_ids", token_ids, self.vocab_size),
-            ("segment_ids", segment_ids, 2 if self.vocab_size else None),
+            ("segment_ids", segment_ids, self._segments),
         ):
-            if size is not None and not (0 <= ids.min() and ids.max() < size):
+            if size is not None and not (ids.min() >= 0 and ids.max() < size):
                 raise ValueError(
                     f"`{name}` should be from 0 to {size - 1}, what the model knows. Received: "
                     f"{ids.min()} to {ids.max()}."
@@ -120,7 +127,9 @@ class Runtime:
 
     def _read_note(self) -> None:
         note = read_seal(self.path)
-        self.max_length, self.vocab_size = note["max_length"], note["vocab_size"]
+        self.max_length = note["length"] or note["max_length"]
+        self.vocab_size, self._segments = note["vocab_size"], note["segments"]
+        self._length = note["length"]
 
     def _run(self, token_ids, segment_ids) -> np.ndarray:
         raise NotImplementedError
@@ -135,7 +144,7 @@ class ONNXRuntime(Runtime):
     kind = "onnx"
 
     def _load(self, num_threads):
-        onnxruntime = _import("onnxruntime", "onnxruntime")
+        onnxruntime = import_package("onnxruntime")
         self._read_note()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or available_cores()
@@ -161,9 +170,12 @@ class LiteRTRuntime(Runtime):
         self._read_note()
         interpreter = _litert_interpreter()
         try:
-            self._interpreter = interpreter(
-                model_path=str(self.path), num_threads=num_threads or available_cores()
-            )
+            with warnings.catch_warnings():
+                # TensorFlow's own copy says that it will go.
+                warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter")
+                self._interpreter = interpreter(
+                    model_path=str(self.path), num_threads=num_threads or available_cores()
+                )
             self._signature = self._interpreter.get_signature_runner()
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{str(self.path)!r} cannot be loaded: {error}") from error
@@ -192,7 +204,7 @@ class KerasRuntime(Runtime):
         from bert_of_theseus.backend import keras
 
         self.max_length = config["max_position_embeddings"]
-        self.vocab_size = config["vocab_size"]
+        self.vocab_size, self._segments = config["vocab_size"], config["type_vocab_size"]
         if classifier is None:
             return transformer.model
         return keras.Model(transformer.inputs, classifier(transformer.output))
@@ -249,18 +261,24 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _import(module: str, package: str):
+def import_package(name: str):
+    """A package that only those need who export or run such files."""
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"{package} is needed ({error}). Try `pip install {package}`.") from error
+        raise ImportError(f"{name} is needed ({error}). Try `pip install {name}`.") from error
 
 
 def _litert_interpreter():
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
-        tf = _import("tensorflow", "ai-edge-litert")
+        try:
+            import tensorflow as tf
+        except ImportError as error:
+            raise ImportError(
+                f"LiteRT is needed ({error}). Try `pip install ai-edge-litert`."
+            ) from error
         Interpreter = tf.lite.Interpreter  # noqa: N806
     return Interpreter
 

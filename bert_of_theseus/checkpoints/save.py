@@ -54,7 +54,7 @@ _STALE = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 _EXPORTED = ("model.onnx", "model.*.onnx", "model.tflite", "model.*.tflite")
 
 # The functions in bert4keras' layers, and the name that each kind of config calls them by.
-_ACTIVATIONS = {
+KERAS_ACTIVATIONS = {
     "gelu_erf": ("gelu", "gelu"),
     "gelu": ("gelu", "gelu"),
     "gelu_tanh": ("gelu_tanh", "gelu_new"),
@@ -133,7 +133,7 @@ def save_pretrained(
             "the model has no pooler, which a BertModel must have, so an identity is written: "
             "pooler_output is tanh of [CLS]"
         )
-    config["hidden_act"] = _ACTIVATIONS[config["hidden_act"]][1]
+    config["hidden_act"] = KERAS_ACTIVATIONS[config["hidden_act"]][1]
     config.update(architectures=[architecture], dtype="float32", pad_token_id=0)
     prefix = "" if architecture == "BertModel" else "bert."
 
@@ -193,7 +193,7 @@ def save_checkpoint(
         # Written turned, as the other names of the same.
         tensors[GOOGLE_CLASSIFIER[0]] = tensors.pop(CLASSIFIER[0]).T
         tensors[GOOGLE_CLASSIFIER[1]] = tensors.pop(CLASSIFIER[1])
-    config["hidden_act"] = _ACTIVATIONS[config["hidden_act"]][0]
+    config["hidden_act"] = KERAS_ACTIVATIONS[config["hidden_act"]][0]
 
     owned = [_GOOGLE_CONFIG, f"{_GOOGLE_PREFIX}.index", f"{_GOOGLE_PREFIX}.data-*", BESIDE]
     owned += _EXPORTED
@@ -205,15 +205,8 @@ def save_checkpoint(
 
 def _describe(transformer, classifier, labels) -> tuple[dict, dict, Head | None]:
     """Config, tensors by canonical name, and head of what is to be written."""
-    models = bert4keras_models()
-    check_bert(transformer, models, "saved")
-    config = _config(transformer, models)
-    weights = weights_by_name(transformer)
-    values = models.K.batch_get_value(list(weights.values()))
-    tensors = {name: value.astype("float32", copy=False) for name, value in zip(weights, values)}
-    turned = "cls/seq_relationship/output_weights"
-    if turned in tensors:
-        tensors[turned] = tensors[turned].T
+    check_bert(transformer, bert4keras_models(), "saved")
+    config, tensors = read_bert(transformer)
 
     head = None if classifier is None else describe_head(classifier, transformer)
     if head:
@@ -239,6 +232,23 @@ def _describe(transformer, classifier, labels) -> tuple[dict, dict, Head | None]
     if broken:
         raise ValueError(f"The model holds NaN or infinity: {', '.join(broken)}.")
     return config, tensors, head
+
+
+def read_bert(transformer) -> tuple[dict, dict]:
+    """Config and tensors by canonical name of a bert4keras BERT.
+
+    Raises:
+        ValueError: it has an option that a config cannot say.
+    """
+    models = bert4keras_models()
+    config = _config(transformer, models)
+    weights = weights_by_name(transformer)
+    values = models.K.batch_get_value(list(weights.values()))
+    tensors = {name: value.astype("float32", copy=False) for name, value in zip(weights, values)}
+    turned = "cls/seq_relationship/output_weights"
+    if turned in tensors:
+        tensors[turned] = tensors[turned].T
+    return config, tensors
 
 
 def _config(transformer, models) -> dict:
@@ -271,7 +281,7 @@ def _config(transformer, models) -> dict:
     problems[f"LayerNorm epsilons {sorted(epsilons)}"] = len(epsilons) != 1
     problems[f"activation {', '.join(sorted(activations))}"] = len(
         activations
-    ) != 1 or not activations <= set(_ACTIVATIONS)
+    ) != 1 or not activations <= set(KERAS_ACTIVATIONS)
     found = [problem for problem, is_there in problems.items() if is_there]
     if found:
         raise ValueError(

@@ -1,0 +1,213 @@
+"""LiteRT, formerly TensorFlow Lite: `.tflite` files, by TensorFlow's own converter."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from bert_of_theseus.export.base import (
+    Bert,
+    check_quantize,
+    keras_function,
+    read_source,
+    traced,
+    write_export,
+)
+
+
+def export_litert(
+    path: str | os.PathLike,
+    transformer,
+    classifier=None,
+    *,
+    quantize: str | None = None,
+    sample=None,
+    tolerance: float | None = None,
+) -> None:
+    """Writes a model as a `.tflite` file, for LiteRT on servers, phones and boards.
+
+    The file takes `token_ids` and `segment_ids`, int32 `(batch_size, sequence_length)` of any
+    size, masks padding (id 0), and gives `output`, float32: what the classifier makes, or without
+    one the encoder. A bert4keras BERT with one of the heads of `bert_of_theseus.heads` is written
+    as a graph made for inference, in which the last layer computes for `[CLS]` alone what the head
+    does not ask of the other tokens. Any other Keras model is written as it is.
+
+    Args:
+        path: the file, `*.tflite`. What was there before is replaced when the new file is written
+            and does what the model does, and is left as it is otherwise.
+        transformer: a bert4keras Transformer, as `save_pretrained` takes it, or a Keras model from
+            token and segment ids.
+        classifier: Keras model or layer on the transformer's output.
+        quantize: how weights are stored: `None` for float32, `"float16"`, or `"int8"`, in which
+            matrices are also multiplied (dynamic range: activations are rounded as they come).
+        sample: `(token_ids, segment_ids)` to compare the file's output with the model's on;
+            default: random tokens, with padding, in two shapes.
+        tolerance: how far the two may be apart, as a share of the largest output (at least 1);
+            default: 1e-4, with float16 0.01, with int8 0.25.
+
+    Raises:
+        TypeError: an argument is no such thing.
+        ValueError: the model has other inputs, or an operation that LiteRT lacks; or the outputs
+            differ.
+        OSError: the file could not be written.
+
+    Example:
+
+        export_litert("successor/model.int8.tflite", successor, classifier, quantize="int8")
+    """
+    check_quantize(quantize, (None, "float16", "int8"))
+    source = read_source(transformer, classifier)
+    if source.bert is not None:
+        function = bert_function(source.bert)
+    else:
+        function = keras_function(source.model)
+
+    def make(scratch):
+        scratch.write_bytes(_convert(traced(function, source.length), quantize))
+
+    write_export(path, source, make, ".tflite", quantize, sample, tolerance)
+
+
+def _convert(function, quantize) -> bytes:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.function = _with_expanded_masks(function)
+    concrete = module.function.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
+    if quantize:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    try:
+        return converter.convert()
+    except Exception as error:  # ConverterError, and what stages before it raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"The model cannot be converted to LiteRT: {lines[0][:500]}") from error
+
+
+def _with_expanded_masks(function):
+    """The same function on constants, where axes are added in a way that the converter takes.
+
+    `mask[:, None, None]` is a strided slice that adds axes, and is refused at unknown shapes.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(function.get_concrete_function())
+    graph = frozen.graph.as_graph_def()
+    values = {node.name: node for node in graph.node if node.op == "Const"}
+    for node in list(graph.node):
+        if node.op == "StridedSlice" and node.attr["new_axis_mask"].i:
+            _expand_instead(graph, node, values)
+    outputs = [tensor.name for tensor in frozen.outputs]
+    names = [tensor.name.partition(":")[0] for tensor in frozen.inputs]
+
+    def imported(token_ids, segment_ids):
+        inputs = dict(zip(names, (token_ids, segment_ids)))
+        (output,) = tf.graph_util.import_graph_def(
+            graph, input_map=inputs, return_elements=outputs, name=""
+        )
+        return {"output": output}
+
+    return tf.function(imported, input_signature=function.input_signature, autograph=False)
+
+
+def _expand_instead(graph, node, values) -> None:
+    """Turns a slice that adds axes and takes all of the others into what adds an axis each."""
+    import tensorflow as tf
+
+    source, begin, *_ = node.input
+    if begin not in values:
+        return
+    count = tf.make_ndarray(values[begin].attr["value"].tensor).size
+    mask = {name: attr.i for name, attr in node.attr.items() if name.endswith("_mask")}
+    added = [axis for axis in range(count) if mask["new_axis_mask"] >> axis & 1]
+    others = sum(1 << axis for axis in range(count) if axis not in added)
+    whole = mask["begin_mask"] & mask["end_mask"] & others == others
+    if not whole or mask["ellipsis_mask"] or mask["shrink_axis_mask"]:
+        return
+    name, dtype = node.name, node.attr["T"].type
+    node.Clear()  # the last of those that add an axis takes its name
+    for number, axis in enumerate(added):
+        expand = node if axis == added[-1] else graph.node.add()
+        expand.name = name if axis == added[-1] else f"{name}/expand_{number}"
+        at = graph.node.add(op="Const", name=f"{name}/axis_{number}")
+        at.attr["dtype"].type = tf.int32.as_datatype_enum
+        at.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(axis, tf.int32))
+        expand.op = "ExpandDims"
+        expand.input.extend([source, at.name])
+        expand.attr["T"].type, expand.attr["Tdim"].type = dtype, tf.int32.as_datatype_enum
+        source = expand.name
+
+
+def bert_function(bert: Bert):
+    """BERT at inference in TensorFlow's operations, as `traced` takes it."""
+    import tensorflow as tf
+
+    config, tensors = bert.config, bert.tensors
+    hidden_size, heads = config["hidden_size"], config["num_attention_heads"]
+    size = hidden_size // heads
+    activations = {
+        "gelu": tf.nn.gelu,
+        "gelu_tanh": lambda x: tf.nn.gelu(x, approximate=True),
+        "swish": tf.nn.silu,
+        "relu": tf.nn.relu,
+        "tanh": tf.tanh,
+        "softmax": tf.nn.softmax,
+        "sigmoid": tf.sigmoid,
+        "linear": lambda x: x,
+    }
+
+    def dense(x, name, scale=1.0):
+        kernel, bias = (tensors[f"{name}/{part}"] for part in ("kernel", "bias"))
+        return tf.matmul(x, kernel * np.float32(scale)) + bias * np.float32(scale)
+
+    def norm(x, name):
+        centred = x - tf.reduce_mean(x, -1, keepdims=True)
+        variance = tf.reduce_mean(centred * centred, -1, keepdims=True)
+        x = centred * tf.math.rsqrt(variance + np.float32(config["layer_norm_eps"]))
+        return x * tensors[f"{name}/gamma"] + tensors[f"{name}/beta"]
+
+    def layer(x, y, bias, name):
+        """A layer at the positions of `y`, which look at those of `x`."""
+        batch_size = tf.shape(x)[0]
+
+        def split(x):
+            return tf.reshape(x, [batch_size, -1, heads, size])
+
+        inner = f"{name}/attention/self"
+        q = tf.transpose(split(dense(y, f"{inner}/query", size**-0.5)), [0, 2, 1, 3])
+        k = tf.transpose(split(dense(x, f"{inner}/key")), [0, 2, 3, 1])
+        v = tf.transpose(split(dense(x, f"{inner}/value")), [0, 2, 1, 3])
+        mixed = tf.matmul(tf.nn.softmax(tf.matmul(q, k) + bias), v)
+        mixed = tf.reshape(tf.transpose(mixed, [0, 2, 1, 3]), [batch_size, -1, hidden_size])
+        y = norm(
+            y + dense(mixed, f"{name}/attention/output/dense"), f"{name}/attention/output/LayerNorm"
+        )
+        z = activations[config["hidden_act"]](dense(y, f"{name}/intermediate/dense"))
+        return norm(y + dense(z, f"{name}/output/dense"), f"{name}/output/LayerNorm")
+
+    def function(token_ids, segment_ids):
+        words, segments, positions = (
+            tf.constant(tensors[f"bert/embeddings/{name}_embeddings"])
+            for name in ("word", "token_type", "position")
+        )
+        batch_size, length = tf.unstack(tf.shape(token_ids))
+        x = tf.gather(words, token_ids) + tf.gather(segments, segment_ids) + positions[:length]
+        x = norm(x, "bert/embeddings/LayerNorm")
+        # Not minus infinity: a text of padding alone would be NaN, as in bert4keras.
+        bias = tf.cast(tf.equal(token_ids, 0), tf.float32) * np.float32(-1e9)
+        bias = tf.reshape(bias, [batch_size, 1, 1, length])
+        for index in range(config["num_hidden_layers"]):
+            last = index == config["num_hidden_layers"] - 1
+            y = x[:, :1] if last and bert.first_token else x
+            x = layer(x, y, bias, f"bert/encoder/layer_{index}")
+        if bert.first_token:
+            x = x[:, 0]
+        for kernel, shift, activation in bert.head:
+            x = activations[activation](tf.matmul(x, kernel) + shift)
+        return {"output": x}
+
+    return function
