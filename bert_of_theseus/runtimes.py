@@ -67,6 +67,10 @@ class Runtime:
         token_ids: integers `(batch_size, sequence_length)`; 0 is padding, and masked.
         segment_ids: likewise; default zeros.
 
+    Raises:
+        ValueError: when called on anything else, or on more than the model takes.
+        RuntimeError: when the runtime itself fails.
+
     Attributes:
         path: likewise.
         kind: `"onnx"`, `"litert"` or `"keras"`.
@@ -91,7 +95,12 @@ class Runtime:
         length = token_ids.shape[1]
         padding = [(0, 0), (0, self._length - length if self._length else 0)]
         inputs = (np.pad(ids, padding).astype("int32") for ids in (token_ids, segment_ids))
-        output = self._run(*inputs)
+        try:
+            output = self._run(*inputs)
+        except Exception as error:  # each runtime has its own, some several
+            raise RuntimeError(
+                f"{str(self.path)!r} fails on a batch of {token_ids.shape}: {error}"
+            ) from error
         # What stands at each position ends with the text.
         return output[:, :length] if self._length and output.ndim == 3 else output
 

@@ -99,6 +99,8 @@ def _with_expanded_masks(function):
     graph = frozen.graph.as_graph_def()
     values = {node.name: node for node in graph.node if node.op == "Const"}
     for node in list(graph.node):
+        # Of no use here, and the converter looks for the gradients by these names.
+        node.attr.pop("_gradient_op_type", None)
         if node.op == "StridedSlice" and node.attr["new_axis_mask"].i:
             _expand_instead(graph, node, values)
     outputs = [tensor.name for tensor in frozen.outputs]
@@ -124,10 +126,13 @@ def _expand_instead(graph, node, values) -> None:
     count = tf.make_ndarray(values[begin].attr["value"].tensor).size
     mask = {name: attr.i for name, attr in node.attr.items() if name.endswith("_mask")}
     added = [axis for axis in range(count) if mask["new_axis_mask"] >> axis & 1]
-    others = sum(1 << axis for axis in range(count) if axis not in added)
-    whole = mask["begin_mask"] & mask["end_mask"] & others == others
-    if not whole or mask["ellipsis_mask"] or mask["shrink_axis_mask"]:
+    whole = mask["begin_mask"] & mask["end_mask"] | mask["ellipsis_mask"] | mask["new_axis_mask"]
+    if mask["shrink_axis_mask"] or whole != (1 << count) - 1:
         return
+    if mask["ellipsis_mask"]:
+        if mask["ellipsis_mask"] != 1 or len(added) != 1:
+            return
+        added = [added[0] - count]  # `mask[..., None]`: counted from the end
     name, dtype = node.name, node.attr["T"].type
     node.Clear()  # the last of those that add an axis takes its name
     for number, axis in enumerate(added):

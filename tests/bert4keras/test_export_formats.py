@@ -1,0 +1,418 @@
+"""LiteRT and ONNX files: they do what Keras does, whole or not at all."""
+
+import importlib.util
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import bert_of_theseus.bert4keras  # noqa: F401  must come before bert4keras
+
+# isort: split
+import numpy as np
+import onnx
+import pytest
+from bert4keras.backend import keras
+from bert4keras.models import build_transformer_model
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bert_of_theseus import export_litert, export_onnx, open_runtime
+from bert_of_theseus.checkpoints import save_pretrained
+from bert_of_theseus.heads import classification_head, pooler_classification_head, tagging_head
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position": 20,
+    "segment_vocab_size": 2,
+    "hidden_act": "gelu",
+}
+# How far from Keras' outputs, which are of the order of 1, a form may be on a tiny model.
+FORMS = {
+    "model.onnx": (export_onnx, None, 1e-5),
+    "model.int8.onnx": (export_onnx, "int8", 0.15),
+    "model.tflite": (export_litert, None, 1e-5),
+    "model.float16.tflite": (export_litert, "float16", 5e-3),
+    "model.int8.tflite": (export_litert, "int8", 0.15),
+}
+EXACT = [name for name, (_, quantize, _) in FORMS.items() if quantize is None]
+SHAPES = ((1,), (20,), (7, 3), (9, 4, 1, 9, 2))  # lengths of the texts of a batch
+
+
+def scatter(model, seed=0):
+    """Gives a model weights of which none is like another."""
+    rng = np.random.default_rng(seed)
+    model.set_weights([w + rng.normal(0, 0.2, w.shape) for w in model.get_weights()])
+    return model
+
+
+def make_bert(model="bert", **options):
+    options = {**TINY, **options}
+    transformer = build_transformer_model(model=model, return_keras_model=False, **options)
+    scatter(transformer.model)
+    return transformer
+
+
+def texts(*lengths):
+    mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    token_ids = np.random.default_rng(7).integers(1, 40, mask.shape) * mask
+    return token_ids, 1 * (mask & (np.arange(mask.shape[1]) > 4))
+
+
+def predict(model, batch):
+    return np.asarray(model([ids.astype("int32") for ids in batch], training=False))
+
+
+def whole(transformer, classifier):
+    if classifier is None:
+        return transformer.model
+    return keras.Model(transformer.inputs, classifier(transformer.output))
+
+
+def check(folder, transformer, classifier, names):
+    """Exports, and compares on batches of several shapes and paddings."""
+    model = whole(transformer, classifier)
+    if classifier is not None:
+        scatter(classifier, seed=1)
+    for name in names:
+        export, quantize, tolerance = FORMS[name]
+        export(folder / name, transformer, classifier, quantize=quantize)
+        runtime = open_runtime(folder / name)
+        for lengths in SHAPES:
+            batch = texts(*lengths)
+            found = runtime(*batch)
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, predict(model, batch), atol=tolerance, rtol=0)
+        assert runtime.max_length in (20, None)
+
+
+@pytest.fixture(scope="module")
+def bert():
+    return make_bert(prefix="Successor-")
+
+
+@pytest.fixture(scope="module")
+def exported(bert, tmp_path_factory):
+    """A folder as `save_pretrained` writes it, with every exported form, and the Keras model."""
+    folder = tmp_path_factory.mktemp("successor")
+    classifier = scatter(pooler_classification_head(16, 3))
+    save_pretrained(folder, bert, classifier)
+    for name, (export, quantize, _) in FORMS.items():
+        export(folder / name, bert, classifier, quantize=quantize)
+    return folder, whole(bert, classifier), classifier
+
+
+# The same outputs.
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms(name, exported):
+    folder, model, _ = exported
+    runtime = open_runtime(folder / name)
+    assert runtime.kind == ("onnx" if name.endswith("onnx") else "litert")
+    assert runtime.max_length == 20 and runtime.vocab_size == 40
+    for lengths in SHAPES:
+        batch = texts(*lengths)
+        found = runtime(*batch)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, predict(model, batch), atol=FORMS[name][2], rtol=0)
+    # Segments are zeros by default, and padding changes nothing.
+    token_ids, _ = texts(7, 3)
+    expected = runtime(token_ids, np.zeros_like(token_ids))
+    np.testing.assert_array_equal(runtime(token_ids), expected)
+    if FORMS[name][1] != "int8":  # where activations are rounded by the range of the batch
+        alone = runtime(token_ids[1:, :3])
+        np.testing.assert_allclose(alone, expected[1:], atol=1e-5)
+    assert np.isfinite(runtime(np.zeros((1, 4), int))).all()
+
+
+def test_keras_behind_the_same_interface(exported):
+    folder, model, _ = exported
+    runtime = open_runtime(folder)
+    assert runtime.kind == "keras" and runtime.max_length == 20
+    batch = texts(9, 4)
+    np.testing.assert_allclose(runtime(*batch), predict(model, batch), atol=1e-6)
+    with pytest.raises(ValueError, match="comes too late for Keras"):
+        open_runtime(folder, num_threads=1)
+
+
+def mean_head():
+    inputs = keras.Input((None, 16))
+    x = keras.layers.GlobalAveragePooling1D()(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+
+
+HEADS = {
+    # name: (head, options of the encoder, forms)
+    "first token": (lambda: classification_head(16, 3), {}, EXACT),
+    "logits": (lambda: pooler_classification_head(16, 3, activation="linear"), {}, EXACT),
+    "many labels": (lambda: classification_head(16, 3, activation="sigmoid"), {}, EXACT),
+    "tagger": (lambda: tagging_head(16, 3), {}, list(FORMS)),
+    "none": (lambda: None, {}, EXACT),
+    "pooled": (lambda: None, {"with_pool": True}, EXACT),
+    "mean, traced": (mean_head, {}, EXACT),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads(name, tmp_path):
+    make, options, forms = HEADS[name]
+    check(tmp_path, make_bert(**options), make(), forms)
+
+
+@pytest.mark.parametrize("activation", ["gelu_tanh", "relu", "swish", "tanh", "linear"])
+def test_activations(activation, tmp_path):
+    from bert_of_theseus.checkpoints import bert4keras_models
+
+    bert4keras_models()  # registers gelu_tanh
+    transformer = make_bert(hidden_act=activation, num_hidden_layers=1)
+    check(tmp_path, transformer, classification_head(16, 3), EXACT)
+
+
+@pytest.mark.parametrize("family", ["nezha", "roformer"])
+def test_other_families(family, tmp_path):
+    check(tmp_path, make_bert(family), classification_head(16, 3), ["model.tflite"])
+
+
+def test_what_the_head_does_not_ask_for_is_not_computed(bert, exported, tmp_path):
+    """Where the head looks at `[CLS]`, one query stands in the last layer, for all of its keys."""
+
+    def operations(path):
+        return [node.op_type for node in onnx.load(path).graph.node]
+
+    export_onnx(tmp_path / "a.onnx", bert, tagging_head(16, 3))
+    assert operations(tmp_path / "a.onnx").count("Attention") == 2
+    found = operations(exported[0] / "model.onnx")
+    assert found.count("Attention") == found.count("MultiHeadAttention") == 1
+
+
+def test_int8_files_are_smaller(tmp_path):
+    transformer = make_bert(hidden_size=64, intermediate_size=256, vocab_size=2000)
+    head = pooler_classification_head(64, 2)
+    for name, (export, quantize, _) in FORMS.items():
+        export(tmp_path / name, transformer, head, quantize=quantize)
+    size = {name: (tmp_path / name).stat().st_size for name in FORMS}
+    assert size["model.int8.onnx"] < 0.35 * size["model.onnx"]
+    assert size["model.int8.tflite"] < 0.35 * size["model.tflite"]
+    assert size["model.float16.tflite"] < 0.6 * size["model.tflite"]
+
+
+def test_others_read_the_files(exported):
+    """The checksum at the end is an entry of ONNX' metadata, and after the end of a .tflite."""
+    import onnxruntime
+    import tensorflow as tf
+
+    folder, model, _ = exported
+    metadata = onnx.load(folder / "model.onnx").metadata_props
+    assert [entry.key for entry in metadata] == ["bert_of_theseus"]
+    batch = dict(zip(("token_ids", "segment_ids"), (ids.astype("int32") for ids in texts(9, 4))))
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    expected = predict(model, batch.values())
+    np.testing.assert_allclose(session.run(["output"], batch)[0], expected, atol=1e-5)
+    interpreter = tf.lite.Interpreter(model_path=str(folder / "model.tflite"))
+    found = interpreter.get_signature_runner()(**batch)["output"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+FRESH = """
+    import sys
+    import numpy as np
+    from bert_of_theseus import open_runtime
+
+    path, *forbidden = sys.argv[1:]
+    runtime = open_runtime(path, num_threads=1)
+    assert runtime(np.array([[2, 5, 7, 0]])).shape == (1, 3)
+    assert not set(forbidden) & set(sys.modules), set(forbidden) & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx", "model.int8.tflite"])
+def test_a_runtime_imports_no_keras(name, exported):
+    forbidden = ["keras", "tf_keras", "bert4keras", "torch", "jax"]
+    if name.endswith(".onnx") or importlib.util.find_spec("ai_edge_litert"):
+        forbidden.append("tensorflow")
+    arguments = [sys.executable, "-c", textwrap.dedent(FRESH), exported[0] / name, *forbidden]
+    subprocess.run(list(map(str, arguments)), check=True, cwd=ROOT)
+
+
+# What is refused, with nothing written.
+
+
+REFUSED = {
+    "no model": ({"transformer": 3}, TypeError, "bert4keras Transformer or a Keras model"),
+    "not built": ({"transformer": keras.Sequential()}, TypeError, "a Keras model that is built"),
+    "no classifier": ({"classifier": "head"}, TypeError, "`classifier` should be a Keras"),
+    "quantize": ({"quantize": "int4"}, ValueError, "`quantize` should be one of.*Received: 'int4'"),
+    "other inputs": (
+        {"transformer": keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])},
+        ValueError,
+        "should have two inputs",
+    ),
+    "suffix": ({"path": "model.bin"}, ValueError, r"should end with \.(onnx|tflite)"),
+    "too far from Keras": (
+        {"tolerance": 1e-9, "quantize": "int8"},
+        ValueError,
+        "was not written.*outputs differ by",
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "tflite"])
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case, suffix, bert, exported, tmp_path):
+    change, error, message = REFUSED[case]
+    arguments = {"path": f"model.{suffix}", "transformer": bert, "classifier": exported[2]}
+    arguments = {**arguments, **change}
+    path = tmp_path / arguments.pop("path")
+    path.write_text("old")
+    export = export_onnx if suffix == "onnx" else export_litert
+    with pytest.raises(error, match=message):
+        export(path, **arguments)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_model_that_holds_nan(name, tmp_path):
+    transformer = make_bert(prefix=f"NaN-{len(name)}-")
+    transformer.model.set_weights([w * np.nan for w in transformer.model.get_weights()])
+    with pytest.raises(ValueError, match="output is NaN"):
+        FORMS[name][0](tmp_path / name, transformer, pooler_classification_head(16, 3))
+    assert not os.listdir(tmp_path)
+
+
+# A failure leaves what was there.
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx", "model.tflite"])
+def test_a_full_disk(name, bert, exported, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(old := (exported[0] / name).read_bytes())
+    export, quantize, _ = FORMS[name]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 1000, len(old) - 100):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # no file may grow beyond
+        try:
+            with pytest.raises(OSError):
+                export(path, bert, exported[2], quantize=quantize)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert path.read_bytes() == old and os.listdir(tmp_path) == [name]
+    export(path, bert, exported[2], quantize=quantize)
+    open_runtime(path)
+
+
+INTERRUPTED = []  # names of files that may not be put into place
+
+
+def interrupt(event, arguments):
+    if event == "os.rename" and INTERRUPTED and str(arguments[1]).endswith(INTERRUPTED[0]):
+        INTERRUPTED.clear()
+        raise KeyboardInterrupt
+
+
+sys.addaudithook(interrupt)  # for good, so it does nothing unless told
+
+
+def test_an_interruption_before_the_file_is_in_place(bert, exported, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_text("old")
+    INTERRUPTED.append("model.onnx")
+    with pytest.raises(KeyboardInterrupt):
+        export_onnx(path, bert, exported[2])
+    assert path.read_text() == "old"
+
+
+# Damage.
+
+
+@pytest.mark.parametrize("name", FORMS)
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_random_damage(name, exported, tmp_path_factory, data):
+    """A cut, a flipped bit, bytes put in or taken out, anywhere: never a model."""
+    content = (exported[0] / name).read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1), label="place")
+    kind = data.draw(st.sampled_from(["cut", "flip", "insert", "remove", "zero"]), label="kind")
+    bit = 1 << data.draw(st.integers(0, 7), label="bit")
+    damaged = {
+        "cut": content[:place],
+        "flip": content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :],
+        "insert": content[:place] + bytes([bit]) + content[place:],
+        "remove": content[:place] + content[place + 1 :],
+        "zero": content[:place] + bytes(len(content) - place),
+    }[kind]
+    path = tmp_path_factory.mktemp("damaged") / name
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        open_runtime(path)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_files_of_another_kind(name, exported, tmp_path):
+    folder = exported[0]
+    other = "model.tflite" if name == "model.onnx" else "model.onnx"
+    contents = {
+        "empty": b"",
+        "text": b"not a model\n",
+        "zeros": bytes(5000),
+        "another format": (folder / other).read_bytes(),
+        "a checkpoint": (folder / "model.safetensors").read_bytes(),
+        "without the end": (folder / name).read_bytes()[:-279],
+    }
+    for content in contents.values():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"truncated or corrupt|should be named \*"):
+            open_runtime(tmp_path / name)
+
+
+# The runtimes' own arguments.
+
+
+def test_paths_and_threads(exported, tmp_path):
+    folder = exported[0]
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        open_runtime(tmp_path / "no.onnx")
+    with pytest.raises(ValueError, match=r"should be a folder or end with \.onnx, \.tflite"):
+        open_runtime(folder / "config.json")
+    with pytest.raises(FileNotFoundError, match="lacks what was looked for"):
+        open_runtime(tmp_path)
+    for threads in (0, -1, 1.5, True, "2"):
+        with pytest.raises(ValueError, match="should be a positive integer"):
+            open_runtime(folder / "model.onnx", num_threads=threads)
+    for name in EXACT:
+        a, b = (open_runtime(folder / name, num_threads=n)(*texts(9, 4)) for n in (1, 2))
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+INPUTS = {
+    "one text": (np.array([1, 2]), None, "should be integers"),
+    "fractions": (np.ones((1, 2)), None, "Received: float64"),
+    "lists of several lengths": (np.array([[1, 2]]), np.array([[0]]), "of one shape"),
+    "no text": (np.ones((0, 3), int), None, "at least one text"),
+    "no token": (np.ones((3, 0), int), None, "at least one text and one token"),
+    "too long": (np.ones((1, 21), int), None, "at most 20 tokens. Received: 21"),
+    "an unknown token": (np.array([[1, 40]]), None, "`token_ids` should be from 0 to 39"),
+    "a negative one": (np.array([[-1, 4]]), None, "Received: -1 to 4"),
+    "a third segment": (np.array([[1]]), np.array([[2]]), "`segment_ids` should be from 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("name", [*EXACT, "."])
+def test_wrong_inputs(name, exported):
+    runtime = open_runtime(exported[0] / name)
+    for token_ids, segment_ids, message in INPUTS.values():
+        with pytest.raises(ValueError, match=message):
+            runtime(token_ids, segment_ids)
