@@ -116,10 +116,6 @@ def test_as_the_keras_model(head, saved):
         np.testing.assert_allclose(values(row), expected, atol=1e-5)
         assert row["label"] == LABELS[expected.argmax()]
     assert np.ptp([*map(values, found)], axis=0).max() > 0.01  # or this would say little
-    for batch_size in (1, 7):
-        other = Predictor.load(saved[head].folder, kind="keras", batch_size=batch_size)
-        again = list(other.stream(iter(some)))
-        np.testing.assert_allclose([*map(values, again)], [*map(values, found)], atol=1e-5)
     pair = ("a b c", "天 d")
     np.testing.assert_allclose(
         values(predictor.predict([pair])[0]), saved[head].outputs(*pair), atol=1e-5
@@ -167,10 +163,9 @@ def test_every_kind(kind, exported):
             assert row["label"] == LABELS[scores.argmax()]
     if "int8" in kind:
         return  # it rounds by the batch
-    for batch_size in (1, 7):
-        other = Predictor.load(exported.folder, kind=kind, batch_size=batch_size)
-        again = list(other.stream(iter(some[::-1])))[::-1]
-        np.testing.assert_allclose([*map(values, again)], [*map(values, found)], atol=1e-5)
+    other = Predictor.load(exported.folder, kind=kind, batch_size=7)
+    again = list(other.stream(iter(some[::-1])))[::-1]
+    np.testing.assert_allclose([*map(values, again)], [*map(values, found)], atol=1e-5)
 
 
 def threads(kind):
