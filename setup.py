@@ -45,6 +45,8 @@ EXTRAS_REQUIRE = {
         "tqdm>=4.60",
     ],
     "plots": ["matplotlib"],
+    # Predictions from model.onnx, without Keras; safetensors to read a checkpoint's folder.
+    "predict": ["onnxruntime>=1.18", "safetensors>=0.4", "tokenizers>=0.19", "tqdm>=4.60"],
     "dev": [
         "hypothesis",
         "ipykernel",
@@ -70,6 +72,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["bert_of_theseus", "bert_of_theseus.*"]),
     package_data={"bert_of_theseus": ["py.typed"]},
+    entry_points={"console_scripts": ["bert-of-theseus = bert_of_theseus.__main__:main"]},
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -10,6 +10,7 @@ subclasses of what is now `tf.keras.optimizers.legacy.Optimizer`. This module se
 variables and binds that class while bert4keras is imported, once.
 """
 
+import functools
 import importlib
 import os
 import sys
@@ -63,6 +64,7 @@ def _set_up():
     finally:
         tf.keras.optimizers.Optimizer = modern
     sys.modules["bert4keras.layers"].Dropout = _attention_dropout(tf_keras)
+    _make_storable(tf, tf_keras, sys.modules["bert4keras.models"])
 
 
 def _attention_dropout(keras):
@@ -81,6 +83,66 @@ def _attention_dropout(keras):
             self._random_generator = generator
 
     return AttentionDropout
+
+
+def _make_storable(tf, keras, theirs):
+    """Lets Keras' files name what bert4keras' models are made of, where they would hold code.
+
+    Safe loading refuses the code of a Lambda layer, and bert4keras has three: two masks and the
+    pooler's `[CLS]`. RoFormerV2's initializer, a method, is written in a way that nothing reads.
+    """
+    register = keras.saving.register_keras_serializable("bert4keras")
+
+    class Named:
+        """A function that is no function to Keras, which stores it by its name."""
+
+        def __init__(self, name, function):
+            self.__name__, self.function = name, function
+            keras.utils.get_custom_objects()[name] = self
+
+        def __call__(self, x):
+            return self.function(x)
+
+    def lm_mask(x):
+        positions = tf.range(tf.shape(x)[1])
+        return positions[None] <= positions[:, None]
+
+    def unilm_mask(x):
+        positions = tf.cumsum(x, axis=1)
+        return positions[:, None] <= positions[:, :, None]
+
+    functions = {
+        f"{place}.<locals>.{local}": Named(f"bert4keras>{name}", function)
+        for place, local, name, function in (
+            ("LM_Mask.compute_attention_bias", "lm_mask", "lm_mask", lm_mask),
+            ("UniLM_Mask.compute_attention_bias", "unilm_mask", "unilm_mask", unilm_mask),
+            ("BERT.apply_final_layers", "<lambda>", "first_token", lambda x: x[:, 0]),
+        )
+    }
+    original = theirs.Transformer.apply
+
+    @functools.wraps(original)
+    def apply(self, inputs=None, layer=None, arguments=None, **kwargs):
+        name = getattr(kwargs.get("function"), "__qualname__", None)
+        if name in functions:
+            kwargs["function"] = functions[name]
+        return original(self, inputs, layer, arguments, **kwargs)
+
+    theirs.Transformer.apply = apply
+
+    @register
+    class RoFormerV2Initializer(keras.initializers.Initializer):
+        __call__ = theirs.RoFormerV2.initializer
+
+        def __init__(self, num_hidden_layers):
+            self.num_hidden_layers = num_hidden_layers
+
+        def get_config(self):
+            return {"num_hidden_layers": self.num_hidden_layers}
+
+    theirs.RoFormerV2.initializer = property(
+        lambda self: RoFormerV2Initializer(self.num_hidden_layers)
+    )
 
 
 def _is_keras_3(name):

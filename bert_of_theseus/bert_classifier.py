@@ -19,9 +19,9 @@ __all__ = [
     "save_description",
 ]
 
-_WEIGHTS = "model.weights.h5"
+WEIGHTS = "model.weights.h5"
 _CONFIG = "bert_config.json"
-_LABELS = "labels.json"
+LABELS = "labels.json"
 
 
 def build_bert(config: dict, *, num_hidden_layers: int | None = None, prefix: str = ""):
@@ -70,7 +70,7 @@ def save_description(
     directory.mkdir(parents=True, exist_ok=True)
     config = {**config, "num_hidden_layers": transformer.num_hidden_layers}
     write_json(directory / _CONFIG, config)
-    write_json(directory / _LABELS, labels)
+    write_json(directory / LABELS, labels)
     write_json(directory / "tokenizer_config.json", {"do_lower_case": tokenizer.lowercase})
     shutil.copyfile(tokenizer.vocab_file, directory / "vocab.txt")
 
@@ -95,10 +95,10 @@ def load_classifier(directory: str | os.PathLike):
 
     directory = Path(directory)
     config = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
-    labels = json.loads((directory / _LABELS).read_text(encoding="utf-8"))
+    labels = json.loads((directory / LABELS).read_text(encoding="utf-8"))
     transformer = build_bert(config)
     from bert_of_theseus.heads import classification_head
 
     model = build_classifier(transformer, classification_head(config["hidden_size"], len(labels)))
-    model.load_weights(str(directory / _WEIGHTS))
+    model.load_weights(str(directory / WEIGHTS))
     return model, Tokenizer(directory / "vocab.txt"), labels

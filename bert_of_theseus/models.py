@@ -2,6 +2,7 @@
 
 import contextlib
 import numbers
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "build_theseus_model",
     "distil",
     "initialize_successor",
+    "load_model",
 ]
 
 
@@ -456,6 +458,30 @@ def distil(
     if hasattr(model, "_theseus_parts"):
         object.__setattr__(distilled, "_theseus_parts", model._theseus_parts)
     return distilled
+
+
+def load_model(path: str | os.PathLike):
+    """Loads a model that Keras saved, in a process that has imported nothing else.
+
+    `keras.models.load_model` knows a class of this package only once its module is imported. For
+    a model with layers of bert4keras, `import bert_of_theseus.bert4keras` first. No code from the
+    file is run.
+
+    Args:
+        path: what `model.save` wrote: a `.keras` file, and whatever else this Keras loads.
+
+    Returns:
+        The Keras model, not compiled.
+
+    Example:
+
+        import bert_of_theseus
+
+        successor = bert_of_theseus.load_model("successor.keras")
+    """
+    from . import heads  # noqa: F401  registers its layer
+
+    return keras.models.load_model(str(path), compile=False, safe_mode=True)
 
 
 def input_structure(model):

@@ -24,6 +24,9 @@ ACTIVATIONS = {
     "linear": "linear",
 }
 
+# Key of our tokenizer_config.json under which the SHA-256 of vocab.txt stands.
+VOCAB_DIGEST = "vocab_sha256"
+
 _SIZES = (
     "vocab_size",
     "hidden_size",

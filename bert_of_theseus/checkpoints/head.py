@@ -130,6 +130,13 @@ def _activation(logits, outputs) -> str | None:
     return None
 
 
+def apparent_activation(outputs) -> str:
+    """What outputs look as if they came from, where the head does not say."""
+    if outputs.shape[-1] > 1 and np.allclose(outputs.sum(-1), 1, atol=1e-5):
+        return "softmax" if (outputs >= 0).all() else "linear"
+    return "sigmoid" if ((outputs >= 0) & (outputs <= 1)).all() else "linear"
+
+
 def save_beside(head: Head, path: Path) -> None:
     """Writes a head as a Keras file, and makes sure that it can be read again."""
     from bert_of_theseus.backend import keras
@@ -158,7 +165,10 @@ def load_beside(path: Path):
                 raise ValueError(f"{broken} does not match its checksum")
             config = json.loads(archive.read("config.json"))
         _check_names(config)
-        return keras.models.load_model(str(path), compile=False, safe_mode=True)
+        model = keras.models.load_model(str(path), compile=False, safe_mode=True)
+        if not isinstance(model, keras.Model):  # whatever else a config describes
+            raise ValueError(f"it holds a {type(model).__name__}, no model")
+        return model
     except FileNotFoundError:
         raise
     except Exception as error:  # Keras, h5py and zipfile have each their own errors for damage
@@ -221,13 +231,13 @@ def load_head(checkpoint: Checkpoint):
 
     path = checkpoint.config_file
     config = read_json(path)
-    labels = _labels(config.get("id2label"), path)
+    labels = read_labels(config.get("id2label"), path)
     beside = checkpoint.directory / BESIDE
     names = [n for n in (CLASSIFIER, GOOGLE_CLASSIFIER) if n[0] in checkpoint.names]
     architecture = (config.get("architectures") or [SEQUENCE if names else None])[0]
     if beside.is_file():
         classifier = load_beside(beside)
-        found = classifier.output_shape[-1]
+        found = _num_classes(classifier, checkpoint.config["hidden_size"], beside)
     elif architecture in (SEQUENCE, TOKEN):
         names = (names or [CLASSIFIER])[0]
         wanted = (POOLER if architecture == SEQUENCE else ()) + names
@@ -245,7 +255,7 @@ def load_head(checkpoint: Checkpoint):
         classifier = build(
             hidden_size,
             found,
-            activation=_stored_activation(config, found, path),
+            activation=stored_activation(config, found, path),
             dropout_rate=_stored_dropout(config, path),
         )
         shapes = [tuple(weight.shape) for weight in classifier.weights]
@@ -264,7 +274,20 @@ def load_head(checkpoint: Checkpoint):
     return classifier, labels
 
 
-def _labels(names, path: Path) -> list[str] | None:
+def _num_classes(classifier, hidden_size: int, path: Path) -> int:
+    """The width of a head's output, once it is made sure that it stands on such an encoder."""
+    inputs, outputs = classifier.input_shape, classifier.output_shape
+    fits = isinstance(inputs, tuple) and len(inputs) in (2, 3) and inputs[-1] == hidden_size
+    if not fits or not isinstance(outputs, tuple) or len(outputs) not in (2, len(inputs)):
+        raise ValueError(
+            f"{str(path)!r} should be a head on hidden states of size {hidden_size}. It takes "
+            f"{inputs} and gives {outputs}."
+        )
+    return outputs[-1]
+
+
+def read_labels(names, path: Path) -> list[str] | None:
+    """The classes' names in a config's `id2label`; `None` where they are none but numbers."""
     if names is None:
         return None
     keys = [str(number) for number in range(len(names))] if isinstance(names, dict) else None
@@ -274,7 +297,8 @@ def _labels(names, path: Path) -> list[str] | None:
     return None if labels == [f"LABEL_{key}" for key in keys] else labels
 
 
-def _stored_activation(config: dict, num_classes: int, path: Path) -> str:
+def stored_activation(config: dict, num_classes: int, path: Path) -> str:
+    """The activation that a config says its head ends in, or that its kind of head has."""
     default = {
         "regression": "linear",
         "multi_label_classification": "sigmoid",

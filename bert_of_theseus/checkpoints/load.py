@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import warnings
@@ -10,7 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_of_theseus.checkpoints.base import ACTIVATIONS, Checkpoint, missing_file
+from bert_of_theseus.checkpoints.base import (
+    ACTIVATIONS,
+    VOCAB_DIGEST,
+    Checkpoint,
+    missing_file,
+    read_json,
+)
 from bert_of_theseus.checkpoints.google import GoogleCheckpoint
 from bert_of_theseus.checkpoints.huggingface import HuggingFaceCheckpoint
 
@@ -50,24 +57,34 @@ def find_checkpoint(directory: str | os.PathLike) -> Checkpoint:
     return kinds[0](path)
 
 
-def check_vocab(vocab_path: str | os.PathLike, config: dict) -> int:
+def check_vocab(vocab_path: str | os.PathLike, config: dict, stacklevel: int = 1) -> int:
     """Checks that a vocabulary fits a model's embeddings.
 
     Every token needs a row, so more tokens than rows is an error. Fewer is harmless (some models
-    pad their embeddings to a round number), and so a warning.
+    pad their embeddings to a round number), and so a warning. A vocabulary that we wrote has its
+    checksum beside it, in tokenizer_config.json, and must match it.
 
     Args:
         vocab_path: `vocab.txt`, one token a line.
         config: a dict with `vocab_size`, as `Checkpoint.config`.
+        stacklevel: whose line a warning names, as in `warnings.warn`; default the caller's.
 
     Returns:
         The number of tokens.
 
     Raises:
         ValueError: too many tokens, none, a token twice (bert4keras would then shift the ids of
-            all later ones), or `[PAD]` at another place than the first (the model masks id 0).
+            all later ones), `[PAD]` at another place than the first (the model masks id 0), or
+            the file is not the one that was written.
     """
     path, rows = str(vocab_path), config["vocab_size"]
+    settings = Path(vocab_path).with_name("tokenizer_config.json")
+    digest = read_json(settings).get(VOCAB_DIGEST) if settings.is_file() else None
+    if digest not in (None, hashlib.sha256(Path(vocab_path).read_bytes()).hexdigest()):
+        raise ValueError(
+            f"{path!r} does not match its checksum in {settings.name}: it is truncated, corrupt, "
+            f"or another model's. Remove {VOCAB_DIGEST} there if you changed it on purpose."
+        )
     try:
         with open(vocab_path, encoding="utf-8") as lines:
             # As bert4keras reads it: first word of the line, by which no two lines may agree.
@@ -96,7 +113,7 @@ def check_vocab(vocab_path: str | os.PathLike, config: dict) -> int:
         warnings.warn(
             f"{path!r} holds {len(tokens)} tokens and the model's embeddings have {rows} rows; "
             "the rest is not used.",
-            stacklevel=2,
+            stacklevel=stacklevel + 1,
         )
     return len(tokens)
 
@@ -197,7 +214,8 @@ def load_pretrained(directory: str | os.PathLike, *, prefix: str = "", **kwargs)
 
     Raises:
         FileNotFoundError: the folder or one of the files is missing; says what is there.
-        ValueError: the checkpoint or its head cannot be read, or do not fit together.
+        ValueError: the checkpoint, its head or its vocabulary cannot be read, or they do not fit
+            together.
 
     Example:
 
@@ -207,10 +225,14 @@ def load_pretrained(directory: str | os.PathLike, *, prefix: str = "", **kwargs)
     bert4keras_models()  # before Keras
     from bert_of_theseus.checkpoints.head import load_head
 
-    classifier, labels = load_head(find_checkpoint(directory))
+    checkpoint = find_checkpoint(directory)
+    classifier, labels = load_head(checkpoint)
     if classifier is not None:
         kwargs["with_pool"] = len(classifier.input_shape) == 2
-    return load_bert(directory, prefix=prefix, **kwargs), classifier, labels
+    transformer = load_bert(directory, prefix=prefix, **kwargs)
+    if (checkpoint.directory / "vocab.txt").is_file():
+        check_vocab(checkpoint.vocab_path, checkpoint.config, stacklevel=2)
+    return transformer, classifier, labels
 
 
 def _activation(hidden_act):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_of_theseus.checkpoints.base import Checkpoint, read_json
+from bert_of_theseus.checkpoints.base import VOCAB_DIGEST, Checkpoint, read_json
 from bert_of_theseus.checkpoints.google import GoogleCheckpoint
 from bert_of_theseus.checkpoints.head import (
     BESIDE,
@@ -26,6 +26,7 @@ from bert_of_theseus.checkpoints.head import (
     GOOGLE_CLASSIFIER,
     POOLER,
     Head,
+    apparent_activation,
     describe_head,
     save_beside,
 )
@@ -48,6 +49,9 @@ _GOOGLE_PREFIX = "bert_model.ckpt"
 _TOKENIZER = ("vocab.txt", "tokenizer_config.json")
 # What `transformers` would prefer to a new vocab.txt.
 _STALE = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+
+# Exported from the weights that were there before.
+_EXPORTED = ("model.onnx", "model.*.onnx", "model.tflite", "model.*.tflite")
 
 # The functions in bert4keras' layers, and the name that each kind of config calls them by.
 KERAS_ACTIVATIONS = {
@@ -81,7 +85,8 @@ def save_pretrained(
     `BertForTokenClassification`, with logits in place of probabilities. Any other head, such as
     the article's `[CLS]` and dense, is saved beside a `BertModel`, as head.keras.
 
-    `load_pretrained` reads both back. Files of the folder that are not the model's stay.
+    `load_pretrained` reads both back. Files of the folder that are not the model's stay; what was
+    exported from the old model (model.onnx and its kind) goes with it.
 
     Args:
         directory: the folder, new or old. Its old model is replaced when all of the new one is
@@ -133,6 +138,7 @@ def save_pretrained(
     prefix = "" if architecture == "BertModel" else "bert."
 
     owned = ["config.json", SINGLE_FILE, SHARD_INDEX, "model-*-of-*.safetensors", BESIDE]
+    owned += _EXPORTED
     with _staged(directory, HuggingFaceCheckpoint, owned, vocab, lowercase, overwrite) as scratch:
         _write_safetensors(scratch / SINGLE_FILE, tensors, prefix)
         _finish(scratch, "config.json", config, tensors, head, HuggingFaceCheckpoint)
@@ -190,6 +196,7 @@ def save_checkpoint(
     config["hidden_act"] = KERAS_ACTIVATIONS[config["hidden_act"]][0]
 
     owned = [_GOOGLE_CONFIG, f"{_GOOGLE_PREFIX}.index", f"{_GOOGLE_PREFIX}.data-*", BESIDE]
+    owned += _EXPORTED
     with _staged(directory, GoogleCheckpoint, owned, vocab, lowercase, overwrite) as scratch:
         _write_tensorflow(scratch / _GOOGLE_PREFIX, tensors)
         _finish(scratch, _GOOGLE_CONFIG, config, tensors, head, GoogleCheckpoint)
@@ -205,6 +212,8 @@ def _describe(transformer, classifier, labels) -> tuple[dict, dict, Head | None]
     if head:
         tensors.update(head.tensors)
         config.update(head.config)
+        if "classifier_activation" not in config:  # for those who run the model
+            config["classifier_activation"] = apparent_activation(head.probe[1])
     if labels is not None:
         labels = list(labels)
         if not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels):
@@ -346,7 +355,10 @@ def _staged(directory, kind, owned, vocab, lowercase, overwrite) -> Iterator[Pat
             _write_vocab(new, vocab, lowercase)
             owned = [*owned, *_TOKENIZER, *_STALE]
         elif exists and (directory / "vocab.txt").is_file():
-            shutil.copyfile(directory / "vocab.txt", new / "vocab.txt")  # to be checked
+            for file in _TOKENIZER:  # to be checked
+                if (directory / file).is_file():
+                    shutil.copyfile(directory / file, new / file)
+            owned = [*owned, *_TOKENIZER]
         yield new
         if exists:
             _replace(directory, new, old, owned)
@@ -413,6 +425,8 @@ def _write_safetensors(path: Path, tensors: dict, prefix: str) -> None:
     digests = {name: hashlib.sha256(value).hexdigest() for name, value in stored.items()}
     try:
         save_file(stored, path, metadata={"format": "pt", DIGESTS: json.dumps(digests)})
+        # It would be its owner's alone. The folder has what this process gives.
+        path.chmod(path.parent.stat().st_mode & 0o666)
     except SafetensorError as error:
         raise OSError(f"{str(path)!r} could not be written: {error}") from error
 
@@ -458,6 +472,7 @@ def _write_vocab(scratch: Path, vocab, lowercase: bool | None) -> None:
         {
             "tokenizer_class": "BertTokenizer",
             "do_lower_case": lowercase,
+            VOCAB_DIGEST: hashlib.sha256(content).hexdigest(),
             **{f"{n}_token": f"[{n.upper()}]" for n in ("unk", "sep", "pad", "cls", "mask")},
         },
     )

@@ -235,6 +235,29 @@ def test_plain_bert4keras_loads_the_google_checkpoint(bert, saved):
     assert not any("layer_2" in name or "Successor" in name for name in shapes)
 
 
+def test_a_google_checkpoint_tensor_by_tensor(bert, saved):
+    """`transformers` has no reader of TensorFlow's checkpoints any more: its names, by hand."""
+    reader = tf.train.load_checkpoint(str(saved["google"] / "bert_model.ckpt"))
+    config = transformers.BertConfig.from_json_file(saved["google"] / "bert_config.json")
+    model = transformers.BertForSequenceClassification(config).eval()
+    names = {"output_weights": "classifier.weight", "output_bias": "classifier.bias"}
+    state = {}
+    for name in reader.get_variable_to_shape_map():
+        value = reader.get_tensor(name)
+        new = names.get(name, name.replace("layer_", "layer.").replace("/", "."))
+        for old, part in (("kernel", "weight"), ("gamma", "weight"), ("beta", "bias")):
+            if new.endswith("." + old):
+                new = new.removesuffix(old) + part
+        new += ".weight" if new.endswith("_embeddings") else ""
+        state[new] = torch.tensor(value.T if name.endswith("kernel") else value)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected and all("position_ids" in name for name in missing)
+    expected = torch_outputs(
+        torch_load(transformers.AutoModelForSequenceClassification, saved["huggingface"])
+    )
+    torch.testing.assert_close(torch_outputs(model).logits, expected.logits, atol=1e-6, rtol=0)
+
+
 def test_epsilon_other_than_bert4keras_own_is_said(saved, tmp_path):
     bert = load_bert(saved["google"])
     for layer in bert.layers.values():
@@ -300,6 +323,15 @@ def test_what_the_model_does_not_hold_is_named(tmp_path):
     with pytest.warns(UserWarning) as caught:
         save_pretrained(tmp_path / "c", transformer, pooler_classification_head(16, 2))
     assert "pooler" not in str(caught[0].message)
+
+
+def test_files_that_others_may_read(saved):
+    """All that is written has the rights that any new file has."""
+    for folder in saved.values():
+        (folder / "any").touch()
+        rights = {path.stat().st_mode for path in folder.iterdir()}
+        (folder / "any").unlink()
+        assert len(rights) == 1
 
 
 def test_vocabularies(bert, tmp_path):
@@ -429,10 +461,11 @@ def test_an_interruption_between_two_moves(kind, bert, saved, tmp_path):
     folder = shutil.copytree(saved[kind], tmp_path / "a")
     head = scatter(tagging_head(16, 3))
     for number in range(len(contents(folder)) * 2):
-        RENAMES_LEFT.append(number)
-        with pytest.raises(KeyboardInterrupt):
-            SAVE[kind](folder, bert, head, vocab=VOCAB)
-        assert contents(folder) == contents(saved[kind])
+        for vocab in (VOCAB, None):
+            RENAMES_LEFT.append(number)
+            with pytest.raises(KeyboardInterrupt):
+                SAVE[kind](folder, bert, head, vocab=vocab)
+            assert contents(folder) == contents(saved[kind])
     SAVE[kind](folder, bert, head, vocab=VOCAB)
     assert load_pretrained(folder)[1].name == "tagger"
 
@@ -441,7 +474,8 @@ def test_an_interruption_between_two_moves(kind, bert, saved, tmp_path):
 def test_an_old_model_is_replaced_whole(kind, bert, saved, tmp_path):
     folder = shutil.copytree(saved[kind], tmp_path / "a")
     (folder / "README.md").write_text("mine")
-    (folder / "tokenizer.json").write_text("stale")
+    for name in ("tokenizer.json", "model.onnx", "model.int8.tflite"):
+        (folder / name).write_text("stale")
     if kind == "huggingface":
         (folder / "model-00001-of-00002.safetensors").write_text("stale")
     quietly(SAVE[kind], folder, bert, classification_head(16, 2), vocab=VOCAB)

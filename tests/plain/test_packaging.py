@@ -91,7 +91,16 @@ def test_metadata(metadata):
         "demo",
         "dev",
         "plots",
+        "predict",
     }
+
+
+def test_the_command_is_installed(wheel):
+    (name,) = (name for name in wheel.namelist() if name.endswith("/entry_points.txt"))
+    text = wheel.read(name).decode()
+    assert text.split() == [
+        "[console_scripts]", "bert-of-theseus", "=", "bert_of_theseus.__main__:main"
+    ]  # fmt: skip
 
 
 def read_pins(name: str) -> list[Requirement]:
@@ -154,7 +163,7 @@ def test_locks_satisfy_the_package(metadata, python_version):
         requirement = Requirement(line)
         # What the demo needs must be in requirements.txt itself; the rest is for the tests.
         extra = re.search(r'extra == "([^"]+)"', line)
-        needs_dev = extra is not None and extra.group(1) in ("dev", "keras-hub", "plots")
+        needs_dev = extra is not None and extra.group(1) in ("dev", "keras-hub", "plots", "predict")
         version = (both if needs_dev else run).get(canonicalize_name(requirement.name))
         assert version is not None, f"{line}: not locked for Python {python_version}"
         assert requirement.specifier.contains(version), f"{line}: locked at {version}"

@@ -1,0 +1,365 @@
+"""What a saved model can do, from the shell: `python -m bert_of_theseus --help`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bert_of_theseus import __version__
+
+# Nothing else is imported up here, so that --help answers at once.
+
+_FIELDS = ("text", "sentence")
+_CHUNK = 1 << 18  # Bytes that are read at once, at most.
+_BAD_LINES, _CANNOT, _INTERRUPTED, _NO_READER = 1, 2, 130, 141
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bert-of-theseus",
+        description="What a saved model can do. The folder DIR is what save_pretrained wrote.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  echo "A joy to watch." | python -m bert_of_theseus predict successor
+  python -m bert_of_theseus predict successor reviews.txt --output labels.jsonl
+  python -m bert_of_theseus export successor --onnx
+  python -m bert_of_theseus predict --help""",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_predict(commands)
+    _add_export(commands)
+    return parser
+
+
+def _add_predict(commands) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="label texts, one a line",
+        description=(
+            "Labels texts, one a line, and writes a JSON object for each: the number of the line, "
+            "the label, its probability, and those of all labels. Lines end at a newline only; "
+            "results come as the lines do, and memory does not grow with their number."
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  echo "A joy to watch." | python -m bert_of_theseus predict successor
+      {"line": 1, "label": "good", "probability": 0.98, "probabilities": {...}}
+  python -m bert_of_theseus predict successor reviews.txt --output labels.jsonl
+  python -m bert_of_theseus predict successor dev.json --jsonl --field sentence --echo
+  python -m bert_of_theseus predict pairs --jsonl --field premise --field hypothesis < rows.jsonl
+
+A line that cannot be used (empty, not UTF-8, not JSON, without the field) is reported with its
+number on stderr, and the rest goes on. Exit status: 0; 1 if there were such lines; 2 if nothing
+could be done; 130 after Ctrl-C.""",
+    )
+    parser.add_argument("directory", metavar="DIR", help="folder of the saved model")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", default="-", help="texts, UTF-8; default: stdin"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", help="where the results go, replacing it; default: stdout"
+    )
+    what = parser.add_argument_group("what a line is")
+    what.add_argument("--jsonl", action="store_true", help="a JSON object (default: a text)")
+    what.add_argument(
+        "--field",
+        action="append",
+        metavar="NAME",
+        help="field of the object that holds the text, twice for a pair of texts; default: the "
+        f"first there is of {', '.join(_FIELDS)}. Implies --jsonl",
+    )
+    what.add_argument(
+        "--pairs", action="store_true", help="two texts with a tab between, for a model of pairs"
+    )
+    parser.add_argument("--echo", action="store_true", help="put the line into its result as input")
+    parser.add_argument(
+        "--top",
+        type=_positive,
+        metavar="N",
+        help="the N most probable labels only; default: all",
+    )
+    parser.add_argument(
+        "--kind",
+        help="form of the model: onnx, int8.onnx, tflite, float16.tflite, int8.tflite, keras; "
+        "default: the fastest in DIR that computes exactly what the model does",
+    )
+    parser.add_argument(
+        "--max-length", type=_positive, metavar="N", help="cut texts to N tokens; default: the "
+        "most that the model takes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch-size", type=_positive, default=32, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="CPU threads; default: the runtime's own"
+    )
+    parser.set_defaults(run=predict)
+
+
+def _add_export(commands) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a model in the forms that run fast",
+        description=(
+            "Writes the model in DIR in forms that run faster, beside it: model.onnx for ONNX "
+            "Runtime, which needs neither Keras nor TensorFlow, model.tflite for LiteRT. What is "
+            "written is compared with the model first."
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="""examples:
+  python -m bert_of_theseus export successor                          model.onnx
+  python -m bert_of_theseus export successor --onnx --int8            model.int8.onnx
+  python -m bert_of_theseus export successor --litert --float32 --float16
+                                                      model.tflite, model.float16.tflite
+
+Exit status: 0; 2 if a file could not be written, and what was there before is.""",
+    )
+    parser.add_argument("directory", metavar="DIR", help="folder of the saved model")
+    form = parser.add_argument_group("forms (default: --onnx)")
+    form.add_argument("--onnx", action="store_true", help="for ONNX Runtime")
+    form.add_argument("--litert", action="store_true", help="for LiteRT (TensorFlow Lite)")
+    stored = parser.add_argument_group("how weights are stored (default: --float32)")
+    stored.add_argument("--float32", action="store_true", help="as they are")
+    stored.add_argument("--float16", action="store_true", help="in half the size, with --litert")
+    stored.add_argument(
+        "--int8", action="store_true", help="in a quarter of the size; the results change a little"
+    )
+    parser.set_defaults(run=export)
+
+
+def _positive(value: str) -> int:
+    with contextlib.suppress(ValueError):
+        if int(value) > 0:
+            return int(value)
+    raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, received {value!r}")
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Labels lines; returns the exit status."""
+    if args.pairs and (args.jsonl or args.field):
+        raise ValueError("--pairs is for lines of text; for JSON give --field twice.")
+    if len(args.field or ()) > 2:
+        raise ValueError(f"--field: one text or two. Received: {', '.join(args.field)}.")
+    with contextlib.ExitStack() as stack:
+        source = sys.stdin.buffer
+        if args.file != "-":
+            source = stack.enter_context(open(args.file, "rb", buffering=0))
+        predictor = _load(args)
+        output = sys.stdout.buffer
+        if args.output:
+            if _is_same(args.output, source):
+                raise ValueError(f"--output {args.output} is the file that is read.")
+            output = stack.enter_context(open(args.output, "wb"))
+        if source.isatty():
+            print("Texts from the keyboard, one a line; Ctrl-D ends.", file=sys.stderr)
+        bar = None
+        if sys.stderr.isatty() and not output.isatty():
+            from tqdm import tqdm
+
+            bar = stack.enter_context(tqdm(total=_count_lines(source), unit="line"))
+        return _predict_lines(predictor, source, output, bar, args)
+
+
+def _load(args):
+    _quieten_tensorflow()
+    from bert_of_theseus.predictor import Predictor
+
+    return Predictor.load(
+        args.directory,
+        kind=args.kind,
+        max_length=args.max_length,
+        batch_size=args.batch_size,
+        num_threads=args.threads,
+    )
+
+
+def _predict_lines(predictor, source, output, bar, args) -> int:
+    import warnings
+
+    def say(message):
+        if bar is None:
+            print(message, file=sys.stderr, flush=True)
+        else:
+            bar.write(message, file=sys.stderr)
+
+    number = num_bad = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries
+        warnings.filterwarnings("default", module=r"(__main__|bert_of_theseus\..*)$")
+        warnings.showwarning = lambda message, *args, **kwargs: say(f"warning: {message}")
+        for lines in _lines(source, 8 * predictor.batch_size):
+            numbers, inputs, texts = [], [], []
+            for line in lines:
+                number += 1
+                try:
+                    content, text = _read(line, number, args)
+                except ValueError as error:
+                    say(f"line {number}: {error}")
+                    num_bad += 1
+                else:
+                    numbers.append(number)
+                    inputs.append(content)
+                    texts.append(text)
+            for n, content, result in zip(numbers, inputs, predictor.predict(texts)):
+                row = {"line": n, **({"input": content} if args.echo else {}), **result}
+                # The escapes of JSON, for the halves of characters that UTF-8 has no bytes for.
+                text = json.dumps(_shortened(row, args.top), ensure_ascii=False) + "\n"
+                output.write(text.encode("utf-8", "backslashreplace"))
+            output.flush()
+            if bar is not None:
+                bar.update(len(lines))
+    if num_bad:
+        say(f"{num_bad} of {number} lines could not be used.")
+    return _BAD_LINES if num_bad else 0
+
+
+def _lines(source, at_most: int) -> Iterator[list[bytes]]:
+    """The lines that have come, some at a time, without waiting for more of them."""
+    start: list[bytes] = []  # of a line whose end has not come
+    while chunk := os.read(source.fileno(), _CHUNK):
+        *lines, rest = chunk.split(b"\n")
+        if lines:
+            lines[0] = b"".join([*start, lines[0]])
+            start = []
+        start.append(rest)
+        for first in range(0, len(lines), at_most):
+            yield lines[first : first + at_most]
+    last = b"".join(start)
+    if last:
+        yield [last]
+
+
+def _read(line: bytes, number: int, args):
+    """What a line holds, and the text or the pair of texts in it."""
+    try:
+        content = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start + 1}") from error
+    content = content.removesuffix("\r")
+    if not content.strip():
+        raise ValueError("empty")
+    if args.pairs:
+        parts = content.split("\t")
+        if len(parts) != 2:
+            raise ValueError(f"expected two texts with a tab between, received {len(parts)}")
+        return parts, tuple(parts)
+    if not (args.jsonl or args.field):
+        return content, content
+    try:
+        row = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object, received {type(row).__name__}")
+    fields = args.field or [next((name for name in _FIELDS if name in row), " or ".join(_FIELDS))]
+    for field in fields:
+        if field not in row:
+            raise ValueError(f"no field {field!r}")
+        if not isinstance(row[field], str):
+            kind = type(row[field]).__name__
+            raise ValueError(f"field {field!r} should be a string, received {kind}")
+        try:
+            row[field].encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"field {field!r} is no valid Unicode: {error.reason}") from error
+        if not row[field].strip():
+            raise ValueError(f"field {field!r} is empty")
+    texts = tuple(row[field] for field in fields)
+    return row, texts if len(texts) > 1 else texts[0]
+
+
+def _shortened(value, top: int | None):
+    """A result with six digits, and with the most probable labels only."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, list):
+        return [_shortened(item, top) for item in value]
+    if not isinstance(value, dict):
+        return value
+    shortened = {key: _shortened(item, top) for key, item in value.items() if key != "input"}
+    if "probabilities" in shortened and top is not None:
+        shortened["probabilities"] = dict(list(shortened["probabilities"].items())[:top])
+    return {key: shortened.get(key, item) for key, item in value.items()}
+
+
+def export(args: argparse.Namespace) -> int:
+    """Writes a model in other forms; returns the exit status."""
+    stored = [name for name in ("float32", "float16", "int8") if getattr(args, name)]
+    stored = stored or ["float32"]
+    if args.float16 and not args.litert:
+        raise ValueError("--float16 is a form of --litert.")
+    _quieten_tensorflow()
+    from bert_of_theseus.bert_classifier import WEIGHTS, load_classifier
+    from bert_of_theseus.checkpoints import load_pretrained
+    from bert_of_theseus.export import export_litert, export_onnx
+
+    directory = Path(args.directory)
+    if (directory / WEIGHTS).is_file():
+        model = [load_classifier(directory)[0]]
+    else:
+        model = list(load_pretrained(directory)[:2])
+    for name in stored:
+        infix, quantize = ("", None) if name == "float32" else (f"{name}.", name)
+        paths = []
+        if args.onnx or not args.litert:
+            paths += [(directory / f"model.{infix}onnx", export_onnx)] * (name != "float16")
+        if args.litert:
+            paths.append((directory / f"model.{infix}tflite", export_litert))
+        for path, write in paths:
+            write(path, *model, quantize=quantize)
+            print(f"{path}  {path.stat().st_size / 1e6:.1f} MB", flush=True)
+    return 0
+
+
+def _quieten_tensorflow() -> None:
+    """No start-up notices, and none of new traces: batches have different shapes."""
+    import logging
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+def _is_same(path, source) -> bool:
+    return os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(source.fileno()))
+
+
+def _count_lines(source) -> int | None:
+    """The lines that are left in a file; `None` for a pipe or a terminal."""
+    import stat
+
+    descriptor = source.fileno()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return None
+    place = os.lseek(descriptor, 0, os.SEEK_CUR)
+    count, last = 0, b"\n"
+    while chunk := os.read(descriptor, _CHUNK):
+        count, last = count + chunk.count(b"\n"), chunk[-1:]
+    os.lseek(descriptor, place, os.SEEK_SET)
+    return count + (last != b"\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except BrokenPipeError:
+        # Whoever read has seen enough, as `head` does. Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NO_READER
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return _CANNOT
+    except KeyboardInterrupt:
+        print(f"\n{parser.prog}: interrupted.", file=sys.stderr)
+        return _INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

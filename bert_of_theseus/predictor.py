@@ -1,0 +1,363 @@
+"""From texts to labels: a saved model, in whichever form it stands in its folder.
+
+Nothing here imports Keras or TensorFlow unless the form is one that runs on them.
+
+Example:
+
+    predictor = Predictor.load("successor")
+    predictor.predict(["A joy to watch.", "Two hours of my life."])
+    # [{"label": "good", "probability": 0.97, "probabilities": {"good": 0.97, "bad": 0.03}}, ...]
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from .bert_classifier import LABELS, WEIGHTS, load_classifier
+from .checkpoints.base import missing_file, read_json
+from .checkpoints.google import GoogleCheckpoint
+from .checkpoints.head import read_labels, stored_activation
+from .checkpoints.huggingface import HuggingFaceCheckpoint
+from .checkpoints.load import check_vocab
+from .data import Tokenizer
+
+__all__ = ["KINDS", "Predictor"]
+
+# Each but "keras" is the file model.<kind>. In the order in which they are preferred: the fastest
+# first, but none that computes something else than the model while there is one that does not.
+KINDS = ("onnx", "tflite", "keras", "float16.tflite", "int8.onnx", "int8.tflite")
+
+_CONFIGS = ("config.json", "bert_config.json")
+_CHECKPOINTS = (HuggingFaceCheckpoint, GoogleCheckpoint)
+_PAIR = 2
+
+
+class Predictor:
+    """Texts in, labels with probabilities out, over any form of a saved model.
+
+    Texts are sorted by length, run in batches and given back in their own order. What is
+    predicted of a text depends neither on the other texts nor on the batch size, up to the last
+    digits.
+
+    Args:
+        runtime: function of `token_ids` and `segment_ids`, int32 arrays of shape
+            `(batch_size, sequence_length)` padded with 0, that returns the model's outputs.
+        tokenizer: a `data.Tokenizer`.
+        labels: the classes' names.
+        activation: what the outputs are: `"softmax"`, `"sigmoid"` (independent labels) or
+            `"linear"` (a number, or the logits of several classes).
+        max_length: longer texts are cut to so many tokens.
+        batch_size: texts in a batch.
+        kind: one of `KINDS`, for `repr`.
+
+    Attributes:
+        labels: the classes' names.
+        max_length: the limit in tokens.
+        kind: which form of the model runs.
+        num_cut: number of texts so far that were longer than `max_length`.
+    """
+
+    _POOL = 32  # Batches that are sorted together.
+    _MULTIPLE = 8  # Batches are padded to a multiple of so many tokens: few different shapes.
+
+    def __init__(
+        self,
+        runtime,
+        tokenizer: Tokenizer,
+        labels: list[str] | None,
+        *,
+        activation: str = "softmax",
+        max_length: int = 512,
+        batch_size: int = 32,
+        kind: str = "keras",
+    ):
+        for name, value, least in (("max_length", max_length, 3), ("batch_size", batch_size, 1)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"`{name}` should be at least {least}. Received: {value!r}.")
+        self.tokenizer = tokenizer
+        self.activation = activation
+        self.max_length = max_length
+        self.batch_size = batch_size
+        self.kind = kind
+        self.num_cut = 0
+        self._runtime = runtime
+        # One text, so that what cannot work does not wait for the user's texts to say so.
+        outputs = self._outputs(tokenizer.encode_batch([""], max_length))[0]
+        self.tags_tokens = outputs.ndim == 2
+        width = outputs.shape[-1]
+        self.labels = labels or [f"LABEL_{number}" for number in range(width)]
+        if len(self.labels) != width:
+            raise ValueError(
+                f"the model has {width} outputs, and there are {len(self.labels)} labels"
+            )
+        total = float(outputs.reshape(-1, width)[0].sum())
+        if activation == "softmax" and abs(total - 1) > 0.05:  # int8 is not exact
+            raise ValueError(
+                f"its probabilities add up to {total:.3g}, not to 1; classifier_activation in its "
+                "config should say what it puts out"
+            )
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | os.PathLike,
+        kind: str | None = None,
+        max_length: int | None = None,
+        batch_size: int = 32,
+        num_threads: int | None = None,
+    ) -> Predictor:
+        """Loads what `save_pretrained`, `save_checkpoint` and the exports wrote, or the demo.
+
+        Args:
+            directory: a folder with config.json (or bert_config.json), vocab.txt,
+                tokenizer_config.json, and the model in one form or several: the checkpoint
+                itself, or model.onnx, model.tflite and their smaller versions.
+            kind: which form to run: `"onnx"`, `"int8.onnx"`, `"tflite"`, `"float16.tflite"`,
+                `"int8.tflite"` (the file model.<kind>), or `"keras"` (the checkpoint). Default:
+                the first of onnx, tflite and keras that is there and whose packages are
+                installed; one of the smaller versions, which compute a little differently, only
+                where there is nothing else.
+            max_length: texts are cut to so many tokens; default: what the model can take.
+            batch_size: texts in a batch.
+            num_threads: for the runtime; default: its own.
+
+        Returns:
+            A `Predictor`.
+
+        Raises:
+            FileNotFoundError: the folder or one of the files is missing; says what is there.
+            ImportError: a package that this form needs is not installed.
+            ValueError: a file cannot be read, or they do not fit together; an argument is no such
+                thing.
+        """
+        directory = Path(directory)
+        if kind not in (None, *KINDS):
+            raise ValueError(f"`kind` should be one of {', '.join(KINDS)}. Received: {kind!r}.")
+        path, config = _read_config(directory)
+        labels = read_labels(config.get("id2label"), path)
+        if (directory / LABELS).is_file():
+            labels = json.loads((directory / LABELS).read_text(encoding="utf-8"))
+        vocab = directory / "vocab.txt"
+        if not vocab.is_file():
+            raise missing_file(directory, "vocab.txt")
+        check_vocab(vocab, config, stacklevel=2)
+        tokenizer = Tokenizer(vocab)
+        limit = config.get("max_position_embeddings", 512)
+        if "id2label" not in config and (config.get("architectures") or [None])[0] == "BertModel":
+            raise ValueError(
+                f"{str(path)!r} names no labels (id2label): it is an encoder without a head. Save "
+                "it with its classifier."
+            )
+        kind, runtime = _open(directory, kind, num_threads)
+        limit = min(limit, runtime.max_length or limit)
+        if max_length is not None and max_length > limit:
+            raise ValueError(
+                f"`max_length` should be at most {limit}, what the model in {str(directory)!r} can "
+                f"take. Received: {max_length}."
+            )
+        try:
+            return cls(
+                runtime,
+                tokenizer,
+                labels,
+                activation=stored_activation(config, len(config.get("id2label") or (0, 1)), path),
+                max_length=limit if max_length is None else max_length,
+                batch_size=batch_size,
+                kind=kind,
+            )
+        except ValueError as error:
+            raise ValueError(f"{str(directory)!r} cannot be used: {error}") from error
+
+    def predict(self, texts):
+        """Predicts the labels of texts.
+
+        Args:
+            texts: a list of texts, or a single text. A text is a string, or, for a model of
+                pairs, a tuple of two strings.
+
+        Returns:
+            A dict for each text, in their order; for a single text the dict. What it holds:
+
+            - `label`, `probability`, and `probabilities` of all labels, the most probable first;
+            - with independent labels `labels`, those of at least 0.5, and `probabilities`;
+            - with a model of numbers `value`;
+            - with a tagger `tokens`, a list of dicts with `text`, `start` and `end` (its
+              characters are `text[start:end]`), `label` and `probability`.
+
+        Raises:
+            TypeError: something is no text; says which.
+
+        Warns:
+            UserWarning: once, that a text was longer than `max_length` and is cut.
+        """
+        if isinstance(texts, str):
+            return self._predict([texts], 0, stacklevel=3)[0]
+        texts, results = list(texts), []
+        for start in range(0, len(texts), self._window):
+            window = texts[start : start + self._window]
+            results += self._predict(window, start, stacklevel=3)
+        return results
+
+    __call__ = predict
+
+    def stream(self, texts: Iterable) -> Iterator[dict]:
+        """Predicts the labels of texts that come one by one, in constant memory.
+
+        Args:
+            texts: any iterable of texts. It is read some hundred texts ahead, as they are sorted
+                by length.
+
+        Yields:
+            What `predict` returns for each text, in their order.
+
+        Raises:
+            TypeError: likewise.
+
+        Warns:
+            UserWarning: likewise.
+        """
+        if isinstance(texts, str):
+            raise TypeError("`texts` should be an iterable of texts. Received: a single text.")
+        texts = iter(texts)
+        for start in itertools.count(0, self._window):
+            window = list(itertools.islice(texts, self._window))
+            if not window:
+                return
+            yield from self._predict(window, start, stacklevel=3)
+
+    def __repr__(self) -> str:
+        return (
+            f"Predictor(kind={self.kind!r}, {len(self.labels)} labels, "
+            f"max_length={self.max_length}, batch_size={self.batch_size})"
+        )
+
+    @property
+    def _window(self) -> int:
+        return self._POOL * self.batch_size
+
+    def _predict(self, texts: list, start: int, stacklevel: int) -> list[dict]:
+        """Results for the texts of one window, the first of which is number `start`."""
+        texts = [_checked(text, start + number) for number, text in enumerate(texts)]
+        encodings = self.tokenizer.encode_batch(texts, self.max_length)
+        num_cut = sum(bool(encoding.overflowing) for encoding in encodings)
+        if num_cut and not self.num_cut:
+            warnings.warn(
+                f"A text is longer than {self.max_length} tokens and is cut, as others may be; "
+                "this is said once.",
+                stacklevel=stacklevel,
+            )
+        self.num_cut += num_cut
+        results: list = [None] * len(texts)
+        order = sorted(range(len(texts)), key=lambda number: len(encodings[number].ids))
+        for first in range(0, len(order), self.batch_size):
+            rows = order[first : first + self.batch_size]
+            batch = [encodings[row] for row in rows]
+            for row, encoding, outputs in zip(rows, batch, self._outputs(batch)):
+                results[row] = self._result(texts[row], encoding, outputs)
+        return results
+
+    def _outputs(self, encodings: list) -> np.ndarray:
+        longest = max(len(encoding.ids) for encoding in encodings)
+        length = min(-(-longest // self._MULTIPLE) * self._MULTIPLE, self.max_length)
+        token_ids = np.zeros((len(encodings), length), "int32")
+        segment_ids = np.zeros_like(token_ids)
+        for row, encoding in enumerate(encodings):
+            token_ids[row, : len(encoding.ids)] = encoding.ids
+            segment_ids[row, : len(encoding.ids)] = encoding.type_ids
+        outputs = np.asarray(self._runtime(token_ids, segment_ids))
+        if self.activation == "linear" and outputs.shape[-1] > 1:
+            outputs = np.exp(outputs - outputs.max(-1, keepdims=True))
+            outputs /= outputs.sum(-1, keepdims=True)
+        return outputs
+
+    def _result(self, text, encoding, outputs) -> dict:
+        if self.tags_tokens:
+            return {"tokens": self._tokens(text, encoding, outputs)}
+        if self.activation == "linear" and len(self.labels) == 1:
+            return {"value": float(outputs[0])}
+        order = np.argsort(-outputs, kind="stable")
+        probabilities = {self.labels[number]: float(outputs[number]) for number in order}
+        if self.activation == "sigmoid":
+            labels = [label for label, p in probabilities.items() if p >= 0.5]
+            return {"labels": labels, "probabilities": probabilities}
+        label, probability = next(iter(probabilities.items()))
+        return {"label": label, "probability": probability, "probabilities": probabilities}
+
+    def _tokens(self, text, encoding, outputs) -> list[dict]:
+        if not isinstance(text, str):
+            raise TypeError("The model tags tokens, of single texts. Received: a pair of texts.")
+        best = outputs.argmax(-1)
+        return [
+            {
+                "text": text[start:end],
+                "start": start,
+                "end": end,
+                "label": self.labels[best[row]],
+                "probability": float(outputs[row, best[row]]),
+            }
+            for row, ((start, end), special) in enumerate(
+                zip(encoding.offsets, encoding.special_tokens_mask)
+            )
+            if not special
+        ]
+
+
+def _checked(text, number: int):
+    """`text` as the tokenizer takes it."""
+    parts = [text] if isinstance(text, str) else text
+    if not isinstance(parts, (list, tuple)) or not (
+        isinstance(text, str) or len(parts) == _PAIR
+    ) or not all(isinstance(part, str) for part in parts):  # fmt: skip
+        raise TypeError(
+            "`texts` should hold strings, or tuples of two strings. Received as number "
+            f"{number}: {text!r:.80}."
+        )
+    try:
+        "".join(parts).encode()
+    except UnicodeEncodeError as error:
+        raise TypeError(f"Text number {number} is no valid Unicode: {error}.") from error
+    return text if isinstance(text, str) else tuple(parts)
+
+
+def _read_config(directory: Path) -> tuple[Path, dict]:
+    for name in _CONFIGS:
+        if (directory / name).is_file():
+            return directory / name, read_json(directory / name)
+    raise missing_file(directory, " or ".join(_CONFIGS))
+
+
+def _open(directory: Path, kind: str | None, num_threads: int | None):
+    """The form that is asked for, or the first that is there and can be run."""
+    from .runtimes import KerasRuntime, open_runtime
+
+    class Classifier(KerasRuntime):
+        """What `scripts/iflytek.py` saves."""
+
+        def _load_folder(self):
+            return load_classifier(self.path)[0]
+
+    paths = {k: directory / f"model.{k}" for k in KINDS if k != "keras"}
+    there = {k: path for k, path in paths.items() if path.is_file()}
+    is_script_s = (directory / WEIGHTS).is_file()
+    if is_script_s or any(c.find_tensors(directory) for c in _CHECKPOINTS):
+        there["keras"] = directory
+    if kind is not None and kind not in there:
+        looked_for = "a checkpoint for Keras" if kind == "keras" else paths[kind].name
+        raise missing_file(directory, looked_for)
+    if not there:
+        raise missing_file(directory, f"a checkpoint, {', '.join(p.name for p in paths.values())}")
+    errors = []
+    for k in [kind] if kind else [k for k in KINDS if k in there]:
+        try:
+            open_form = Classifier if k == "keras" and is_script_s else open_runtime
+            return k, open_form(there[k], num_threads)
+        except ImportError as error:
+            errors.append(error)
+    raise ImportError(" ".join(map(str, errors))) from errors[0]

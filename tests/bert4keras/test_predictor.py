@@ -1,0 +1,285 @@
+"""The predictor over every form of a saved model, against the Keras model itself."""
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import bert_of_theseus.bert4keras  # noqa: F401  must come before bert4keras
+
+# isort: split
+import numpy as np
+import pytest
+import transformers
+from bert4keras.backend import keras
+from bert4keras.models import build_transformer_model
+from bert4keras.tokenizers import Tokenizer
+
+from bert_of_theseus import Predictor
+from bert_of_theseus.bert_classifier import build_bert, build_classifier, save_description
+from bert_of_theseus.checkpoints import save_checkpoint, save_pretrained
+from bert_of_theseus.checkpoints.base import read_config
+from bert_of_theseus.data import Tokenizer as WordPieces
+from bert_of_theseus.heads import classification_head, pooler_classification_head, tagging_head
+from bert_of_theseus.predictor import KINDS
+
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##s", "天"]
+LABELS = ["bad", "so-so", "好"]
+TINY = {
+    "vocab_size": len(VOCAB),
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 32,
+}
+
+
+def recurrent_head():
+    """A head that no config can name."""
+    inputs = keras.Input((None, 16))
+    x = keras.layers.Bidirectional(keras.layers.GRU(3))(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3, activation="sigmoid")(x))
+
+
+HEADS = {
+    "pooler": lambda: pooler_classification_head(16, 3),
+    "first token": lambda: classification_head(16, 3),
+    "logits": lambda: classification_head(16, 3, activation="linear"),
+    "independent": lambda: pooler_classification_head(16, 3, activation="sigmoid"),
+    "tagger": lambda: tagging_head(16, 3),
+    "recurrent": recurrent_head,
+}
+
+
+def scatter(model, seed=0, scale=0.3):
+    rng = np.random.default_rng(seed)
+    model.set_weights([w + rng.normal(0, scale, w.shape) for w in model.get_weights()])
+    return model
+
+
+def texts(count, seed=0, longest=20):
+    rng = np.random.default_rng(seed)
+    letters = np.array([*"abcdefghijklmnopqrstuvwxyz天"])
+    return [" ".join(rng.choice(letters, n)) for n in rng.integers(1, longest + 1, count)]
+
+
+class Saved:
+    """A model in a folder, and what it makes of a text by bert4keras' own tokenizer."""
+
+    def __init__(self, folder, head, save=save_pretrained):
+        self.folder = folder
+        keras.utils.set_random_seed(0)
+        transformer = build_transformer_model(return_keras_model=False, **TINY)
+        classifier = scatter(HEADS[head](), seed=1, scale=1)
+        scatter(transformer.model, scale=0.5)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a head that others do not know
+            save(folder, transformer, classifier, vocab=VOCAB, labels=LABELS)
+        self.model = keras.Model(transformer.inputs, classifier(transformer.output))
+        self.tokenizer = Tokenizer(dict(zip(VOCAB, range(len(VOCAB)))), do_lower_case=True)
+
+    def outputs(self, *text):
+        ids = [np.array([ids], "int32") for ids in self.tokenizer.encode(*text)]
+        return np.array(self.model(ids, training=False))[0]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return {head: Saved(tmp_path_factory.mktemp("saved") / "model", head) for head in HEADS}
+
+
+def values(row):
+    return [row["probabilities"][label] for label in LABELS]
+
+
+def command(*arguments, text=""):
+    return subprocess.run(
+        [sys.executable, "-m", "bert_of_theseus", *map(str, arguments)],
+        input=text.encode(),
+        capture_output=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+@pytest.mark.parametrize("head", ["pooler", "first token"])
+def test_as_the_keras_model(head, saved):
+    some = texts(40)
+    predictor = Predictor.load(saved[head].folder, kind="keras")
+    assert predictor.kind == "keras" and predictor.max_length == 32
+    found = predictor.predict(some)
+    for text, row in zip(some, found, strict=True):
+        expected = saved[head].outputs(text)
+        np.testing.assert_allclose(values(row), expected, atol=1e-5)
+        assert row["label"] == LABELS[expected.argmax()]
+    assert np.ptp([*map(values, found)], axis=0).max() > 0.01  # or this would say little
+    pair = ("a b c", "天 d")
+    np.testing.assert_allclose(
+        values(predictor.predict([pair])[0]), saved[head].outputs(*pair), atol=1e-5
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(saved):
+    """What the command makes of a folder: all forms of one model."""
+    flags = ["--onnx", "--litert", "--float32", "--float16", "--int8"]
+    done = command("export", saved["pooler"].folder, *flags)
+    assert done.returncode == 0, done.stderr.decode()
+    sizes = [line.rsplit("  ", 1) for line in done.stdout.decode().splitlines()]
+    assert {Path(path).name for path, _ in sizes} == {
+        f"model.{kind}" for kind in KINDS if kind != "keras"
+    }
+    return saved["pooler"]
+
+
+# How far probabilities may be from the Keras model's, at most and on average. These weights are
+# wild, and rounding them tells.
+TOLERANCES = {
+    "keras": (1e-5, 1e-6),
+    "onnx": (1e-5, 1e-6),
+    "tflite": (1e-4, 1e-5),
+    "float16.tflite": (0.03, 3e-3),
+    "int8.onnx": (0.3, 0.03),
+    "int8.tflite": (0.3, 0.03),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind(kind, exported):
+    some = texts(30, seed=5)
+    some += list(zip(texts(10, seed=6, longest=10), texts(10, seed=7, longest=10)))
+    predictor = Predictor.load(exported.folder, kind=kind, num_threads=threads(kind))
+    assert predictor.kind == kind and predictor.max_length == 32
+    found = predictor.predict(some)
+    expected = [exported.outputs(*([x] if isinstance(x, str) else x)) for x in some]
+    errors = abs(np.array([*map(values, found)]) - expected)
+    assert errors.max() < TOLERANCES[kind][0] and errors.mean() < TOLERANCES[kind][1]
+    for row, scores in zip(found, expected):
+        first, second = sorted(scores)[:-3:-1]
+        if first - second > 2 * TOLERANCES[kind][0]:
+            assert row["label"] == LABELS[scores.argmax()]
+    if "int8" in kind:
+        return  # it rounds by the batch
+    other = Predictor.load(exported.folder, kind=kind, batch_size=7)
+    again = list(other.stream(iter(some[::-1])))[::-1]
+    np.testing.assert_allclose([*map(values, again)], [*map(values, found)], atol=1e-5)
+
+
+def threads(kind):
+    return None if kind == "keras" else 1  # TensorFlow's are set before its first use
+
+
+def test_which_kind_is_picked(exported, tmp_path):
+    folder = shutil.copytree(exported.folder, tmp_path / "a")
+    for kind in KINDS:
+        assert Predictor.load(folder).kind == kind
+        for path in folder.glob("*.safetensors" if kind == "keras" else f"model.{kind}"):
+            path.unlink()
+    # A new model takes what was exported from the old one with it.
+    assert not list(Saved(tmp_path / "b", "pooler").folder.glob("*.onnx"))
+
+
+def test_taggers_exported(saved):
+    assert command("export", saved["tagger"].folder).returncode == 0
+    onnx = Predictor.load(saved["tagger"].folder)
+    assert onnx.kind == "onnx"
+    tokens = onnx.predict("ab 天 cs")["tokens"]
+    expected = saved["tagger"].outputs("ab 天 cs")[1:-1]
+    for token, scores in zip(tokens, expected, strict=True):
+        assert abs(token["probability"] - scores.max()) < 1e-5
+
+
+def test_what_cannot_be_exported(tmp_path):
+    done = command("export", tmp_path / "nowhere")
+    assert done.returncode == 2 and b"it is missing" in done.stderr
+    done = command("export", tmp_path, "--float16")
+    assert done.returncode == 2 and b"--float16 is a form of --litert" in done.stderr
+
+
+def test_other_outputs(saved):
+    for head in ("logits", "independent", "recurrent"):
+        predictor = Predictor.load(saved[head].folder)
+        for text, row in zip(texts(5), predictor.predict(texts(5))):
+            expected = saved[head].outputs(text)
+            if head == "logits":
+                expected = np.exp(expected) / np.exp(expected).sum()
+            np.testing.assert_allclose(values(row), expected, atol=1e-5)
+            assert ("labels" in row) == (head != "logits")
+    text = "ab 天 cs"
+    (row,) = Predictor.load(saved["tagger"].folder, kind="keras").predict([text])
+    expected = saved["tagger"].outputs(text)[1:-1]
+    assert [token["text"] for token in row["tokens"]] == ["ab", "天", "c", "s"]
+    for token, scores in zip(row["tokens"], expected, strict=True):
+        assert text[token["start"] : token["end"]] == token["text"]
+        assert token["label"] == LABELS[scores.argmax()]
+        assert abs(token["probability"] - scores.max()) < 1e-5
+
+
+def test_google_checkpoints(saved, tmp_path):
+    model = Saved(tmp_path / "a", "first token", save_checkpoint)
+    predictor = Predictor.load(tmp_path / "a")
+    assert predictor.labels == LABELS
+    for text, row in zip(texts(5), predictor.predict(texts(5))):
+        np.testing.assert_allclose(values(row), model.outputs(text), atol=1e-5)
+
+
+def test_what_transformers_saved(tmp_path):
+    config = transformers.BertConfig(**TINY, problem_type="single_label_classification")
+    theirs = transformers.BertForSequenceClassification(config).eval()
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"vocab\.txt"):
+        Predictor.load(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCAB), encoding="utf-8")
+    predictor = Predictor.load(tmp_path)
+    assert predictor.labels == ["LABEL_0", "LABEL_1"]
+    row = predictor.predict("a b")
+    tokenizer = transformers.BertTokenizer.from_pretrained(tmp_path)
+    logits = theirs(**tokenizer("a b", return_tensors="pt")).logits
+    expected = logits.softmax(-1)[0].tolist()
+    found = [row["probabilities"][label] for label in predictor.labels]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_the_demo_saved(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCAB), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    config = read_config(tmp_path / "config.json")
+    transformer = build_bert(config)
+    model = scatter(build_classifier(transformer, classification_head(16, 3)))
+    tokenizer = WordPieces(tmp_path / "vocab.txt")
+    save_description(tmp_path / "a", transformer, config, tokenizer, LABELS)
+    model.save_weights(str(tmp_path / "a/model.weights.h5"))
+    predictor = Predictor.load(tmp_path / "a")
+    assert predictor.kind == "keras" and predictor.labels == LABELS
+    ids = np.array([[2, 5, 6, 3]])
+    expected = model.predict_on_batch([ids, 0 * ids])[0]
+    np.testing.assert_allclose(values(predictor.predict("a b")), expected, atol=1e-5)
+
+
+def test_an_encoder_without_a_head(tmp_path):
+    transformer = build_transformer_model(return_keras_model=False, **TINY)
+    with pytest.warns(UserWarning, match="an identity is written"):
+        save_pretrained(tmp_path, transformer, vocab=VOCAB)
+    with pytest.raises(ValueError, match=r"names no labels.*an encoder without a head"):
+        Predictor.load(tmp_path)
+
+
+def test_a_vocabulary_of_another_model(saved, tmp_path):
+    text = (saved["pooler"].folder / "vocab.txt").read_text(encoding="utf-8")
+    Saved(tmp_path / "a", "pooler")
+    (tmp_path / "a/vocab.txt").write_text(text.replace("a\nb\n", "b\na\n"), encoding="utf-8")
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        Predictor.load(tmp_path / "a")
+
+
+def test_the_command(saved):
+    """A process of its own has the set-up of bert4keras to do, and picks Keras 2 for it."""
+    done = command("predict", saved["first token"].folder, text="a b\n\n天\n")
+    assert done.returncode == 1
+    rows = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    assert [row["line"] for row in rows] == [1, 3]
+    np.testing.assert_allclose(values(rows[1]), saved["first token"].outputs("天"), atol=1e-5)
+    assert "line 2: empty" in done.stderr.decode()

@@ -1,0 +1,323 @@
+"""The predictor over ONNX Runtime: no Keras, and no TensorFlow in the process."""
+
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+import tiny_onnx
+from tiny_onnx import LABELS, MAX_LENGTH, VOCAB
+
+from bert_of_theseus import Predictor
+
+IDS = {token: number for number, token in enumerate(VOCAB)}
+
+
+def texts(count, seed=0, longest=20):
+    rng = np.random.default_rng(seed)
+    letters = np.array([*"abcdefghijklmnopqrstuvwxyz天"])
+    return [" ".join(rng.choice(letters, n)) for n in rng.integers(1, longest + 1, count)]
+
+
+def scores(*parts, width=3):
+    """What the model in tiny_onnx makes of a text, or of a pair of texts."""
+    of_tokens, of_segments = tiny_onnx.tables(width)
+    ids, segments = [IDS["[CLS]"]], [0]
+    for segment, part in enumerate(parts):
+        words = [*part.replace(" ", ""), "[SEP]"]
+        ids += [IDS[word] for word in words]
+        segments += [segment] * len(words)
+    return of_tokens[ids] + of_segments[segments]
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+def values(result):
+    return [result["probabilities"][label] for label in LABELS]
+
+
+def assert_alike(found, expected):
+    """The same labels, and the same probabilities up to the last digits."""
+    assert [row["label"] for row in found] == [row["label"] for row in expected]
+    np.testing.assert_allclose([*map(values, found)], [*map(values, expected)], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_onnx.write(tmp_path_factory.mktemp("saved") / "model")
+
+
+@pytest.fixture(scope="module")
+def predictor(folder):
+    return Predictor.load(folder)
+
+
+def test_labels_and_probabilities(predictor):
+    found = predictor(texts(100))
+    for text, row in zip(texts(100), found, strict=True):
+        expected = softmax(scores(text).sum(0))
+        np.testing.assert_allclose(values(row), expected, atol=1e-6)
+        assert row["label"] == LABELS[expected.argmax()]
+        assert row["probability"] == max(values(row)) == next(iter(row["probabilities"].values()))
+    assert len({row["label"] for row in found}) == 3  # or this would say little
+    json.dumps(found)  # plain Python
+
+
+def test_order_and_batches_change_nothing(folder, predictor):
+    some = texts(90, seed=1)
+    expected = predictor.predict(some)
+    for batch_size in (1, 2, 7, 64, 1000):
+        other = Predictor.load(folder, batch_size=batch_size)
+        assert_alike(other.predict(some), expected)
+        assert_alike(list(other.stream(iter(some))), expected)
+        assert_alike(other.predict(some[::-1])[::-1], expected)
+    assert_alike([predictor.predict(text) for text in some], expected)
+    assert_alike(predictor(text for text in some), expected)
+    assert predictor.predict([]) == [] == list(predictor.stream([]))
+
+
+def test_batches_hold_texts_of_like_length(folder, predictor):
+    shapes = []
+
+    def runtime(token_ids, segment_ids):
+        shapes.append(token_ids.shape)
+        return predictor._runtime(token_ids, segment_ids)
+
+    spy = Predictor(runtime, predictor.tokenizer, LABELS, max_length=MAX_LENGTH, batch_size=10)
+    some = texts(300, seed=2)
+    spy.predict(some)
+    padded = sum(rows * length for rows, length in shapes)
+    assert padded < 300 * 18  # tokens; 300 * 24 in batches as they come
+    assert len({length for _, length in shapes}) <= 3
+
+
+def test_pairs(predictor):
+    pairs = list(zip(texts(20, seed=3, longest=10), texts(20, seed=4, longest=10)))
+    for pair, row in zip(pairs, predictor.predict(pairs)):
+        np.testing.assert_allclose(values(row), softmax(scores(*pair).sum(0)), atol=1e-6)
+    assert_alike(predictor.predict([list(pair) for pair in pairs]), predictor.predict(pairs))
+    # The other way round is another pair: the segments count.
+    turned = predictor.predict([pair[::-1] for pair in pairs])
+    assert any(abs(np.subtract(values(a), values(b))).max() > 1e-3
+               for a, b in zip(turned, predictor.predict(pairs)))  # fmt: skip
+
+
+def test_long_texts_are_cut_and_that_is_said_once(folder):
+    predictor = Predictor.load(folder, max_length=8)
+    with pytest.warns(UserWarning, match="longer than 8 tokens and is cut") as caught:
+        found = predictor.predict(["a b c d e f g h i j", "a", "b " * 50])
+    assert caught[0].filename == __file__
+    expected = softmax(scores("a b c d e f").sum(0))
+    np.testing.assert_allclose(values(found[0]), expected, atol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(predictor.stream(["c " * 9]))
+    assert predictor.num_cut == 3
+    fresh = Predictor.load(folder, max_length=8)
+    with pytest.warns(UserWarning, match="is cut") as caught:
+        list(fresh.stream(["b " * 50]))
+    assert caught[0].filename == __file__
+
+
+def test_a_stream_reads_no_further_ahead_than_it_must(folder):
+    predictor, taken = Predictor.load(folder, batch_size=2), 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield "a b"
+
+    stream = predictor.stream(endless())
+    next(stream)
+    assert taken <= 64
+    for _ in range(1000):
+        next(stream)
+    tracemalloc.start()
+    for _ in range(3000):
+        next(stream)
+    first = tracemalloc.get_traced_memory()[0]
+    for _ in range(3000):
+        next(stream)
+    grown = tracemalloc.get_traced_memory()[0] - first
+    tracemalloc.stop()
+    assert grown < 50_000  # bytes; the texts alone would take more
+
+
+def test_independent_labels(tmp_path):
+    folder = tiny_onnx.write(tmp_path / "a", classifier_activation="sigmoid")
+    for text, row in zip(texts(50), Predictor.load(folder).predict(texts(50))):
+        expected = 1 / (1 + np.exp(-scores(text).sum(0)))
+        np.testing.assert_allclose(values(row), expected, atol=1e-6)
+        assert set(row["labels"]) == {name for name, p in zip(LABELS, expected) if p >= 0.5}
+
+
+def test_logits_and_numbers(tmp_path):
+    folder = tiny_onnx.write(tmp_path / "a", classifier_activation="linear")
+    row = Predictor.load(folder).predict("a b")
+    np.testing.assert_allclose(values(row), softmax(scores("a b").sum(0)), atol=1e-6)
+    folder = tiny_onnx.write(tmp_path / "b", labels=["LABEL_0"], classifier_activation="linear")
+    row = Predictor.load(folder).predict("a b")
+    assert row.keys() == {"value"}
+    assert abs(row["value"] - scores("a b", width=1).sum()) < 1e-5
+
+
+def test_tokens(tmp_path):
+    predictor = Predictor.load(tiny_onnx.write(tmp_path / "a", tags=True))
+    text = "É a天 xs"  # no such words as É, and x with its ending
+    (row,) = predictor.predict([text])
+    spans = [(token["start"], token["end"]) for token in row["tokens"]]
+    assert spans == [(0, 1), (2, 3), (3, 4), (5, 6), (6, 7)]
+    assert [token["text"] for token in row["tokens"]] == ["É", "a", "天", "x", "s"]
+    of_tokens, of_segments = tiny_onnx.tables()
+    for token, word in zip(row["tokens"], ["e", "a", "天", "x", "##s"]):
+        expected = softmax(of_tokens[IDS[word]] + of_segments[0])
+        assert token["label"] == LABELS[expected.argmax()]
+        assert abs(token["probability"] - expected.max()) < 1e-6
+    with pytest.raises(TypeError, match=r"tags tokens.*Received: a pair"):
+        predictor.predict([("a", "b")])
+
+
+@pytest.mark.parametrize("texts, what", [
+    (["a", None], "number 1: None"),
+    ([1.5], r"number 0: 1\.5"),
+    ([b"a"], "number 0: b'a'"),
+    ([("a", "b", "c")], "number 0: "),
+    ([("a", 1)], "number 0: "),
+    (["a"] * 2000 + [float("nan")], "number 2000: nan"),
+    (["a", "\ud800"], "number 1 is no valid Unicode"),
+])  # fmt: skip
+def test_what_is_no_text(predictor, texts, what):
+    for predict in (predictor.predict, lambda texts: list(predictor.stream(texts))):
+        with pytest.raises(TypeError, match=what):
+            predict(texts)
+    with pytest.raises(TypeError, match="Received: a single text"):
+        next(predictor.stream("abc"))
+
+
+def test_any_character_is_text(predictor):
+    odd = ["", " ", "\u2028", "\x00", "a\u2028b", "🙂" * 5, "é́", "\ufeff", "[PAD] [MASK]"]
+    assert len(predictor.predict(odd)) == len(odd)
+    np.testing.assert_allclose(
+        values(predictor.predict("a\u2028b")), softmax(scores("ab").sum(0)), atol=1e-6
+    )
+
+
+# Loading.
+
+
+def test_which_kind_is_picked(tmp_path):
+    folder = tiny_onnx.write(tmp_path / "a", kinds=["onnx", "int8.onnx"])
+    assert Predictor.load(folder).kind == "onnx"
+    assert Predictor.load(folder, kind="int8.onnx").kind == "int8.onnx"
+    (folder / "model.onnx").unlink()
+    assert Predictor.load(folder).kind == "int8.onnx"
+    (folder / "model.int8.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a checkpoint, model\.onnx.*Found: config\.json"):
+        Predictor.load(folder)
+    assert "kind='int8.onnx', 3 labels, max_length=32" in repr(
+        Predictor.load(tiny_onnx.write(tmp_path / "b", kinds=["int8.onnx"]))
+    )
+
+
+def test_labels_that_have_no_names(tmp_path):
+    folder = tiny_onnx.write(tmp_path / "a")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["id2label"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert Predictor.load(folder).labels == ["LABEL_0", "LABEL_1", "LABEL_2"]
+
+
+REFUSED = {
+    "no folder": (None, {}, FileNotFoundError, "it is missing"),
+    "no config": ("config.json", {}, FileNotFoundError, r"config\.json.*Found: model\.onnx"),
+    "no vocab": ("vocab.txt", {}, FileNotFoundError, r"vocab\.txt.*Found: config\.json"),
+    "no model": ("model.onnx", {}, FileNotFoundError, r"a checkpoint, model\.onnx"),
+    "an unknown kind": ("", {"kind": "h5"}, ValueError, "one of onnx, tflite.*Received: 'h5'"),
+    "a missing kind": ("", {"kind": "tflite"}, FileNotFoundError, r"model\.tflite\. Found: "),
+    "no checkpoint": ("", {"kind": "keras"}, FileNotFoundError, "a checkpoint for Keras"),
+    "too long": ("", {"max_length": 33}, ValueError, "at most 32.*Received: 33"),
+    "too short": ("", {"max_length": 2}, ValueError, "at least 3. Received: 2"),
+    "no length": ("", {"max_length": 0}, ValueError, "at least 3. Received: 0"),
+    "no batch": ("", {"batch_size": 0}, ValueError, "`batch_size`.*Received: 0"),
+    "half a batch": ("", {"batch_size": 1.5}, ValueError, "`batch_size`.*Received: 1.5"),
+    "no threads": ("", {"num_threads": 0}, ValueError, "num_threads"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_loaded(case, tmp_path):
+    gone, options, error, message = REFUSED[case]
+    folder = tmp_path / "a"
+    if gone is not None:
+        tiny_onnx.write(folder)
+    if gone:
+        (folder / gone).unlink()
+    with pytest.raises(error, match=message) as caught:
+        Predictor.load(folder, **options)
+    if not options:
+        assert str(folder) in str(caught.value)
+
+
+CONFIGS = {
+    "no labels": ({"id2label": None, "architectures": ["BertModel"]}, "names no labels"),
+    "too few labels": ({"id2label": {"0": "a", "1": "b"}}, "3 outputs, and there are 2 labels"),
+    "numbers": ({"id2label": ["a", "b", "c"]}, "to strings in id2label"),
+    "no such output": ({"classifier_activation": "tanh"}, "not 'tanh'"),
+    "too few rows": ({"vocab_size": 30}, "33 tokens.*30 rows"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_configs_that_do_not_fit(case, tmp_path):
+    changes, message = CONFIGS[case]
+    folder = tiny_onnx.write(tmp_path / "a")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | changes
+    config = {key: value for key, value in config.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message) as caught:
+        Predictor.load(folder)
+    assert str(folder) in str(caught.value)
+    # What the model puts out is not what the config says.
+    folder = tiny_onnx.write(tmp_path / "b", classifier_activation="linear")
+    text = (folder / "config.json").read_text(encoding="utf-8").replace("linear", "softmax")
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="add up to"):
+        Predictor.load(folder)
+
+
+def run(code, *arguments):
+    kept = {k: v for k, v in os.environ.items() if k not in ("TF_KERAS", "KERAS_BACKEND")}
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, env=kept
+    )
+
+
+def test_onnx_needs_no_tensorflow(folder):
+    done = run(
+        "import sys; from bert_of_theseus import Predictor\n"
+        "print(Predictor.load(sys.argv[1]).predict('a')['label'])\n"
+        "heavy = {'tensorflow', 'keras', 'tf_keras', 'torch', 'jax', 'bert4keras'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)",
+        folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in LABELS
+
+
+def test_a_package_that_is_not_installed(folder):
+    done = run(
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from bert_of_theseus import Predictor\n"
+        "Predictor.load(sys.argv[1])",
+        folder,
+    )
+    assert done.returncode == 1
+    assert "ImportError: onnxruntime is needed" in done.stderr
+    assert "pip install onnxruntime" in done.stderr
