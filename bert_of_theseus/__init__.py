@@ -22,6 +22,7 @@ _EXPORTS = {
     "get_replacement_rate": "layers",
     "set_replacement_rate": "layers",
     "bert_of_theseus": "models",
+    "build_successor_backbone": "models",
     "build_successor_model": "models",
     "build_theseus_model": "models",
     "distil": "models",
