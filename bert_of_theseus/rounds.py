@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 
-from .backend import keras
+from .backend import keras, to_numpy
 
 __all__ = ["Rounds", "Source", "as_sequence"]
 
@@ -16,7 +16,9 @@ class _Arrays:
     """Batches of `(x, y)`, in an order that is a function of seed and epoch."""
 
     def __init__(self, x, y, batch_size, seed=None):
-        self.x, self.y, self.batch_size, self.seed = x, y, batch_size, seed
+        # TensorFlow's tensors, which KerasHub's preprocessors make, take no list of rows.
+        self.x, self.y = _as_arrays(x), _as_arrays(y)
+        self.batch_size, self.seed = batch_size, seed
         sizes = {len(part) for part in [*self._parts(x), y]}
         if len(sizes) != 1:
             raise ValueError(f"Arrays of one length are needed. Received lengths: {sorted(sizes)}")
@@ -95,6 +97,14 @@ class Source:
             for _ in range(epoch - self.epoch):
                 self.data.on_epoch_end()
         self.epoch, self.iterator = epoch, None
+
+
+def _as_arrays(x):
+    if isinstance(x, dict):
+        return {key: _as_arrays(part) for key, part in x.items()}
+    if isinstance(x, (list, tuple)):
+        return tuple(_as_arrays(part) for part in x)
+    return to_numpy(x) if hasattr(x, "numpy") else x
 
 
 def _is_array(value):
