@@ -119,7 +119,7 @@ def test_albert_groups():
     theseus = build_theseus_model(host.task, successor, replacement_rate=0.0)
     found = outputs(theseus, host.x, training=True)
     np.testing.assert_allclose(found, outputs(host.task, host.x), atol=1e-5)
-    with pytest.raises(ValueError, match="not made of 3 layers.*2 layers go together"):
+    with pytest.raises(ValueError, match=r"not made of 3 layers.*2 layers go together"):
         build_successor_backbone(host.task, 3)
 
 

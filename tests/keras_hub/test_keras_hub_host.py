@@ -135,13 +135,15 @@ def test_one_input_order_for_all(family):
 
 def test_what_is_refused():
     host = Host("Bert")
-    with pytest.raises(ValueError, match="KerasHub's BertMaskedLM is not supported.*Pass its back"):
+    with pytest.raises(
+        ValueError, match=r"KerasHub's BertMaskedLM is not supported.*Pass its back"
+    ):
         as_encoder(keras_hub.models.BertMaskedLM(host.backbone))
     sizes = {"vocabulary_size": 9, "num_layers": 1, "num_heads": 2, "hidden_dim": 8}
     bart = keras_hub.models.BartBackbone(intermediate_dim=8, **sizes)
-    with pytest.raises(ValueError, match="BartBackbone is not supported.*BertBackbone"):
+    with pytest.raises(ValueError, match=r"BartBackbone is not supported.*BertBackbone"):
         as_encoder(bart)
-    with pytest.raises(TypeError, match="`classifier` must be a model or layer.*Received: None"):
+    with pytest.raises(TypeError, match=r"`classifier` must be a model or layer.*Received: None"):
         build_theseus_model(host.backbone, build_successor_backbone(host.backbone, 1))
     for number, error in ((3, "from 1 to 2"), (0, "from 1 to 2")):
         with pytest.raises(ValueError, match=error):
@@ -154,11 +156,11 @@ def test_what_is_refused():
 
 def test_pairs_that_do_not_go_together():
     bert, deberta = Host("Bert"), Host("DebertaV3")
-    with pytest.raises(ValueError, match="must take the same inputs.*segment_ids"):
+    with pytest.raises(ValueError, match=r"must take the same inputs.*segment_ids"):
         build_theseus_model(bert.task, make_backbone("DistilBert", 1))
     with pytest.raises(ValueError, match="must take the same beside the hidden states"):
         build_theseus_model(deberta.task, make_backbone("DistilBert", 1))
-    with pytest.raises(ValueError, match='replace.*take more.*Use embeddings="predecessor"'):
+    with pytest.raises(ValueError, match=r'replace.*take more.*Use embeddings="predecessor"'):
         successor = build_successor_backbone(deberta.task, 1)
         build_theseus_model(deberta.task, successor, embeddings="replace")
 
@@ -166,7 +168,7 @@ def test_pairs_that_do_not_go_together():
 def test_a_quantized_predecessor():
     host = Host("Bert")
     host.backbone.quantize("int8")
-    with pytest.raises(ValueError, match="BertBackbone is quantized.*quantize the successor"):
+    with pytest.raises(ValueError, match=r"BertBackbone is quantized.*quantize the successor"):
         as_encoder(host.task)
 
 
