@@ -32,6 +32,7 @@ _EXPORTS = {
     "NonFiniteLossError": "training",
     "Stage": "training",
     "fit": "training",
+    "load_backbone": "checkpoints",
     "load_bert": "checkpoints",
     "load_pretrained": "checkpoints",
     "save_checkpoint": "checkpoints",
