@@ -60,7 +60,7 @@ test: $(VENV)/.stamp-dev ## run the tests under each Keras
 	    tf_keras) set -- TF_KERAS=1 TF_USE_LEGACY_KERAS=1 KERAS_BACKEND=tensorflow; \
 	      folders="tests/core tests/bert4keras tests/plain" ;; \
 	    *) set -- -u TF_KERAS -u TF_USE_LEGACY_KERAS KERAS_BACKEND=$$backend; \
-	      folders=tests/core ;; \
+	      folders="tests/core tests/keras_hub" ;; \
 	  esac; \
 	  echo "== $$backend: pytest $$folders"; \
 	  env "$$@" $(BIN)/python -m pytest $$folders $(ARGS) || failed="$$failed $$backend"; \

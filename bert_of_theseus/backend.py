@@ -166,10 +166,13 @@ def output_shape(layer, shape):
     """The shape of what `layer` makes of an input of `shape`."""
     try:
         return tuple(layer.compute_output_shape(shape))
-    except NotImplementedError:  # Keras 3 asks layers of one's own for no such method
-        several = isinstance(shape, list)
-        inputs = [keras.KerasTensor(s) for s in shape] if several else keras.KerasTensor(shape)
-        return tuple(layer.compute_output_spec(inputs).shape)
+    # Keras 3 asks layers of one's own for no such method, and Keras 2 cannot call that of its
+    # attention in a model.
+    except (NotImplementedError, TypeError):
+        made = (lambda s: keras.Input(batch_shape=s)) if KERAS_2 else keras.KerasTensor
+        inputs = [made(s) for s in shape] if isinstance(shape, list) else made(shape)
+        output = layer(inputs) if KERAS_2 else layer.compute_output_spec(inputs)
+        return tuple(output.shape)
 
 
 def call_layer(layer, inputs, training):

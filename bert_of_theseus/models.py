@@ -9,13 +9,14 @@ import numpy as np
 
 from .backend import frozen, keras, register, to_numpy
 from .distillation import HiddenDistillation, LogitsDistillation, valid_number
-from .encoders import as_encoder
+from .encoders import as_encoder, as_head
 from .encoders.base import one_or_all
 from .layers import GATES, SAMPLINGS, BinaryRandomChoice, Frozen, ModuleChoice, one_of
 
 __all__ = [
     "TheseusModel",
     "bert_of_theseus",
+    "build_successor_backbone",
     "build_successor_model",
     "build_theseus_model",
     "distil",
@@ -120,7 +121,7 @@ def initialize_successor(
         source = predecessor.module([theirs], f"predecessor_layer_{theirs}")
         target = successor.module([own], f"successor_layer_{own}")
         pairs += _pairs(source, target, f"layer {theirs}", f"layer {own}")
-    for part in ("embedding_model", "final_model"):
+    for part in ("embedding_model", "end_model"):
         ends = [getattr(encoder, part)("end") for encoder in (predecessor, successor)]
         if None not in ends:
             with contextlib.suppress(ValueError):  # of another size: the successor's own stay
@@ -129,10 +130,50 @@ def initialize_successor(
     return sources
 
 
+def build_successor_backbone(
+    predecessor, num_hidden_layers: int, layers: str | Sequence[int] = "first"
+):
+    """Builds a successor for a KerasHub predecessor: its backbone with fewer layers.
+
+    It has the predecessor's config and weights, those of `num_hidden_layers` of its layers and all
+    others; see `initialize_successor`. So it can be called before the predecessor is fine-tuned,
+    for a successor that starts from the pretrained layers, or afterwards.
+
+    Args:
+        predecessor: KerasHub backbone or `TextClassifier`.
+        num_hidden_layers: Integer, the number of layers.
+        layers: As in `initialize_successor`. Defaults to `"first"`.
+
+    Returns:
+        A backbone of the same class.
+
+    Raises:
+        TypeError: for other hosts, whose successors are built by hand.
+        ValueError: if there are not so many layers in the predecessor.
+
+    Example:
+
+    >>> classifier = keras_hub.models.BertTextClassifier.from_preset("bert_base_en", num_classes=2)
+    >>> successor = build_successor_backbone(classifier, 3)
+    >>> theseus = build_theseus_model(classifier, successor)
+    """
+    encoder = as_encoder(predecessor)
+    if isinstance(num_hidden_layers, bool) or not isinstance(num_hidden_layers, numbers.Integral):
+        raise TypeError(f"`num_hidden_layers` must be an integer. Received: {num_hidden_layers!r}")
+    n, m = encoder.num_hidden_layers, int(num_hidden_layers)
+    if not 1 <= m <= n:
+        raise ValueError(
+            f"`num_hidden_layers` must be from 1 to {n}, the predecessor's. Received: {m}"
+        )
+    successor = encoder.shallower(m)
+    initialize_successor(encoder, successor, layers)
+    return successor
+
+
 def build_theseus_model(
     predecessor,
     successor,
-    classifier: keras.layers.Layer,
+    classifier: keras.layers.Layer | None = None,
     replacement_rate: float = 0.5,
     execution: str = "lazy",
     embeddings: str = "predecessor",
@@ -158,10 +199,12 @@ def build_theseus_model(
 
     Args:
         predecessor: The fine-tuned encoder: a bert4keras `Transformer`
-            (`return_keras_model=False`), a `keras.Sequential`, a list of layers, or an `Encoder`.
+            (`return_keras_model=False`), a KerasHub backbone or `TextClassifier`, a
+            `keras.Sequential`, a list of layers, or an `Encoder`.
         successor: The encoder to train, of fewer layers.
         classifier: Keras model or layer from the encoder's output, `(batch_size,
             sequence_length, hidden_size)` for BERT, to the task's output; the predecessor's own.
+            Defaults to `None`, the head of a `TextClassifier`.
         replacement_rate: Float in [0, 1]. Probability that a module is the successor's in
             training. `set_replacement_rate` changes it later. Defaults to `0.5`.
         execution: `"lazy"` runs only the modules that were picked, forward and backward;
@@ -235,12 +278,8 @@ def build_theseus_model(
                 'needs gate="bernoulli" and sampling="batch". Received: '
                 f"gate={gate!r}, sampling={sampling!r}"
             )
-    if not isinstance(classifier, keras.layers.Layer):
-        raise TypeError(
-            f"`classifier` must be a model or layer of the Keras in use ({keras.__name__} "
-            f"{keras.__version__}). Received: {classifier!r}"
-        )
     predecessor = as_encoder(predecessor)
+    classifier = as_head(classifier, predecessor)
     successor = as_encoder(successor, like=predecessor)
     modules = _module_map(module_map, predecessor.num_hidden_layers, successor.num_hidden_layers)
     theirs = predecessor.embedding_model("predecessor_embeddings")
@@ -250,6 +289,12 @@ def build_theseus_model(
             "Both encoders need an embedding, or neither. Received: "
             f"{'none' if theirs is None else 'one'} in the predecessor, "
             f"{'none' if own is None else 'one'} in the successor."
+        )
+    if own is not None and len(own.inputs) != len(theirs.inputs):
+        names = [[tensor.name for tensor in model.inputs] for model in (theirs, own)]
+        raise ValueError(
+            "Both encoders must take the same inputs. Received: "
+            f"{names[0]} in the predecessor, {names[1]} in the successor."
         )
     contexts = [len(encoder._state_before(0)) - 1 for encoder in (predecessor, successor)]
     if contexts[0] != contexts[1]:
@@ -261,6 +306,14 @@ def build_theseus_model(
         )
     count = len(modules) + (own is not None and embeddings == "replace")
     seeds = _spawn(seed, count)
+    if own is not None and embeddings == "replace" and contexts[1]:
+        made = keras.Model(own.inputs, _listed(own.outputs)[1:])
+        if made.weights:
+            raise ValueError(
+                'embeddings="replace" would replace the hidden states alone, and the layers of '
+                f"{successor.name!r} take more that its embeddings make with their weights. Use "
+                'embeddings="predecessor".'
+            )
 
     def options(index, name):
         return {
@@ -333,7 +386,7 @@ def build_theseus_model(
         _copy(_pairs(source, final, "last layers", "last layers"))
         x = Frozen(final, name="frozen_successor_final")(x)
     x = Frozen(classifier, name="frozen_classifier")(x)
-    theseus = TheseusModel(one_or_all(inputs), x, name=name)
+    theseus = TheseusModel(predecessor.input_structure, x, name=name)
     # Past Keras, which would track and save them as parts of the model.
     object.__setattr__(theseus, "_theseus_parts", (successor, classifier))
     return theseus
@@ -355,7 +408,9 @@ def build_successor_model(
         name: String. Name of the model.
 
     Returns:
-        A `keras.Model` on the successor's inputs, not compiled.
+        A `keras.Model` on the successor's inputs, not compiled. Where the head is that of a
+        KerasHub `TextClassifier`, another `TextClassifier` of the same class, with the same
+        preprocessor and a head of its own that starts as that one, compiled as KerasHub does.
 
     Raises:
         TypeError: if there is no classifier to use.
@@ -379,9 +434,8 @@ def build_successor_model(
         classifier = classifier or own_classifier
     else:
         encoder = as_encoder(source)
-    if not isinstance(classifier, keras.layers.Layer):
-        raise TypeError(f"`classifier` must be a Keras model or layer. Received: {classifier!r}")
-    return keras.Model(one_or_all(encoder.inputs), classifier(encoder.output), name=name)
+    classifier = as_head(classifier, encoder)
+    return encoder.finished(encoder.model(classifier, name), classifier)
 
 
 def distil(

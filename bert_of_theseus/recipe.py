@@ -27,15 +27,10 @@ import numpy as np
 from . import __version__
 from .backend import BACKEND, keras
 from .callbacks import ReplacementRateScheduler
-from .encoders import as_encoder
+from .encoders import as_encoder, as_head
 from .files import check_room, replace_file, write_json
 from .layers import set_replacement_rate
-from .models import (
-    build_successor_model,
-    build_theseus_model,
-    distil,
-    initialize_successor,
-)
+from .models import build_theseus_model, distil, initialize_successor
 from .report import markdown_table
 from .rounds import Source
 from .schedules import ConstantReplacement, LinearReplacement
@@ -55,7 +50,8 @@ class Compressed:
     """What `compress` returns.
 
     Attributes:
-        successor: The compressed model, a plain Keras model, not compiled.
+        successor: The compressed model: a plain Keras model, not compiled, or a KerasHub
+            `TextClassifier` if the predecessor was one.
         classifier: Its head, fine-tuned with it: not the one that was given, which is the
             predecessor's.
         predecessor: The predecessor's model, encoder and head, not compiled.
@@ -106,8 +102,8 @@ class Compressed:
 def compress(
     predecessor,
     successor,
-    classifier: keras.layers.Layer,
-    train,
+    classifier: keras.layers.Layer | None = None,
+    train=None,
     validation=None,
     *,
     directory: str | os.PathLike,
@@ -119,8 +115,8 @@ def compress(
     train_embeddings_and_head: bool = True,
     distillation_weight: float = 0.0,
     temperature: float = 2.0,
-    from_logits: bool = False,
-    loss="sparse_categorical_crossentropy",
+    from_logits: bool | None = None,
+    loss=None,
     metrics=("accuracy",),
     monitor: str | None = None,
     score=None,
@@ -149,9 +145,11 @@ def compress(
     be the same too: call `keras.utils.set_random_seed` first.
 
     Args:
-        predecessor, successor: Encoders, as in `build_theseus_model`.
-        classifier: Keras model or layer from the encoder's output to the task's.
-        train, validation: Data, as in `bert_of_theseus.training.fit`.
+        predecessor, successor, classifier: As in `build_theseus_model`: two encoders, and a Keras
+            model or layer from the encoder's output to the task's. Of a KerasHub `TextClassifier`
+            as predecessor the head is used if no other is given.
+        train, validation: Data, as in `bert_of_theseus.training.fit`: what the model takes, so for
+            KerasHub what a preprocessor makes of texts.
         directory: Folder of the run; one folder per run.
         predecessor_stage: `Stage`, or `None` for a predecessor and a classifier that are fitted.
         theseus_stage: `Stage`.
@@ -168,8 +166,10 @@ def compress(
             the only loss.
         temperature: Float, of the distillation. Defaults to `2.0`.
         from_logits: Boolean, whether the classifier's outputs are logits rather than
-            probabilities; for the distillation only. Defaults to `False`.
-        loss, metrics, monitor, score, batch_size, tensorboard, verbose: As in `training.fit`.
+            probabilities; for the distillation, and for the default of `loss`. Defaults to
+            `None`: what a `TextClassifier` says of its head, `False` for any other.
+        loss: As in `training.fit`. Defaults to `None`, sparse categorical crossentropy.
+        metrics, monitor, score, batch_size, tensorboard, verbose: As in `training.fit`.
         test: Data that is only reported, never chosen on. Defaults to `None`.
         seed: Integer. Defaults to `0`.
         callbacks: Further Keras callbacks, for all stages; or a dict of them by stage.
@@ -194,8 +194,18 @@ def compress(
     References:
         - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925) (Xu et al., 2020)
     """
+    if train is None:
+        raise TypeError("`train` must be the data to train on. Received: None")
     directory = Path(directory)
-    predecessor, successor = as_encoder(predecessor), as_encoder(successor, like=predecessor)
+    predecessor = as_encoder(predecessor)
+    successor = as_encoder(successor, like=predecessor)
+    classifier = as_head(classifier, predecessor)
+    if from_logits is None:
+        from_logits = getattr(classifier, "from_logits", False)
+    if loss is None:
+        loss = "sparse_categorical_crossentropy"
+        if from_logits:
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if isinstance(schedule, (int, float)):
         schedule = ConstantReplacement(schedule)
     scheduler = ReplacementRateScheduler(schedule)
@@ -234,7 +244,7 @@ def compress(
         "command": sys.argv,
         **environment(),
     }
-    full = build_successor_model(predecessor, classifier, name="predecessor")
+    full = predecessor.model(classifier, name="predecessor")
     if not (directory / "report.json").exists():
         # Of both models the best weights, and a checkpoint beside the one that it replaces.
         check_room(directory, 4 * 8 * full.count_params())
@@ -287,8 +297,8 @@ def compress(
         module_map = theseus_options.get("module_map")
         initialize_successor(predecessor, successor, initialize, module_map=module_map)
     theseus = build()
-    head = _copy(classifier)
-    small = build_successor_model(successor, head)
+    head = successor.own_head(classifier)
+    small = successor.model(head, name="successor")
     head.set_weights(classifier.get_weights())
     trained = theseus
     if distillation_weight:
@@ -315,7 +325,8 @@ def compress(
         best = rows[0].get("test_score", rows[0].get("score"))
         own = row.get("test_score", row.get("score"))
         row["kept"] = own / best if best and not lower_is_better(stages[-1].monitor) else None
-    result = Compressed(small, head, full, theseus, stages, rows, settings, directory)
+    models = successor.finished(small, head), head, predecessor.finished(full, classifier), theseus
+    result = Compressed(*models, stages, rows, settings, directory)
     _save_report(result)
     if verbose:
         print(f"\n{result}")
@@ -383,13 +394,6 @@ def _schedule_settings(schedule):
     if hasattr(schedule, "get_config"):
         return [type(schedule).__name__, schedule.get_config()]
     return described(schedule)
-
-
-def _copy(classifier):
-    """The same head once more, without its weights."""
-    if isinstance(classifier, keras.Model):
-        return keras.models.clone_model(classifier)
-    return type(classifier).from_config(classifier.get_config())
 
 
 def _single_examples(data, batch_size, count=10):

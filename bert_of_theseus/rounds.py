@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import numbers
 import zlib
 
 import numpy as np
 
-from .backend import keras
+from .backend import keras, to_numpy
 
 __all__ = ["Rounds", "Source", "as_sequence"]
 
@@ -16,7 +17,9 @@ class _Arrays:
     """Batches of `(x, y)`, in an order that is a function of seed and epoch."""
 
     def __init__(self, x, y, batch_size, seed=None):
-        self.x, self.y, self.batch_size, self.seed = x, y, batch_size, seed
+        # TensorFlow's tensors, which KerasHub's preprocessors make, take no list of rows.
+        self.x, self.y = _as_arrays(x), np.asarray(y) if isinstance(y, list) else _as_arrays(y)
+        self.batch_size, self.seed = batch_size, seed
         sizes = {len(part) for part in [*self._parts(x), y]}
         if len(sizes) != 1:
             raise ValueError(f"Arrays of one length are needed. Received lengths: {sorted(sizes)}")
@@ -53,7 +56,7 @@ class Source:
     """Batches by epoch and index, of whatever `fit` takes."""
 
     def __init__(self, data, batch_size, seed=None):
-        if isinstance(data, tuple) and len(data) == 2 and all(map(_is_array, data[1:])):
+        if isinstance(data, tuple) and len(data) == 2 and _is_array(data[1]):
             data = _Arrays(*data, batch_size, seed)
         try:
             self.length = len(data)
@@ -97,7 +100,17 @@ class Source:
         self.epoch, self.iterator = epoch, None
 
 
+def _as_arrays(x):
+    if isinstance(x, dict):
+        return {key: _as_arrays(part) for key, part in x.items()}
+    if isinstance(x, (list, tuple)):
+        return tuple(map(_as_arrays, x))
+    return to_numpy(x) if hasattr(x, "numpy") else x
+
+
 def _is_array(value):
+    if isinstance(value, list):  # of labels, as KerasHub's preprocessors pass them on
+        return all(isinstance(number, numbers.Real) for number in value)
     return hasattr(value, "shape") and hasattr(value, "__getitem__")
 
 

@@ -10,6 +10,7 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 BERT4KERAS_TESTS = Path(__file__).parent / "bert4keras"
+KERAS_HUB_TESTS = Path(__file__).parent / "keras_hub"
 # Read now: `import bert_of_theseus.bert4keras`, which those tests start with, sets them.
 MISSING = [
     f"{name}=1" for name in ("TF_KERAS", "TF_USE_LEGACY_KERAS") if os.environ.get(name) != "1"
@@ -17,10 +18,14 @@ MISSING = [
 
 
 def pytest_collection_modifyitems(items):
-    """Refuses bert4keras' tests where Keras 3 would run them."""
-    if not any(BERT4KERAS_TESTS in item.path.parents for item in items):
-        return
-    if MISSING:
+    """Refuses bert4keras' tests where Keras 3 would run them, and KerasHub's under Keras 2."""
+    folders = {folder for item in items for folder in item.path.parents}
+    if KERAS_HUB_TESTS in folders and "TF_KERAS=1" not in MISSING:
+        raise pytest.UsageError(
+            "tests/keras_hub needs Keras 3: unset TF_KERAS and TF_USE_LEGACY_KERAS, or run "
+            "`make test`, which runs each folder under the Keras that it needs"
+        )
+    if BERT4KERAS_TESTS in folders and MISSING:
         raise pytest.UsageError(
             f"tests/bert4keras needs Keras 2: set {' '.join(MISSING)} in the environment, "
             "or run `make test`, which runs each folder under the Keras that it needs"

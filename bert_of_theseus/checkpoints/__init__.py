@@ -1,7 +1,8 @@
 """Pretrained weights in and out: Google's TensorFlow checkpoints and Hugging Face directories.
 
 `find_checkpoint` opens either kind behind one interface (`base.Checkpoint`); `load_bert` builds a
-bert4keras BERT from it, `load_pretrained` one with its head. `save_pretrained` and
+bert4keras BERT from it, `load_pretrained` one with its head; `load_backbone` builds a KerasHub
+backbone from a Hugging Face directory. `save_pretrained` and
 `save_checkpoint` write the two kinds. Importing this module imports neither TensorFlow nor Keras.
 
 Example:
@@ -16,6 +17,7 @@ Example:
 """
 
 from bert_of_theseus.checkpoints.base import Checkpoint
+from bert_of_theseus.checkpoints.keras_hub import load_backbone
 from bert_of_theseus.checkpoints.load import (
     bert4keras_models,
     check_vocab,
@@ -33,6 +35,7 @@ __all__ = [
     "bert4keras_models",
     "check_vocab",
     "find_checkpoint",
+    "load_backbone",
     "load_bert",
     "load_pretrained",
     "load_weights",

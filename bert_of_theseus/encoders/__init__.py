@@ -6,7 +6,7 @@ from ..backend import keras
 from .base import Encoder
 from .stack import StackEncoder
 
-__all__ = ["Encoder", "StackEncoder", "as_encoder"]
+__all__ = ["Encoder", "StackEncoder", "as_encoder", "as_head"]
 
 
 def as_encoder(model, like=None) -> Encoder:
@@ -14,8 +14,9 @@ def as_encoder(model, like=None) -> Encoder:
 
     Args:
         model: A bert4keras `Transformer` (`build_transformer_model(...,
-            return_keras_model=False)`), a `keras.Sequential`, a list of Keras layers, or an
-            `Encoder`, which is returned as it is.
+            return_keras_model=False)`), a KerasHub backbone or `TextClassifier`, a
+            `keras.Sequential`, a list of Keras layers, or an `Encoder`, which is returned as it
+            is.
         like: `Encoder`. A list of layers that were never called takes its input from it.
             Defaults to `None`.
 
@@ -33,6 +34,13 @@ def as_encoder(model, like=None) -> Encoder:
 
         if isinstance(model, Transformer):
             return Bert4kerasEncoder(model)
+    if isinstance(model, keras.Model) and "keras_hub" in sys.modules:
+        import keras_hub
+
+        if isinstance(model, (keras_hub.models.Backbone, keras_hub.models.Task)):
+            from .keras_hub import KerasHubEncoder
+
+            return KerasHubEncoder(model)
     if isinstance(model, keras.Sequential):
         return StackEncoder(model.layers, inputs=model.inputs if model.built else None, like=like)
     if isinstance(model, (list, tuple)):
@@ -45,7 +53,36 @@ def as_encoder(model, like=None) -> Encoder:
         )
     elif type(model).__module__.startswith("bert4keras"):
         hint = " `import bert_of_theseus.bert4keras` goes before bert4keras."
+    elif type(model).__module__.startswith("keras_hub"):
+        hint = f" KerasHub's models are of Keras 3, and this process uses {keras.__version__}."
     raise TypeError(
-        "An encoder must be a bert4keras Transformer, a keras.Sequential, a list of Keras layers, "
-        f"or an Encoder. Received: {model!r} (of type {type(model).__name__}).{hint}"
+        "An encoder must be a bert4keras Transformer, a KerasHub backbone or TextClassifier, a "
+        "keras.Sequential, a list of Keras layers, or an Encoder. "
+        f"Received: {model!r} (of type {type(model).__name__}).{hint}"
     )
+
+
+def as_head(classifier, encoder: Encoder) -> keras.layers.Layer:
+    """The head of `encoder` that `classifier` stands for.
+
+    Args:
+        classifier: Keras model or layer; a KerasHub `TextClassifier`, for the head that it has; or
+            `None`, for the one that came with `encoder`.
+        encoder: `Encoder`.
+
+    Raises:
+        TypeError: if there is none.
+    """
+    if classifier is None:
+        classifier = encoder.classifier
+    elif isinstance(classifier, keras.Model) and "keras_hub" in sys.modules:
+        import keras_hub
+
+        if isinstance(classifier, keras_hub.models.Task):
+            return as_encoder(classifier).classifier
+    if not isinstance(classifier, keras.layers.Layer):
+        raise TypeError(
+            f"`classifier` must be a model or layer of the Keras in use ({keras.__name__} "
+            f"{keras.__version__}). Received: {classifier!r}"
+        )
+    return classifier

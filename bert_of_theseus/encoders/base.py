@@ -20,11 +20,13 @@ class Encoder:
         inputs: List of symbolic input tensors.
         outputs: Symbolic output of the whole encoder on `inputs`.
         num_hidden_layers: Integer.
+        classifier: The head that came with the encoder, or `None`.
         name: String, for error messages.
     """
 
     inputs: list
     num_hidden_layers: int
+    classifier = None
     name = "encoder"
 
     def embed(self, inputs: list) -> list:
@@ -50,6 +52,32 @@ class Encoder:
         state = self.embed(self.inputs)
         return self.finalize(self.apply_layers(state, range(self.num_hidden_layers)))
 
+    @property
+    def input_structure(self):
+        """`inputs` as a model on them takes them: a tensor, a list or a dict."""
+        return one_or_all(self.inputs)
+
+    def model(self, classifier: keras.layers.Layer, name: str) -> keras.Model:
+        """Model: the inputs -> what `classifier` makes of the output."""
+        return keras.Model(self.input_structure, classifier(self.output), name=name)
+
+    def finished(self, model: keras.Model, classifier: keras.layers.Layer) -> keras.Model:
+        """`model`, made by `self.model(classifier)`, or what the host has in its place."""
+        return model
+
+    def own_head(self, classifier: keras.layers.Layer) -> keras.layers.Layer:
+        """The same head once more, for this encoder, without the weights."""
+        if isinstance(classifier, keras.Model):
+            return keras.models.clone_model(classifier)
+        return type(classifier).from_config(classifier.get_config())
+
+    def shallower(self, num_hidden_layers: int):
+        """A host's model like this one's, of so many layers, with random weights."""
+        raise TypeError(
+            f"How a {type(self).__name__} gets fewer layers is not known. Build the successor "
+            "yourself, and call `initialize_successor`."
+        )
+
     def embedding_model(self, name: str) -> keras.Model | None:
         """Model: `inputs` -> `[hidden_states, *context]`; `None` if the inputs are just that."""
         state = self._state_before(0)
@@ -70,6 +98,10 @@ class Encoder:
         hidden_states = keras.Input(tuple(last.shape)[1:], dtype=last.dtype)
         end = self.finalize(hidden_states)
         return None if end is hidden_states else keras.Model(hidden_states, end, name=name)
+
+    def end_model(self, name: str) -> keras.Model | None:
+        """Model of all that the host makes of the last hidden states; `None` if there is none."""
+        return self.final_model(name)
 
     def _state_before(self, index: int) -> list:
         # Hosts whose layers keep the shape need no more than this.

@@ -50,13 +50,32 @@ def test_the_package_alone_imports_no_keras():
 
 
 @needs("keras", "jax")
-def test_keras_3_by_default_and_without_bert4keras():
+def test_every_public_name_costs_little_beside_keras_and_loads_no_host():
+    check(
+        "import sys, time\n"
+        "import keras\n"
+        "start = time.process_time()\n"  # what other processes do does not count
+        "import bert_of_theseus as package\n"
+        "imported = time.process_time() - start\n"
+        "for name in package.__all__: getattr(package, name)\n"
+        "used = time.process_time() - start\n"
+        "hosts = {'keras_hub', 'bert4keras', 'transformers', 'matplotlib'} & set(sys.modules)\n"
+        "assert not hosts, hosts\n"
+        "assert imported < 0.3, imported\n"
+        "assert used < 0.3, used",
+        KERAS_BACKEND="jax",
+    )
+
+
+@needs("keras", "jax")
+def test_keras_3_by_default_and_without_any_host():
     check(
         "import sys\n"
         "import numpy as np\n"
         "class Missing:\n"
         "    def find_spec(name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('bert4keras', 'tf_keras', 'tensorflow'):\n"
+        "        missing = ('bert4keras', 'keras_hub', 'tf_keras', 'tensorflow')\n"
+        "        if name.split('.')[0] in missing:\n"
         "            raise ModuleNotFoundError(name, name=name)\n"
         "sys.meta_path.insert(0, Missing)\n"
         "from bert_of_theseus import build_theseus_model\n"

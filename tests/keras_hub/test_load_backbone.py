@@ -1,0 +1,103 @@
+"""Hugging Face directories into KerasHub backbones: what `transformers` computes of them."""
+
+import json
+import os
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+
+from bert_of_theseus import as_encoder, load_backbone
+
+transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 16,
+}
+CASES = {
+    "BertForMaskedLM": {},  # has no pooler
+    "BertForSequenceClassification": {},
+    "RobertaModel": {"type_vocab_size": 1},
+    "RobertaForMaskedLM": {"type_vocab_size": 1},
+    "ElectraModel": {"embedding_size": 4},
+    "ElectraForPreTraining": {"embedding_size": 8},
+}
+
+
+def save(name, folder, **changes):
+    config_class = getattr(transformers, name).config_class
+    model = getattr(transformers, name)(config_class(**SIZES, **changes)).eval()
+    torch.manual_seed(0)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    model.save_pretrained(folder)
+    return model.base_model
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_hidden_states(name, tmp_path):
+    theirs = save(name, tmp_path, **CASES[name])
+    backbone = load_backbone(tmp_path)
+    rng = np.random.default_rng(0)
+    token_ids, mask = rng.integers(5, 40, (3, 7)), np.arange(7) < np.array([[7], [4], [2]])
+    parts = {"token_ids": token_ids, "padding_mask": mask, "segment_ids": token_ids % 2}
+    given = {"input_ids": token_ids, "attention_mask": mask.astype("int64")}
+    if "segment_ids" in backbone.input:
+        given["token_type_ids"] = parts["segment_ids"]
+    with torch.no_grad():
+        expected = theirs(**{key: torch.tensor(value) for key, value in given.items()})
+    x = {key: keras.ops.convert_to_tensor(parts[key]) for key in backbone.input}
+    found = backbone(x)
+    sequence = found["sequence_output"] if isinstance(found, dict) else found
+    difference = keras.ops.convert_to_numpy(sequence) - expected.last_hidden_state.numpy()
+    # The approximate gelu makes all of it: RoBERTa, which has the exact one, agrees.
+    bound = 1e-5 if name.startswith("Roberta") else 5e-3
+    assert np.abs(difference[mask]).max() < bound
+    if name == "BertForSequenceClassification":
+        pooled = keras.ops.convert_to_numpy(found["pooled_output"])
+        np.testing.assert_allclose(pooled, expected.pooler_output.numpy(), atol=5e-3)
+
+
+def test_the_first_layers_and_other_folders(tmp_path):
+    save("BertModel", tmp_path / "bert")
+    small, whole = load_backbone(tmp_path / "bert", num_hidden_layers=1), load_backbone(
+        tmp_path / "bert"
+    )  # fmt: skip
+    layers = [as_encoder(backbone).module([0], "layer") for backbone in (small, whole)]
+    assert all(map(np.array_equal, *(layer.get_weights() for layer in layers)))
+    assert len(small.transformer_layers) == 1
+    # KerasHub's own converter reads this one, to the same weights.
+    own = keras_hub.models.BertBackbone.from_preset(str(tmp_path / "bert"))
+    assert all(map(np.array_equal, own.get_weights(), whole.get_weights()))
+    # And what it makes itself is left to it.
+    small.save_to_preset(str(tmp_path / "preset"))
+    again = load_backbone(tmp_path / "preset")
+    assert all(map(np.array_equal, again.get_weights(), small.get_weights()))
+    with pytest.raises(ValueError, match="num_hidden_layers` is for Hugging Face directories"):
+        load_backbone(tmp_path / "preset", num_hidden_layers=1)
+
+
+def test_what_is_refused(tmp_path):
+    save("BertModel", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for changes, problem in [
+        ({"hidden_act": "relu"}, "hidden_act should be a gelu.*not 'relu'"),
+        ({"position_embedding_type": "relative_key"}, "should be 'absolute'"),
+        ({"num_hidden_layers": 3}, "lacks encoder/layer/2/attention/self/query/kernel"),
+    ]:
+        (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(ValueError, match=problem):
+            load_backbone(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"`num_hidden_layers` is 3, but .* holds 2 layers"):
+        load_backbone(tmp_path, num_hidden_layers=3)
+    os.remove(tmp_path / "model.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        load_backbone(tmp_path)

@@ -1,0 +1,71 @@
+"""notebooks/keras_hub.ipynb runs from top to bottom, and what is committed ran so too."""
+
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+from bert_of_theseus.backend import BACKEND
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "notebooks" / "keras_hub.ipynb"
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def check(notebook, layers):
+    cells = code_cells(notebook)
+    streams = [output for cell in cells for output in cell.outputs]
+    assert not [o for o in streams if o.output_type == "error" or "stderr" in o.values()]
+    (output,) = cells[-1].outputs
+    found = json.loads(output.text.splitlines()[-1])
+    assert found["difference_when_taken_out"] == pytest.approx(0, abs=1e-6)
+    assert found["difference_when_loaded"] == pytest.approx(0, abs=1e-6)
+    rows = found["rows"]
+    assert [row["layers"] for row in rows] == layers
+    # What the preset says of raw texts is what the report says of token ids.
+    assert found["accuracy"] == pytest.approx(rows[-1]["test_score"])
+    return found
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="once is enough: it takes a process")
+def test_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("NOTEBOOK_SMALL", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    # Nothing from, or into, the home folder.
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    # With no folders of installed kernels to look in, "python3" is the Python that runs this.
+    manager = AsyncKernelManager(
+        kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[])
+    )
+    assert manager.kernel_spec.argv[0] == sys.executable
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for cell in code_cells(notebook):
+        cell.outputs = []
+    work = tmp_path / "work"
+    work.mkdir()
+    resources = {"metadata": {"path": str(work)}}
+    NotebookClient(notebook, km=manager, timeout=240, resources=resources).execute()
+    check(notebook, [2, 1, 1])
+    assert not list(work.iterdir())
+
+
+def test_committed_outputs():
+    assert NOTEBOOK.stat().st_size < 1_000_000
+    assert "/tmp" not in NOTEBOOK.read_text(encoding="utf-8")  # of the machine that ran it
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    found = check(notebook, [4, 2, 2])
+    # The full settings learn the task, and half of the layers keep it.
+    assert min(row["test_score"] for row in found["rows"]) > 0.9
+    assert abs(found["accuracy_in_8_bits"] - found["accuracy"]) < 0.05
