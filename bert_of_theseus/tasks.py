@@ -89,7 +89,7 @@ class TextTask:
         Raises:
             ImportError: if a package that `score` needs is not installed.
         """
-        self._module()
+        self.check()
         return {"loss": self.loss, "metrics": self.metrics, "score": self.score}
 
     def get_config(self) -> dict:
@@ -137,6 +137,10 @@ class TextTask:
     def decode(self, outputs: list[np.ndarray], encoded: Encoded) -> list:
         """What the outputs say of each text."""
         raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises an `ImportError` if a package that `score` needs is not installed."""
+        self._module()
 
     def _module(self):
         name = self._metrics[self.metric]
