@@ -45,6 +45,9 @@ EXTRAS_REQUIRE = {
         "tqdm>=4.60",
     ],
     "plots": ["matplotlib"],
+    # What scores are computed with. seqeval, of entities, is not here: its build fails in
+    # isolation, see requirements-seqeval.txt.
+    "tasks": ["scikit-learn>=1.3", "scipy>=1.9", "tokenizers>=0.19"],
     "dev": [
         "hypothesis",
         "ipykernel",

@@ -31,7 +31,7 @@ class MaskedCrossentropy(keras.losses.Loss):
 
     Example:
 
-    >>> model.compile("adam", MaskedCrossentropy(), [MaskedAccuracy()])
+    >>> model.compile("adam", MaskedCrossentropy(), metrics=[MaskedAccuracy()])
     """
 
     def __init__(self, name="masked_crossentropy", **kwargs):

@@ -1,5 +1,7 @@
 """Tasks from end to end on small models: heads, losses, `compress`; padding counts for nothing."""
 
+import json
+
 import numpy as np
 import pytest
 from core_helpers import to_numpy, to_tensor
@@ -20,7 +22,7 @@ from bert_of_theseus.backend import keras, reduce_sum
 from bert_of_theseus.data import Entity, Example, Tokenizer
 from bert_of_theseus.heads import PositionSoftmax, span_head, tagging_head
 from bert_of_theseus.losses import MaskedAccuracy, MaskedCrossentropy
-from bert_of_theseus.training import described, fresh
+from bert_of_theseus.training import described, fit, fresh
 
 WORDS = [*"abcdefgh"]
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
@@ -76,7 +78,9 @@ def test_padding_adds_nothing_to_loss_and_metric():
             ids = keras.Input((None,), dtype="int32")
             x = keras.layers.Embedding(9, 8, mask_zero=mask_zero)(ids)
             model = keras.Model(ids, tagging_head(8, 3, dropout_rate=0.0)(x))
-            model.compile(keras.optimizers.SGD(0.5), MaskedCrossentropy(), [MaskedAccuracy()])
+            model.compile(
+                keras.optimizers.SGD(0.5), MaskedCrossentropy(), metrics=[MaskedAccuracy()]
+            )
             padding = [(0, 0), (0, length - 4)]
             x = np.pad(np.array([[2, 3, 4, 2], [2, 5, 2, 0]]), padding)
             y = np.pad(np.array([[-1, 2, 0, -1], [-1, 1, -1, -1]]), padding, constant_values=-1)
@@ -101,7 +105,7 @@ def test_positions_that_the_mask_leaves_out():
 def test_files(tmp_path):
     head = span_head(8)
     model = keras.Sequential([keras.Input((None, 8)), head])
-    model.compile("sgd", MaskedCrossentropy(), [MaskedAccuracy()])
+    model.compile("sgd", MaskedCrossentropy(), metrics=[MaskedAccuracy()])
     model.save(tmp_path / "head.keras")
     copy = keras.models.load_model(tmp_path / "head.keras")
     assert isinstance(copy.loss, MaskedCrossentropy)
@@ -191,55 +195,68 @@ def encoder(depth):
     return StackEncoder([block() for _ in range(depth)], inputs=inputs, embedding=embedding)
 
 
-@pytest.mark.parametrize("name, execution", [
-    *((name, "lazy") for name in TASKS), ("tagging", "dense"), ("spans", "dense"),
-])  # fmt: skip
-def test_every_task(name, execution, tokenizer, tmp_path):
+def batches(name, tokenizer):
     task, example = TASKS[name]
     examples = [example() for _ in range(192)]
-    train, validation = (
+    return task, *(
         task.batches(part, tokenizer, 16, batch_size=16, multiple=16)
         for part in (examples[:128], examples[128:])
     )
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_fit(name, tokenizer, tmp_path):
+    task, train, validation = batches(name, tokenizer)
     keras.utils.set_random_seed(0)
-    predecessor, successor, head = encoder(2), encoder(1), task.head(SIZE)
-    stage = Stage(3, 0.03)
+    model = build_successor_model(encoder(1), task.head(SIZE))
+    result = fit(
+        model, train, validation, Stage(4, 0.03), directory=tmp_path, verbose=0, **task.options
+    )
+    assert min(result.history["loss"]) < 0.95 * result.history["loss"][0]
+    shown = [key for key in result.history if key.startswith("val_")]
+    assert len(shown) == 3 and result.monitor == "val_score"  # beside the loss and a metric
+    outputs = task.predict(model, validation)
+    score = task.measure(outputs, validation.encoded)[task.metric]
+    assert result.score == pytest.approx(float(score), abs=1e-6)
+    assert len(task.decode(outputs, validation.encoded)) == 64
+
+
+@pytest.mark.parametrize("name, execution", [("tagging", "lazy"), ("spans", "dense")])
+def test_compress(name, execution, tokenizer, tmp_path):
+    task, train, validation = batches(name, tokenizer)
+    keras.utils.set_random_seed(0)
     result = compress(
-        predecessor,
-        successor,
-        head,
+        encoder(2),
+        encoder(1),
+        task.head(SIZE),
         train,
         validation,
         directory=tmp_path,
-        predecessor_stage=stage,
-        theseus_stage=stage,
+        predecessor_stage=Stage(3, 0.03),
+        theseus_stage=Stage(3, 0.03),
         successor_stage=None,
         execution=execution,
         latency=False,
         verbose=0,
         **task.options,
     )
-    for stage in result.stages:
-        assert stage.monitor == "val_score"
-        assert stage.history["loss"][-1] < stage.history["loss"][0]
-        shown = [key for key in stage.history if key.startswith("val_")]
-        assert len(shown) == 3  # loss, metric and score
-    outputs = task.predict(result.successor, validation)
-    measured = task.measure(outputs, validation.encoded)
-    assert result.rows[-1]["score"] == pytest.approx(float(measured[task.metric]))
-    assert result.stages[1].score == pytest.approx(float(measured[task.metric]))
+    assert [stage.monitor for stage in result.stages] == ["val_score"] * 2
+    measured = task.score(result.successor, validation)
+    assert result.rows[-1]["score"] == result.stages[1].score == pytest.approx(measured)
     if name == "tagging":  # which so few steps teach
-        assert measured["f1"] > 0.5
-    decoded = task.decode(outputs, validation.encoded)
-    assert len(decoded) == 64
+        assert measured > 0.5
+    assert json.loads((tmp_path / "theseus" / "stage.json").read_text())["settings"]["score"] == [
+        type(task).__name__,
+        task.get_config(),
+    ]
 
 
 def test_theseus_at_inference_is_the_successor(tokenizer):
     for name, (task, example) in TASKS.items():
-        batches = task.batches([example() for _ in range(8)], tokenizer, 16, batch_size=8)
+        data = task.batches([example() for _ in range(8)], tokenizer, 16, batch_size=8)
         head = task.head(SIZE)
         hosts = encoder(2), encoder(1)
-        inputs = [to_tensor(x) for x in batches[0][0]]
+        inputs = [to_tensor(x) for x in data[0][0]]
         theseus = build_theseus_model(*hosts, head)
         one, other = (to_numpy(m(inputs)) for m in (theseus, build_successor_model(theseus)))
         np.testing.assert_allclose(one, other, atol=1e-6, err_msg=name)
