@@ -1,9 +1,9 @@
-"""Text classification data: files in, batches of token ids out.
+"""Texts and their labels: files in, batches of token ids out.
 
-Three sources: CLUE's IFLYTEK folder (`load_iflytek`), GLUE's SST-2 folder (`load_sst2`), and, for a
-real task without any download, the docstrings of Python's own standard library
-(`load_stdlib_docstrings`). `Tokenizer` and `Batches` turn each into what `fit` takes. Nothing here
-imports Keras.
+Four sources: CLUE's IFLYTEK folder (`load_iflytek`), CLUENER's (`load_cluener`), GLUE's SST-2
+folder (`load_sst2`), and, for a real task without any download, the docstrings of Python's own
+standard library (`load_stdlib_docstrings`). `Tokenizer` and `Batches` turn each into what `fit`
+takes; `bert_of_theseus.tasks` does so for labels that are not classes. Nothing here imports Keras.
 
 Example:
 
@@ -25,17 +25,21 @@ import random
 import re
 import sysconfig
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 __all__ = [
+    "NO_LABEL",
     "Batches",
     "Encoded",
+    "Entity",
     "Example",
     "Task",
     "Tokenizer",
+    "load_cluener",
     "load_iflytek",
     "load_sst2",
     "load_stdlib_docstrings",
@@ -44,15 +48,32 @@ __all__ = [
 ]
 
 
+# The label of what neither loss nor metric counts: padding, for one. See `losses`.
+NO_LABEL = -1
+
+
+class Entity(NamedTuple):
+    """A named entity: `text[start:end]`, and its type."""
+
+    start: int
+    end: int
+    type: str
+
+
 class Example(NamedTuple):
-    """One text and the number of its class."""
+    """One text, or a pair of them, and its label.
+
+    The label is the number of a class, or what the task at hand takes: see
+    `bert_of_theseus.tasks`.
+    """
 
     text: str
-    label: int
+    label: object
+    second_text: str | None = None
 
 
 class Task(NamedTuple):
-    """A text classification task: three disjoint lists of `Example`, and the classes' names.
+    """A task's data: three disjoint lists of `Example`, and the names of classes or entity types.
 
     `validation` is for choosing a checkpoint, `dev` for the one number that is reported.
     """
@@ -237,6 +258,80 @@ def _read_sst2(path):
     return examples
 
 
+def load_cluener(
+    directory: str | os.PathLike,
+    *,
+    validation_fraction: float = 0.1,
+    limit: int | None = None,
+    seed: int = 42,
+) -> Task:
+    """Reads CLUENER2020's folder, named entities in Chinese news: `train.json` and `dev.json`.
+
+    The files hold JSON objects one after another, on a line each or over many.
+
+    Args:
+        directory: the folder.
+        validation_fraction: the share of `train.json` that is cut off for validation.
+        limit: at most so many rows of `train.json`, and of `dev.json`, drawn at random.
+        seed: of the draw and of the cut.
+
+    Returns:
+        A `Task`. Each example's label is a tuple of `Entity`, and `labels` are the types.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: a bad row (names file and row), or an empty set.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(
+            f"{directory} should be a folder with train.json and dev.json; not found."
+        )
+    train, dev = (_read_cluener(directory / name) for name in ("train.json", "dev.json"))
+    types = sorted({entity.type for example in train + dev for entity in example.label})
+    train, dev = (_at_most(examples, limit, seed) for examples in (train, dev))
+    train, validation = split_off(train, validation_fraction, seed)
+    return Task(train, validation, dev, types)
+
+
+def _read_cluener(path):
+    examples = []
+    for number, row in enumerate(_json_objects(path), start=1):
+        where = f"{path}, row {number}"
+        text, label = map(row.get, ("text", "label")) if isinstance(row, dict) else (None, None)
+        if not isinstance(text, str) or not isinstance(label, dict):
+            raise ValueError(f"{where}: expected an object with 'text' and 'label'.")
+        entities = []
+        for type, names in label.items():
+            try:
+                spans = [(name, *span) for name, spans in names.items() for span in spans]
+                for name, start, last in spans:
+                    entities.append(Entity(start, last + 1, type))
+                    if text[start : last + 1] != name:
+                        raise ValueError(f"{name!r} is not at {start} to {last} of {text!r}")
+            except (AttributeError, TypeError, ValueError) as error:
+                raise ValueError(f"{where}: bad entities of type {type!r}: {error}.") from error
+        examples.append(Example(text, tuple(sorted(entities))))
+    return examples
+
+
+def _json_objects(path: Path) -> list:
+    """The JSON values of a file, which stand one after another, white space between them."""
+    content = "\n".join(line for _, line in _numbered_lines(path, "JSON objects"))
+    decoder, space, values = json.JSONDecoder(), re.compile(r"\s*"), []
+    position = space.match(content).end()
+    while position < len(content):
+        try:
+            value, position = decoder.raw_decode(content, position)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, row {len(values) + 1}: not JSON: {error}.") from error
+        values.append(value)
+        position = space.match(content, position).end()
+    if not values:
+        raise ValueError(f"{path} is empty; expected JSON objects.")
+    return values
+
+
 def _phrases_by_sentence(texts: set[str]) -> dict[str, set[str]]:
     """Of texts, those that are no phrase of another, each with what `texts` holds of it."""
     found, phrases = set(), {}
@@ -266,7 +361,7 @@ def _normalized(text: str) -> str:
 def split_off(
     examples: list[Example], fraction: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Cuts a part off a list of examples, stratified where the classes are large enough.
+    """Cuts a part off a list of examples, stratified by class where classes are large enough.
 
     Rows with the same text, up to case and white space, stay on one side, whatever their labels.
     A class's only text stays in the larger part.
@@ -284,9 +379,10 @@ def split_off(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction should be in (0, 1). Received: {fraction}.")
-    label_of = {}  # normalised text -> the label of its first row
+    label_of = {}  # normalised text -> the class of its first row; other labels are no strata
     for example in examples:
-        label_of.setdefault(_normalized(example.text), example.label)
+        label = example.label if isinstance(example.label, int) else 0
+        label_of.setdefault(_normalized(example.text), label)
     groups = collections.defaultdict(list)
     for key, label in label_of.items():
         groups[label].append(key)
@@ -435,10 +531,29 @@ def _docstrings(path: Path):
 
 
 class Encoded(NamedTuple):
-    """Texts as token ids: a list of arrays of shape `(length,)`, and labels `(num_texts,)`."""
+    """Texts as token ids, with their labels.
+
+    Attributes:
+        token_ids: list of arrays of shape `(length,)`.
+        labels: array of a row per text; or, of labels by token, a list of arrays of shape
+            `(length,)`.
+        segment_ids: list of arrays like `token_ids`, or `None` where all are 0.
+        offsets: `None`, or a list of arrays of shape `(length, 2)`: the characters from start to
+            end that a token stands for, in the text or in the second of two. Start is end for a
+            token that is not of that text.
+        cut: boolean array, whether a text was longer than the limit; `None` if not asked for.
+        examples: what was encoded; empty if not asked for.
+        dropped: how many entities or answers have no label, since they are beyond the limit, cut
+            by it, begin or end within a token, or overlap another.
+    """
 
     token_ids: list[np.ndarray]
-    labels: np.ndarray
+    labels: np.ndarray | list[np.ndarray]
+    segment_ids: list[np.ndarray] | None = None
+    offsets: list[np.ndarray] | None = None
+    cut: np.ndarray | None = None
+    examples: Sequence[Example] = ()
+    dropped: int = 0
 
 
 class Tokenizer:
@@ -476,27 +591,92 @@ class Tokenizer:
         self._tokenizer = BertWordPieceTokenizer(vocab, lowercase=lowercase)
 
     def encode(self, examples: list[Example], max_length: int) -> Encoded:
-        """Token ids of `[CLS] text [SEP]`, cut to `max_length` with the `[SEP]` kept."""
-        self._tokenizer.enable_truncation(max_length)
-        encodings = self._tokenizer.encode_batch([example.text for example in examples])
-        return Encoded(
-            [np.array(encoding.ids, dtype="int32") for encoding in encodings],
-            np.array([example.label for example in examples], dtype="int32"),
+        """Token ids of `[CLS] text [SEP]`, and the numbers of the classes.
+
+        Texts are cut to `max_length` with the `[SEP]` kept. A second text follows the first as a
+        segment of its own, and the longer of the two is cut.
+        """
+        encodings = self._encode(examples, max_length, "longest_first")
+        labels = np.array([example.label for example in examples], dtype="int32")
+        return _encoded(examples, encodings, labels)
+
+    def encode_with_offsets(self, examples: list[Example], max_length: int) -> Encoded:
+        """Token ids and the characters they stand for, without labels.
+
+        Of two texts the second is cut, and its are the characters.
+
+        Characters that have no token, such as accents that were stripped and joiners of emoji,
+        go with the token that they follow, or else with the one that they precede, if no white
+        space is between. So what is made of whole tokens is made of whole characters.
+        """
+        encodings = self._encode(examples, max_length, "only_second")
+        offsets, cut = [], np.array([bool(e.overflowing) for e in encodings], dtype=bool)
+        for example, encoding, is_cut in zip(examples, encodings, cut):
+            second = example.second_text is not None
+            text = example.second_text if second else example.text
+            own = np.array([part == second for part in encoding.sequence_ids], dtype=bool)
+            spans = np.array(encoding.offsets, dtype="int32") * own[:, None]
+            offsets.append(_with_lone_characters(spans, np.flatnonzero(own), text, is_cut))
+        return _encoded(examples, encodings, None)._replace(
+            offsets=offsets, cut=cut, examples=examples
         )
 
-    def encode_batch(self, texts: list, max_length: int) -> list:
+    def encode_batch(self, texts: list, max_length: int, strategy: str = "longest_first") -> list:
         """What the tokenizers library makes of texts, cut to `max_length` with the `[SEP]` kept.
 
         Args:
             texts: strings, and pairs of strings, which become `[CLS] a [SEP] b [SEP]`.
-            max_length: in tokens; of a pair, the longer text is cut first.
+            max_length: in tokens.
+            strategy: which of a pair is cut, `"longest_first"` or `"only_second"`. Defaults to
+                `"longest_first"`.
 
         Returns:
             An `Encoding` for each: `ids`, `type_ids`, `offsets` in characters, and in
             `overflowing` what was cut off.
+
+        Raises:
+            ValueError: the first of two texts leaves no room for the second.
         """
-        self._tokenizer.enable_truncation(max_length)
-        return self._tokenizer.encode_batch(texts)
+        if not any(isinstance(text, tuple) for text in texts):
+            strategy = "longest_first"
+        self._tokenizer.enable_truncation(max_length, strategy=strategy)
+        try:
+            return self._tokenizer.encode_batch(texts)
+        except Exception as error:  # the library has no type of its own for it
+            if strategy != "only_second":
+                raise
+            raise ValueError(
+                f"max_length {max_length} leaves no room for the second of two texts: {error}."
+            ) from error
+
+    def _encode(self, examples, max_length, strategy):
+        texts = [e.text if e.second_text is None else (e.text, e.second_text) for e in examples]
+        return self.encode_batch(texts, max_length, strategy)
+
+
+def _encoded(examples, encodings, labels):
+    pairs = any(example.second_text is not None for example in examples)
+    ids = [[np.array(e.ids, dtype="int32") for e in encodings]]
+    if pairs:
+        ids.append([np.array(e.type_ids, dtype="int32") for e in encodings])
+    return Encoded(ids[0], labels, ids[1] if pairs else None)
+
+
+def _with_lone_characters(offsets, own, text, is_cut):
+    """`offsets`, those of the tokens `own` widened by the characters beside them without token."""
+    before, end = None, 0
+    for index in own:
+        gap = text[end : offsets[index, 0]]
+        if gap:
+            head = 0
+            if before is not None:
+                head = re.match(r"\S*", gap).end()
+                offsets[before, 1] = end + head
+            offsets[index, 0] = end + head + re.search(r"\S*\Z", gap[head:]).start()
+        before, end = index, max(end, offsets[index, 1])
+    if before is not None and not is_cut:  # after a cut more tokens would follow
+        offsets[before, 1] = end + re.match(r"\S*", text[end:]).end()
+    return offsets
 
 
 def _lowercase(config_file: Path) -> bool:
@@ -506,6 +686,13 @@ def _lowercase(config_file: Path) -> bool:
         return bool(json.loads(config_file.read_text(encoding="utf-8")).get("do_lower_case", True))
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{config_file} should hold a JSON object: {error}.") from error
+
+
+def _padded(arrays, rows, length, value):
+    padded = np.full((len(rows), length), value, dtype="int32")
+    for i, row in enumerate(rows):
+        padded[i, : len(arrays[row])] = arrays[row]
+    return padded
 
 
 class Batches:
@@ -533,7 +720,8 @@ class Batches:
         ValueError: there are no texts, or a number is not positive.
 
     Returns (of an index): `([token_ids, segment_ids], labels)`, integer arrays of shape
-        `(batch_size, sequence_length)` and `(batch_size,)`.
+        `(batch_size, sequence_length)` and an array of a row per text, `(batch_size,)` for
+        classes. Labels by token, `(batch_size, sequence_length)`, are padded with `NO_LABEL`.
     """
 
     _POOL = 20  # Batches that are sorted together: enough to match lengths, few enough to mix.
@@ -569,18 +757,28 @@ class Batches:
             raise IndexError(index)
         rows = self._batches[index]
         length = -(-self._lengths[rows].max() // self.multiple) * self.multiple
-        token_ids = np.zeros((len(rows), min(length, self._lengths.max())), dtype="int32")
-        for i, row in enumerate(rows):
-            token_ids[i, : self._lengths[row]] = self.encoded.token_ids[row]
-        return [token_ids, np.zeros_like(token_ids)], self.encoded.labels[rows]
+        length = min(length, self._lengths.max())
+        token_ids = _padded(self.encoded.token_ids, rows, length, 0)
+        segment_ids, labels = self.encoded.segment_ids, self.encoded.labels
+        return [
+            token_ids,
+            np.zeros_like(token_ids)
+            if segment_ids is None
+            else _padded(segment_ids, rows, length, 0),
+        ], _padded(labels, rows, length, NO_LABEL) if isinstance(labels, list) else labels[rows]
 
     def __iter__(self):
         return (self[index] for index in range(len(self)))
 
     @property
+    def rows(self) -> np.ndarray:
+        """The numbers of all texts in `encoded`, in the order of the batches."""
+        return np.concatenate(self._batches)
+
+    @property
     def labels(self) -> np.ndarray:
-        """The labels of all texts, in the order of the batches."""
-        return self.encoded.labels[np.concatenate(self._batches)]
+        """The labels of all texts, a row each, in the order of the batches."""
+        return self.encoded.labels[self.rows]
 
     def on_epoch_end(self):
         """Moves on to the next epoch's batches."""

@@ -1,8 +1,15 @@
 """What is put on top of an encoder: from hidden states to a task's output."""
 
-from bert_of_theseus.backend import keras, register
+from bert_of_theseus.backend import keras, ops, register
 
-__all__ = ["FirstToken", "classification_head", "pooler_classification_head", "tagging_head"]
+__all__ = [
+    "FirstToken",
+    "PositionSoftmax",
+    "classification_head",
+    "pooler_classification_head",
+    "span_head",
+    "tagging_head",
+]
 
 
 @register
@@ -108,6 +115,53 @@ def tagging_head(
     inputs = keras.Input((None, hidden_size))
     x = keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(inputs)
     return keras.Model(inputs, _dense(num_labels, activation, f"{name}_dense")(x), name=name)
+
+
+@register
+class PositionSoftmax(keras.layers.Layer):
+    """Turns scores of positions into distributions over them.
+
+    `(batch_size, sequence_length, n)` becomes `(batch_size, n, sequence_length)`, probabilities
+    over the last axis. What the mask leaves out has none, and the mask ends here.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs, mask=None):
+        scores = ops.transpose(inputs, (0, 2, 1))
+        if mask is not None:
+            scores += (ops.cast(mask, scores.dtype)[:, None] - 1.0) * 1e4  # float16 holds it too
+        return keras.activations.softmax(scores, axis=-1)
+
+    def compute_mask(self, inputs, mask=None):
+        return None
+
+    def compute_output_shape(self, input_shape):
+        batch_size, length, n = input_shape
+        return (batch_size, n, length)
+
+
+def span_head(hidden_size: int, name: str = "span", dropout_rate: float = 0.1):
+    """Builds a reader: where in the text an answer starts, and where it ends.
+
+    BERT's own for SQuAD, dropout and a dense layer with two scores at every position, and the
+    softmax of each over the positions.
+
+    Args:
+        hidden_size: width of the encoder's output.
+        name: name of the model.
+        dropout_rate: dropout before the output.
+
+    Returns:
+        A Keras model from `(batch_size, sequence_length, hidden_size)` to `(batch_size, 2,
+        sequence_length)`.
+    """
+    inputs = keras.Input((None, hidden_size))
+    x = keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(inputs)
+    x = _dense(2, "linear", f"{name}_dense")(x)
+    return keras.Model(inputs, PositionSoftmax(name=f"{name}_softmax")(x), name=name)
 
 
 def _dense(units, activation, name):

@@ -508,7 +508,9 @@ def distil(
             "build_successor_model(theseus, copy), copy being keras.models.clone_model(head) "
             "after copy.set_weights(head.get_weights())."
         )
-    distilled = TheseusModel(input_structure(model), outputs, name=name or f"distilled_{model.name}")
+    distilled = TheseusModel(
+        input_structure(model), outputs, name=name or f"distilled_{model.name}"
+    )
     if hasattr(model, "_theseus_parts"):
         object.__setattr__(distilled, "_theseus_parts", model._theseus_parts)
     return distilled

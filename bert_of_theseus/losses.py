@@ -1,0 +1,72 @@
+"""A loss and a metric for outputs of which some have no label, such as those of padding.
+
+Labels are whole numbers, and one of `NO_LABEL`, -1, does not count.
+"""
+
+from __future__ import annotations
+
+from .backend import keras, ops, reduce_sum, register
+
+__all__ = ["MaskedAccuracy", "MaskedCrossentropy"]
+
+
+def _labels_and_mask(labels):
+    labels = ops.cast(labels, "int32")
+    return labels, ops.cast(labels >= 0, "float32")
+
+
+@register
+class MaskedCrossentropy(keras.losses.Loss):
+    """Mean of the cross-entropy over the outputs of a batch that have a label.
+
+    Keras' own mean counts padding where the mask of the hidden states is lost, and special tokens
+    everywhere. Here labels alone decide: a batch has the same loss however far it is padded.
+    Sample weights, of texts or of single outputs, weigh the labels against each other. The loss of
+    a batch without any label is 0.
+
+    Call arguments:
+        y_true: Integers of shape `(batch_size, n)`, classes or -1.
+        y_pred: Probabilities of shape `(batch_size, n, num_classes)`.
+        sample_weight: Of shape `(batch_size,)` or `(batch_size, n)`. Defaults to `None`.
+
+    Example:
+
+    >>> model.compile("adam", MaskedCrossentropy(), metrics=[MaskedAccuracy()])
+    """
+
+    def __init__(self, name="masked_crossentropy", **kwargs):
+        super().__init__(name=name, **kwargs)
+
+    # Not `call`: Keras would take a mean of what that returns.
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        labels, weights = _labels_and_mask(y_true)
+        losses = keras.losses.sparse_categorical_crossentropy(
+            ops.maximum(labels, 0), ops.cast(y_pred, "float32")
+        )
+        if sample_weight is not None:  # Keras 2 gives the mask as one
+            sample_weight = ops.cast(sample_weight, "float32")
+            one_each = len(sample_weight.shape) == 1
+            weights = weights * (sample_weight[:, None] if one_each else sample_weight)
+        total = reduce_sum(weights)
+        return reduce_sum(losses * weights) / ops.maximum(total, keras.backend.epsilon())
+
+    def call(self, y_true, y_pred):
+        return self(y_true, y_pred)
+
+
+@register
+class MaskedAccuracy(keras.metrics.Mean):
+    """Share of the outputs with a label whose likeliest class is that label.
+
+    Args:
+        name: String. Defaults to `"masked_accuracy"`.
+        dtype: Of the metric. Defaults to `None`, Keras' own.
+    """
+
+    def __init__(self, name="masked_accuracy", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        labels, mask = _labels_and_mask(y_true)
+        hits = ops.equal(ops.cast(ops.argmax(y_pred, -1), "int32"), labels)
+        return super().update_state(ops.cast(hits, "float32"), sample_weight=mask)

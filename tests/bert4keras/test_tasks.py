@@ -1,0 +1,216 @@
+"""Tasks on real BERTs, and scripts/tasks.py from end to end on tiny ones."""
+
+import bert_of_theseus.bert4keras  # noqa: F401, I001  must come first
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_of_theseus import (
+    Classification,
+    SpanExtraction,
+    Tagging,
+    build_successor_model,
+    build_theseus_model,
+    set_replacement_rate,
+)
+from bert_of_theseus.backend import keras
+from bert_of_theseus.bert_classifier import build_bert
+from bert_of_theseus.checkpoints import load_pretrained
+from bert_of_theseus.data import Entity, Example, Tokenizer, load_cluener
+from bert_of_theseus.tasks import decode_entities
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "tasks.py"
+WORDS = "甲乙丙丁天地人在和"
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "good", "bad", "the", "film"]
+CONFIG = {
+    "vocab_size": len(VOCAB),
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "layer_norm_eps": 1e-6,
+}
+CASES = {
+    "pairs": (Classification("ab"), [Example("甲 乙", 1, "丙"), Example("天", 0, "地人")]),
+    "tagging": (Tagging(["x"]), [Example("甲乙", [Entity(0, 2, "x")]), Example("在天地和", [])]),
+    "spans": (SpanExtraction(), [Example("甲", (0, 2), "乙丙天"), Example("人", None, "地")]),
+}
+
+
+@pytest.fixture(scope="module")
+def vocab(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
+    path.write_text("\n".join(VOCAB), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("execution", ["lazy", "dense"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_theseus_model_of_a_task(name, execution, vocab):
+    """At inference it is the successor; padding changes neither that nor the loss."""
+    task, examples = CASES[name]
+    tokenizer = Tokenizer(vocab)
+    keras.utils.set_random_seed(0)
+    hosts = build_bert(CONFIG), build_bert(CONFIG, num_hidden_layers=1, prefix="Successor-")
+    for host in hosts:  # whose initial weights are so small that attention hardly matters
+        host.model.set_weights([10 * w if w.ndim > 1 else w for w in host.model.get_weights()])
+    head = task.head(16)
+    theseus = build_theseus_model(*hosts, head, execution=execution, seed=1)
+    small = build_successor_model(theseus)
+    full = build_successor_model(hosts[0], head)
+    data = task.batches(examples, tokenizer, 16, batch_size=2, multiple=1)
+    inputs, labels = data[0]
+    length = inputs[0].shape[1]
+    padding = [(0, 0), (0, 3)]
+    longer = [np.pad(x, padding) for x in inputs]
+    if name == "tagging":
+        more = np.pad(labels, padding, constant_values=-1)
+    else:
+        more = labels
+    losses = []
+    for x, y in ((inputs, labels), (longer, more)):
+        theseus.compile(keras.optimizers.SGD(0.1), task.loss, metrics=list(task.metrics))
+        losses.append(theseus.evaluate(x, y, verbose=0))
+        found = np.array(theseus(x))
+        np.testing.assert_allclose(found, np.array(small(x)), atol=1e-6)
+        assert not np.allclose(found, np.array(full(x)), atol=1e-3)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    short = np.array(small(inputs))
+    long = np.array(small(longer))
+    if name == "tagging":
+        real = inputs[0] > 0
+        np.testing.assert_allclose(long[:, :length][real], short[real], atol=1e-5)
+    elif name == "spans":
+        np.testing.assert_allclose(long[..., :length], short, atol=1e-5)
+        assert (long[..., length:] == 0).all()
+    else:
+        np.testing.assert_allclose(long, short, atol=1e-5)
+    before = [np.array(w) for w in hosts[0].model.get_weights() + head.get_weights()]
+    start = [np.array(w) for w in hosts[1].model.get_weights()]
+    theseus.compile(keras.optimizers.SGD(0.1), task.loss)
+    set_replacement_rate(theseus, 1.0)
+    theseus.fit(inputs, labels, epochs=1, verbose=0)
+    after = hosts[0].model.get_weights() + head.get_weights()
+    assert all((a == b).all() for a, b in zip(before, after))
+    assert any((a != b).any() for a, b in zip(start, hosts[1].model.get_weights()))
+
+
+# The script.
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory, vocab):
+    """Entities are what follows 在, two characters; good films and bad ones."""
+    folder = tmp_path_factory.mktemp("given")
+    rng = np.random.default_rng(0)
+
+    def ner(count):
+        for _ in range(count):
+            text = "".join(rng.choice(list(WORDS[:7]), 6))
+            place = int(rng.integers(0, 4))
+            text = f"{text[:place]}在{text[place:]}"
+            name = text[place + 1 : place + 3]
+            label = {"地": {name: [[place + 1, place + 2]]}}
+            yield json.dumps({"text": text, "label": label}, ensure_ascii=False, indent=2)
+
+    for name, count in (("train", 256), ("dev", 64)):
+        (folder / f"{name}.json").write_text("\n".join(ner(count)), encoding="utf-8")
+        lines = ["sentence\tlabel"]
+        for i in range(count):
+            words = " ".join(rng.choice(["the", "film", *WORDS], 5))
+            lines.append(f"{words} {('bad', 'good')[i % 2]}\t{i % 2}")
+        (folder / f"{name}.tsv").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+def arguments(given, vocab, task, **changes):
+    options = {
+        "data_dir": given,
+        "vocab": vocab,
+        "bert_config": given / "config.json",
+        "successor_layers": 1,
+        "max_length": 16,
+        "predecessor_epochs": 6,
+        "theseus_epochs": 5,
+        "successor_epochs": 2,
+        "predecessor_learning_rate": 0.02,
+        "theseus_learning_rate": 0.02,
+        "successor_learning_rate": 0.01,
+        "batch_size": 16,
+        **changes,
+    }
+    flags = [(f"--{key.replace('_', '-')}", str(value)) for key, value in options.items()]
+    return [task, *(part for pair in flags for part in pair)]
+
+
+@pytest.fixture(scope="module")
+def script(load_script):
+    return load_script(SCRIPT)
+
+
+def test_cluener(script, given, vocab, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert script.main(arguments(given, vocab, "cluener", output_dir=folder)) == 0
+    text = capsys.readouterr().out
+    assert "dev: 64 texts, 0 texts cut, 64 entities, 0 entities without tags" in text
+    record = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    rows = json.loads((folder / "report.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["layers"] for row in rows] == [2, 1, 1]
+    assert rows[0]["test_score"] == record["dev"]["predecessor"]["f1"] > 0.8
+    assert rows[2]["test_score"] == record["dev"]["successor"]["f1"] > 0.8
+    assert record["sets"]["train"]["texts"] + record["sets"]["validation"]["texts"] == 256
+    # What is saved is the successor, with the names of its tags.
+    encoder, head, labels = load_pretrained(folder / "model")
+    assert labels == record["labels"] == ["O", "B-地", "I-地"]
+    model = build_successor_model(encoder, head)
+    task = Tagging(["地"])
+    tokenizer = Tokenizer(folder / "model" / "vocab.txt")
+    data = task.batches(load_cluener(given).dev, tokenizer, 16)
+    assert task.score(model, data) == pytest.approx(rows[2]["test_score"])
+    encoded = tokenizer.encode_with_offsets([Example("在甲乙和", None)], 16)
+    ids = encoded.token_ids[0][None]
+    output = model.predict([ids, 0 * ids], verbose=0)[0]
+    assert decode_entities(output, encoded.offsets[0], labels) == [Entity(1, 3, "地")]
+    # The same command again trains nothing; other settings are refused.
+    changed = os.stat(folder / "successor" / "model.weights.h5").st_mtime_ns
+    assert script.main(arguments(given, vocab, "cluener", output_dir=folder)) == 0
+    assert os.stat(folder / "successor" / "model.weights.h5").st_mtime_ns == changed
+    assert json.loads((folder / "task.json").read_text(encoding="utf-8")) == record
+    capsys.readouterr()
+    assert script.main(arguments(given, vocab, "cluener", output_dir=folder, seed=3)) == 2
+    assert "holds a training with other settings" in capsys.readouterr().err
+
+
+def test_sst2_killed_and_taken_up(script, given, vocab, tmp_path, capsys):
+    folder = tmp_path / "run"
+    argv = arguments(given, vocab, "sst2", output_dir=folder, theseus_epochs=2)
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *argv], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 300
+        while not (folder / "predecessor" / "checkpoint.npz").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    assert script.main(argv) == 0
+    assert "predecessor: goes on after step" in capsys.readouterr().out
+    rows = json.loads((folder / "report.json").read_text(encoding="utf-8"))["rows"]
+    assert min(row["test_score"] for row in rows) > 0.9
+    _, _, labels = load_pretrained(folder / "model")
+    assert labels == ["negative", "positive"]
