@@ -165,7 +165,12 @@ def set_mask(tensor, mask):
 def output_shape(layer, shape):
     """The shape of what `layer` makes of an input of `shape`."""
     try:
-        return tuple(layer.compute_output_shape(shape))
+        try:
+            return tuple(layer.compute_output_shape(shape))
+        except TypeError:  # Keras 2's models do not know that its attention takes two shapes
+            if not KERAS_2:
+                raise
+            return tuple(keras.layers.Layer.compute_output_shape(layer, shape))
     except NotImplementedError:  # Keras 3 asks layers of one's own for no such method
         several = isinstance(shape, list)
         inputs = [keras.KerasTensor(s) for s in shape] if several else keras.KerasTensor(shape)
