@@ -14,6 +14,7 @@ _EXPORTS = {
     "ConstantReplacement": "schedules",
     "CosineReplacement": "schedules",
     "LinearReplacement": "schedules",
+    "Masked": "layers",
     "ModuleChoice": "layers",
     "ModulewiseReplacement": "schedules",
     "PiecewiseReplacement": "schedules",

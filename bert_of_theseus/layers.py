@@ -3,10 +3,12 @@
 - `BinaryRandomChoice` picks one of two tensors that are both there.
 - `ModuleChoice` picks one of two modules and runs that one alone.
 - `Frozen` runs a layer of the predecessor without ever training it.
+- `Masked` keeps padding from a layer that knows no masks.
 """
 
 import numbers
 import random
+import warnings
 
 import numpy as np
 
@@ -487,6 +489,92 @@ class Frozen(keras.layers.Layer):
     def get_config(self):
         config = super().get_config()
         config.update(layer=keras.saving.serialize_keras_object(self.layer), dropout=self.dropout)
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        config["layer"] = keras.layers.deserialize(config["layer"], custom_objects=custom_objects)
+        return cls(**config)
+
+
+@register
+class Masked(keras.layers.Layer):
+    """Runs a layer that knows no masks, a convolution say, as if there were no padding.
+
+    What the mask leaves out is zero where `layer` reads it, like what lies beyond the ends of a
+    text, and the mask goes on to the layers behind, where Keras would drop it. Without a mask it
+    is `layer`. A stack that takes the predecessor's embeddings does this by itself for each of
+    its layers (see `StackEncoder`); within a block of several convolutions wrap each of them.
+
+    Args:
+        layer: Layer or model from `(batch_size, sequence_length, ...)` to the same length.
+        **kwargs: Base layer arguments.
+
+    Call arguments:
+        inputs: Tensor, `(batch_size, sequence_length, ...)`.
+        mask: Boolean tensor, `(batch_size, sequence_length)`; Keras fills it in.
+        training: Boolean, for `layer`.
+
+    Returns:
+        What `layer` returns, with the mask of the input.
+
+    Raises:
+        ValueError: if `layer` is known to change the length, which the mask has too.
+
+    Example:
+
+    >>> x = Masked(keras.layers.Conv1D(64, 3, padding="same"))(x)
+    """
+
+    def __init__(self, layer, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        (self.layer,) = _as_layers(layer, "layer")
+
+    @staticmethod
+    def needed_by(layer):
+        """Whether `layer`, or one within it if it is a model, knows no masks."""
+        if isinstance(layer, keras.Model) and layer.layers:
+            return any(map(Masked.needed_by, layer.layers))
+        return not (layer.supports_masking or isinstance(layer, keras.layers.InputLayer))
+
+    @property
+    def metrics(self):
+        # A model inside may be compiled, and Keras 3 would report its loss for the outer model's.
+        return []
+
+    def build(self, input_shape):
+        if not self.layer.built:
+            build_layer(self.layer, input_shape)
+        before, after = tuple(input_shape), tuple(output_shape(self.layer, input_shape))
+        if len(after) < 2 or (None not in (before[1], after[1]) and before[1] != after[1]):
+            raise ValueError(
+                f"Masked ('{self.name}') needs a layer that keeps the length, which the mask has "
+                f"too. Received: {self.layer.name!r}, which makes {after} of {before}"
+            )
+        self.built = True
+
+    def call(self, inputs, mask=None, training=None):
+        if mask is None:
+            return call_layer(self.layer, inputs, training)
+        seen = mask[(..., *[None] * (len(inputs.shape) - 2))]
+        inputs = ops.where(seen, inputs, ops.zeros_like(inputs))
+        if isinstance(self.layer, keras.Model):  # there may be layers in it that know masks
+            set_mask(inputs, mask)
+        with warnings.catch_warnings():  # Keras 3 says that the mask is lost, and here it is not
+            warnings.filterwarnings("ignore", message=".*destroy the mask information")
+            return call_layer(self.layer, inputs, training)
+
+    def compute_mask(self, inputs, mask=None):
+        return mask
+
+    def compute_output_shape(self, input_shape):
+        return output_shape(self.layer, input_shape)
+
+    def get_config(self):
+        config = super().get_config()
+        config["layer"] = keras.saving.serialize_keras_object(self.layer)
         return config
 
     @classmethod

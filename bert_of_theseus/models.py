@@ -120,7 +120,8 @@ def initialize_successor(
     for own, theirs in enumerate(sources):
         source = predecessor.module([theirs], f"predecessor_layer_{theirs}")
         target = successor.module([own], f"successor_layer_{own}")
-        pairs += _pairs(source, target, f"layer {theirs}", f"layer {own}")
+        advice = " A successor of another kind starts as it is: initialize=None in `compress`."
+        pairs += _pairs(source, target, f"layer {theirs}", f"layer {own}", advice)
     for part in ("embedding_model", "end_model"):
         ends = [getattr(encoder, part)("end") for encoder in (predecessor, successor)]
         if None not in ends:
@@ -201,7 +202,10 @@ def build_theseus_model(
         predecessor: The fine-tuned encoder: a bert4keras `Transformer`
             (`return_keras_model=False`), a KerasHub backbone or `TextClassifier`, a
             `keras.Sequential`, a list of layers, or an `Encoder`.
-        successor: The encoder to train, of fewer layers.
+        successor: The encoder to train, of fewer layers. It may be of another kind: a list of
+            layers or models, each from `(batch_size, sequence_length, hidden_size)` to the same,
+            such as LSTMs or convolutions, gets copies of the predecessor's embedding and of what
+            follows its last layer, see `StackEncoder`.
         classifier: Keras model or layer from the encoder's output, `(batch_size,
             sequence_length, hidden_size)` for BERT, to the task's output; the predecessor's own.
             Defaults to `None`, the head of a `TextClassifier`.
@@ -288,7 +292,8 @@ def build_theseus_model(
         raise ValueError(
             "Both encoders need an embedding, or neither. Received: "
             f"{'none' if theirs is None else 'one'} in the predecessor, "
-            f"{'none' if own is None else 'one'} in the successor."
+            f"{'none' if own is None else 'one'} in the successor. A plain list of layers from "
+            "hidden states to hidden states is given a copy of the predecessor's."
         )
     if own is not None and len(own.inputs) != len(theirs.inputs):
         names = [[tensor.name for tensor in model.inputs] for model in (theirs, own)]

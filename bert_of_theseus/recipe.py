@@ -157,8 +157,8 @@ def compress(
         schedule: Replacement schedule of stage 2: see `bert_of_theseus.schedules`. A float is a
             constant rate.
         initialize: Which of the fine-tuned predecessor's layers the successor starts from, see
-            `initialize_successor`; `None` leaves the successor as it is, pretrained say. Defaults
-            to `"first"`.
+            `initialize_successor`; `None` leaves the successor's layers as they are: pretrained,
+            or of another kind than the predecessor's. Defaults to `"first"`.
         train_embeddings_and_head: Boolean. Whether stage 3 trains them too, or the modules alone.
             Defaults to `True`.
         distillation_weight: Float. If above 0, stages 2 and 3 add so many times the distillation
@@ -214,7 +214,14 @@ def compress(
     def build():
         return build_theseus_model(predecessor, successor, classifier, seed=seed, **theseus_options)
 
-    build()  # What does not fit together is said before anything is trained.
+    def start():
+        if initialize is not None:
+            module_map = theseus_options.get("module_map")
+            initialize_successor(predecessor, successor, initialize, module_map=module_map)
+
+    # What does not fit together is said before anything is trained.
+    build()
+    start()
     # Of which the stages' results are functions, beside what `fit` is told; they go into its check.
     distillation = {"weight": distillation_weight, "temperature": temperature}
     theseus_settings = {
@@ -293,9 +300,7 @@ def compress(
         run("predecessor", uncompiled(full), full, predecessor_stage)
     report("predecessor", full, predecessor)
 
-    if initialize is not None:
-        module_map = theseus_options.get("module_map")
-        initialize_successor(predecessor, successor, initialize, module_map=module_map)
+    start()
     theseus = build()
     head = successor.own_head(classifier)
     small = successor.model(head, name="successor")

@@ -17,8 +17,9 @@ def as_encoder(model, like=None) -> Encoder:
             return_keras_model=False)`), a KerasHub backbone or `TextClassifier`, a
             `keras.Sequential`, a list of Keras layers, or an `Encoder`, which is returned as it
             is.
-        like: `Encoder`. A list of layers that were never called takes its input from it.
-            Defaults to `None`.
+        like: The predecessor, in any of these forms, if `model` is its successor. A list of
+            layers takes from it what surrounds the layers: the inputs, and copies of its
+            embedding and of its end, see `StackEncoder`. Defaults to `None`.
 
     Returns:
         An `Encoder`.
@@ -29,6 +30,7 @@ def as_encoder(model, like=None) -> Encoder:
     """
     if isinstance(model, Encoder):
         return model
+    like = None if like is None else as_encoder(like)
     if "bert4keras.models" in sys.modules:
         from .bert4keras import Bert4kerasEncoder, Transformer
 

@@ -1,28 +1,40 @@
 """Any list of Keras layers as an encoder: LSTM, convolutions, blocks of your own."""
 
-from ..backend import keras
+from ..backend import get_mask, keras
+from ..layers import Masked
 from .base import Encoder
 
 
 class StackEncoder(Encoder):
     """Layers applied in order, each of them one layer of the encoder.
 
+    A stack may stand in for any predecessor that makes hidden states of the same shapes: `like`
+    gives it what surrounds the layers, then. Where that predecessor's embedding makes a mask,
+    padding does not reach the layers: recurrent ones skip it, and those that know no masks
+    (convolutions, say) are wrapped in `Masked`. What else the predecessor's layers take beside
+    the hidden states, such as the mask of a language model, these layers do not get: a
+    bidirectional LSTM in the place of a GPT sees later tokens.
+
     Args:
         layers: List of Keras layers or models, each a function of one tensor. An `InputLayer`
             or `keras.Input` in front gives the input.
         inputs: Symbolic tensor or list of them. Defaults to what the first layer was called on.
-        embedding: Layer or model that makes hidden states of the inputs. Defaults to `None`: the
-            inputs are the hidden states.
-        final: Layer or model between the last hidden states and the head. Defaults to `None`.
-        like: `Encoder` to take the inputs from where nothing else says them.
+        embedding: Layer or model that makes hidden states of the inputs. Defaults to `None`: a
+            copy of that of `like`, and without it the inputs are the hidden states.
+        final: Layer or model between the last hidden states and the head. Defaults to `None`, a
+            copy of that of `like` where its embedding is copied.
+        like: `Encoder` to take from what nothing else says: the inputs, and, where its embedding
+            makes what this stack takes, copies of its embedding and of its end.
 
     Raises:
         TypeError: if one of `layers` is not a layer of the Keras in use.
-        ValueError: if nothing says the shape of the inputs.
+        ValueError: if nothing says the shape of the inputs, or a layer would drop a mask.
 
     Example:
 
     >>> predecessor = StackEncoder([block() for _ in range(6)], inputs=keras.Input((None, 64)))
+    >>> successor = [keras.layers.GRU(64, return_sequences=True) for _ in range(2)]
+    >>> theseus = build_theseus_model(predecessor, successor, classifier)
     """
 
     name = "stack"
@@ -45,8 +57,17 @@ class StackEncoder(Encoder):
             raise ValueError("A stack needs at least one layer. Received an empty list.")
         if inputs is None:
             inputs = _input_of(embedding or layers[0])
-        if inputs is None and like is not None:
-            inputs = like.inputs if embedding is not None else _copy(like._state_before(0)[0])
+        if isinstance(inputs, (list, tuple)) and len(inputs) == 1:
+            (inputs,) = inputs
+        if like is not None and embedding is None:
+            hidden_states = like._state_before(0)[0]
+            if inputs is None:
+                inputs = _copy(hidden_states)
+            if not isinstance(inputs, (list, tuple)) and _alike(inputs, hidden_states):
+                embedding, end = _copies_of_ends(like)
+                inputs, final = (inputs if embedding is None else like.inputs), final or end
+        elif like is not None and inputs is None:
+            inputs = like.inputs
         if inputs is None:
             raise ValueError(
                 f"The first layer, {(embedding or layers[0]).name!r}, was never called, so the "
@@ -57,26 +78,71 @@ class StackEncoder(Encoder):
         self.layers = layers
         self.num_hidden_layers = len(layers)
         self._embedding, self._final = embedding, final
-        self._states = None
+        self._states = [self.embed(self.inputs)]
+        self._applied = list(layers)
+        if get_mask(self._states[0][0]) is not None:
+            for index, layer in enumerate(layers):
+                if Masked.needed_by(layer):
+                    self._applied[index] = self._masked(layer, like)
+
+    @staticmethod
+    def _masked(layer, like):
+        if like is None:  # it may have been trained as it is, and padding is part of that
+            raise ValueError(
+                f"The layer {layer.name!r} knows no masks, and the stack's embedding makes one: "
+                "the layer would read the padding, and those behind it would not know of it. Use "
+                "`bert_of_theseus.Masked(layer)`, which keeps padding out, or an embedding "
+                "without a mask."
+            )
+        return Masked(layer, name=f"masked_{layer.name}")
 
     def embed(self, inputs):
         if self._embedding is None:
             return [inputs[0]]
-        return [self._embedding(inputs[0] if len(inputs) == 1 else inputs)]
+        state = self._embedding(inputs[0] if len(inputs) == 1 else inputs)
+        return list(state) if isinstance(state, (list, tuple)) else [state]
 
     def apply_layer(self, state, index):
-        return self.layers[index](state[0])
+        return self._applied[index](state[0])
 
     def finalize(self, hidden_states):
         return hidden_states if self._final is None else self._final(hidden_states)
 
     def _state_before(self, index):
         # A layer of a stack may change the shape, so each has its own.
-        if self._states is None:
-            self._states = [self.embed(self.inputs)]
-            for i in range(self.num_hidden_layers):
-                self._states.append([self.apply_layer(self._states[-1], i)])
+        for i in range(len(self._states) - 1, index):
+            state = self._states[i]
+            self._states.append([self.apply_layer(state, i), *state[1:]])
         return self._states[index]
+
+
+def _copies_of_ends(encoder):
+    """Copies of what `encoder` has before and after its layers, with weights of their own."""
+    copies = {}
+
+    def copy(layer):
+        # What has no weights (a Lambda, say, which a config does not always hold) is shared; a
+        # layer that both ends have is one layer in the copies, too.
+        if not layer.weights:
+            return layer
+        if id(layer) not in copies:
+            copies[id(layer)] = type(layer).from_config(layer.get_config())
+        return copies[id(layer)]
+
+    ends = encoder.embedding_model("embeddings"), encoder.final_model("final")
+    cloned = [end and keras.models.clone_model(end, clone_function=copy) for end in ends]
+    for end, clone in zip(ends, cloned):
+        if end is not None:
+            clone.set_weights(end.get_weights())
+    return cloned
+
+
+def _alike(tensor, other):
+    """Whether two symbolic tensors may be of one shape."""
+    pairs = zip(tuple(tensor.shape), tuple(other.shape))
+    return len(tensor.shape) == len(other.shape) and all(
+        a is None or b is None or a == b for a, b in pairs
+    )
 
 
 def _copy(tensor):

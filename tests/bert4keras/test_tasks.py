@@ -76,10 +76,7 @@ def test_a_theseus_model_of_a_task(name, execution, vocab):
     length = inputs[0].shape[1]
     padding = [(0, 0), (0, 3)]
     longer = [np.pad(x, padding) for x in inputs]
-    if name == "tagging":
-        more = np.pad(labels, padding, constant_values=-1)
-    else:
-        more = labels
+    more = np.pad(labels, padding, constant_values=-1) if name == "tagging" else labels
     losses = []
     for x, y in ((inputs, labels), (longer, more)):
         theseus.compile(keras.optimizers.SGD(0.1), task.loss, metrics=list(task.metrics))

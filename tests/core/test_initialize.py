@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from core_helpers import assert_same, values
 
-from bert_of_theseus import StackEncoder, build_theseus_model
+from bert_of_theseus import StackEncoder, as_encoder, build_theseus_model
 from bert_of_theseus.backend import keras
 from bert_of_theseus.models import initialize_successor
 
@@ -150,9 +150,8 @@ def test_ends_that_one_lacks_or_that_do_not_fit_stay():
 
 def test_layers_that_do_not_fit_and_nothing_is_copied():
     predecessor = encoder(3, seed=0)
-    successor = encoder(2, seed=1)
-    successor.layers[1] = keras.layers.Dense(HIDDEN)
-    successor._states = None
+    successor = as_encoder([Block(), keras.layers.Dense(HIDDEN)], like=predecessor)
+    keras.Model(successor.inputs, successor.output)
     before = of(successor.layers[0])
     with pytest.raises(
         ValueError,

@@ -1,0 +1,157 @@
+"""Recurrent and convolutional successors of bert4keras' models."""
+
+import bert_of_theseus.bert4keras  # noqa: F401  must come before bert4keras
+
+# isort: split
+import numpy as np
+import pytest
+from bert4keras.backend import keras
+from bert4keras.models import build_transformer_model
+
+from bert_of_theseus import (
+    Stage,
+    as_encoder,
+    build_successor_model,
+    build_theseus_model,
+    compress,
+    set_replacement_rate,
+)
+
+TINY = {
+    "vocab_size": 20,
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "hidden_act": "gelu",
+    "max_position": 12,
+    "dropout_rate": 0.1,
+}
+SHORT = 4  # tokens of the texts, before padding
+
+
+def build(num_hidden_layers, **options):
+    transformer = build_transformer_model(
+        **{**TINY, **options}, num_hidden_layers=num_hidden_layers, return_keras_model=False
+    )
+    # BERT's initial weights are so small that attention hardly matters.
+    for weight in transformer.model.trainable_weights:
+        if len(weight.shape) > 1:
+            weight.assign(10 * weight)
+    return transformer
+
+
+def pooling_head(size=8):
+    x = inputs = keras.Input((None, size))
+    x = keras.layers.GlobalAveragePooling1D()(x)  # reads the mask
+    return keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+
+
+def make_batch(host, length=SHORT, batch_size=3):
+    rng = np.random.default_rng(1)
+    token_ids = rng.integers(1, TINY["vocab_size"], (batch_size, SHORT))
+    batch = [token_ids, np.repeat([[0, 0, 1, 1]], batch_size, axis=0)][: len(host.inputs)]
+    return [np.pad(ids, [(0, 0), (0, length - SHORT)]).astype("float32") for ids in batch]
+
+
+def run(model, batch, training=False):
+    return np.array(model(batch[0] if len(batch) == 1 else batch, training=training))
+
+
+def weights_of(*models):
+    return [np.array(weight) for model in models for weight in model.get_weights()]
+
+
+def same(first, second):
+    return len(first) == len(second) and all((a == b).all() for a, b in zip(first, second))
+
+
+LAYERS = keras.layers
+KINDS = {
+    "bilstm, convolution": lambda size: [
+        LAYERS.Bidirectional(LAYERS.LSTM(size // 2, return_sequences=True)),
+        LAYERS.Conv1D(size, 3, padding="same"),
+    ],
+    "gru": lambda size: [LAYERS.GRU(size, return_sequences=True)],
+    "convolution": lambda size: [LAYERS.Conv1D(size, 3, padding="same")],
+}
+CASES = [
+    ("bilstm, convolution", {}),
+    ("gru", {"model": "albert", "embedding_size": 4}),
+    ("gru", {"model": "t5_encoder"}),
+    ("convolution", {"model": "roformer", "with_pool": False}),
+    ("convolution", {"model": "nezha", "application": "unilm", "with_mlm": "linear"}),
+    ("gru", {"model": "gpt2", "final_activation": "linear"}),
+]
+
+
+@pytest.mark.parametrize("kind, options", CASES, ids=str)
+def test_any_family_to_any_layers(kind, options, tmp_path):
+    keras.utils.set_random_seed(0)
+    host = build(2, dropout_rate=0.0, **options)
+    successor = KINDS[kind](TINY["hidden_size"])
+    head = pooling_head(host.output.shape[-1])
+    theseus = build_theseus_model(host, successor, head, embeddings="replace")
+    small = build_successor_model(theseus)
+    alone = keras.Model(host.inputs, head(host.output))
+    held = {id(weight) for weight in host.model.weights}
+    assert not held & {id(weight) for weight in small.weights}
+    own = {id(weight) for layer in successor for weight in layer.weights}
+    assert own < {id(weight) for weight in small.weights}
+    # As long as the embeddings are the predecessor's: all that the copies do is what they did.
+    inputs = host.inputs
+    encoder = as_encoder(successor, like=host)
+    theirs, ours = (as_encoder(e).embedding_model("e") for e in (host, encoder))
+    short, long = make_batch(host), make_batch(host, 9)
+    for a, b in zip(
+        *(np.atleast_1d(m(long[0] if len(inputs) == 1 else long)) for m in (theirs, ours))
+    ):
+        np.testing.assert_array_equal(np.array(a), np.array(b))
+    expected = [run(model, short) for model in (alone, small)]
+    assert abs(expected[0] - expected[1]).max() > 1e-3
+    for batch in (short, long):
+        np.testing.assert_allclose(run(small, batch), expected[1], atol=1e-5)
+        for rate in (0, 1):
+            set_replacement_rate(theseus, rate)
+            np.testing.assert_allclose(run(theseus, batch, True), expected[rate], atol=1e-5)
+        np.testing.assert_allclose(run(theseus, batch), expected[1], atol=1e-5)
+    small.save(tmp_path / "small.keras")
+    np.testing.assert_array_equal(
+        run(keras.models.load_model(tmp_path / "small.keras"), long), run(small, long)
+    )
+
+
+def test_ties_between_both_ends_stay():
+    """GPT's scores are made with its token embeddings, and the copies' with theirs."""
+    host = build(2, model="gpt2", final_activation="linear")
+    encoder = as_encoder([LAYERS.GRU(8, return_sequences=True)], like=host)
+    small = keras.Model(encoder.inputs, encoder.output)
+    shapes = [tuple(weight.shape) for weight in small.weights]
+    assert shapes.count((TINY["vocab_size"], TINY["hidden_size"])) == 1
+
+
+def test_bert_to_lstm_in_one_call(tmp_path):
+    keras.utils.set_random_seed(0)
+    host, head = build(2), pooling_head()
+    batch = make_batch(host, 6, batch_size=8)
+    data = batch, batch[0][:, 0].astype(int) % 3
+    before = weights_of(host.model, head)
+    options = {
+        "predecessor_stage": None,
+        "theseus_stage": Stage(1, 0.01),
+        "successor_stage": Stage(1, 0.01),
+        "batch_size": 4,
+        "latency": False,
+        "verbose": 0,
+    }
+    lstm = LAYERS.LSTM(8, return_sequences=True, dropout=0.1)
+    with pytest.raises(ValueError, match=r"do not fit.*initialize=None"):
+        compress(host, [lstm], head, data, data, directory=tmp_path / "a", **options)
+    result = compress(
+        host, [lstm], head, data, data, directory=tmp_path / "b", initialize=None, **options
+    )
+    assert same(before, weights_of(host.model, head))
+    start = {tuple(w.shape): w for w in weights_of(host.model)}
+    # The embeddings, a copy of the predecessor's, were trained on in the third stage.
+    own = [w for w in weights_of(result.successor) if w.shape == (20, 8)]
+    assert len(own) == 1 and (own[0] != start[20, 8]).any()
+    assert result.rows[-1]["layers"] == 1
