@@ -82,13 +82,41 @@ def register(cls):
     return keras.saving.register_keras_serializable(package="bert_of_theseus")(cls)
 
 
-def uniform(state, shape=()):
-    """Numbers in [0, 1), and a step of `state`, an integer weight `[seed, draws so far]`."""
+def uniform(state, shape=(), sampling="batch"):
+    """Numbers in [0, 1), and a step of `state`, an integer weight `[seed, draws so far]`.
+
+    With `sampling="batch"` they are the same on all replicas of a distributed model.
+    """
+    replica = 0 if sampling == "batch" else _replica(sampling)
     if KERAS_2:
-        value = tf.random.stateless_uniform(shape, seed=state.read_value())
-        state.assign_add([0, 1])
+        seed = state.read_value() + tf.stack([replica, 0])
+        value = tf.random.stateless_uniform(shape, seed=seed)
+        state.assign_add(tf.constant([0, 1], state.dtype))
         return value
-    return keras.random.uniform(shape, dtype="float32", seed=_WeightSeed(state))
+    return keras.random.uniform(shape, dtype="float32", seed=_WeightSeed(state, replica))
+
+
+def _replica(sampling):
+    """The number of the replica that asks: every one has examples of its own."""
+    if BACKEND == "tensorflow":
+        context = tf.distribute.get_replica_context()  # none while a model is being built
+        return 0 if context is None else context.replica_id_in_sync_group
+    if sampling == "replica" and num_devices() > 1:
+        raise ValueError(
+            'sampling="replica" needs replicas that run a program each, as those of '
+            "`tf.distribute` do. In Keras' own distribution one program spans all "
+            f"{num_devices()} devices, and a draw is the same on them. Use "
+            'sampling="batch", or sampling="example" for a draw per example.'
+        )
+    return 0
+
+
+def num_devices():
+    """Among how many devices a batch is divided."""
+    if BACKEND == "tensorflow":
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    distribution = keras.distribution.distribution()
+    return distribution.device_mesh.devices.size if distribution else 1
 
 
 if not KERAS_2:
@@ -96,13 +124,13 @@ if not KERAS_2:
     class _WeightSeed(keras.random.SeedGenerator):
         """A seed generator over a weight of a layer: Keras' own state is not saved with models."""
 
-        def __init__(self, state):
-            self.state = state
+        def __init__(self, state, replica=0):
+            self.state, self.replica = state, replica
 
         def next(self, ordered=True):
             seed = ops.convert_to_tensor(self.state)
             self.state.assign(seed + ops.convert_to_tensor([0, 1], dtype=self.state.dtype))
-            return seed
+            return seed + ops.cast(ops.stack([self.replica, 0]), seed.dtype)
 
 
 def reseed(model, entropy):
@@ -146,6 +174,62 @@ def _with_state(generator):
         generator._built = False
         generator._maybe_init()
     return generator._generator
+
+
+def strategy_scope(model):
+    """Within it, variables are made for the `tf.distribute` strategy that `model` was built in."""
+    strategy = getattr(model, "distribute_strategy", None)  # only with Keras on TensorFlow
+    if strategy is None:
+        return contextlib.nullcontext()
+    if not KERAS_2 and strategy.cluster_resolver is not None:
+        raise ValueError(
+            f"Keras {keras.__version__} trains no model of a {type(strategy).__name__} (see "
+            "https://github.com/keras-team/keras/issues/20585). Use Keras 2 for several workers, "
+            "TF_KERAS=1 and TF_USE_LEGACY_KERAS=1, or MirroredStrategy on one."
+        )
+    return strategy.scope()
+
+
+def is_chief():
+    """Whether this process writes the files: all do but the workers of one that does."""
+    return BACKEND != "tensorflow" or tf.distribute.get_strategy().extended.should_checkpoint
+
+
+def same_on_all_workers(number):
+    """Waits for the other workers, where there are any; whether all of them have this `number`."""
+    strategy = tf.distribute.get_strategy() if BACKEND == "tensorflow" else None
+    if strategy is None or strategy.cluster_resolver is None:
+        return True
+
+    @tf.function
+    def reduce():
+        mine = tf.constant(number, "int32")
+        total = tf.distribute.get_replica_context().all_reduce("SUM", tf.stack([mine, mine**2]))
+        return total
+
+    total, squares = strategy.experimental_local_results(strategy.run(reduce))[0].numpy()
+    return total**2 == squares * strategy.num_replicas_in_sync
+
+
+def repeatable(batches):
+    """What `fit` takes, of `batches`, a function that makes a generator of them.
+
+    A strategy of `tf.distribute` wants a dataset: of a generator, Keras 3 would throw away the
+    batches that it looks at to build the model.
+    """
+    if BACKEND != "tensorflow" or not tf.distribute.has_strategy():
+        return batches()
+
+    def spec(array):
+        array = np.asarray(array)
+        # Texts differ in length from batch to batch, what comes after it does not.
+        return tf.TensorSpec([None, None, *array.shape[2:]][: array.ndim], array.dtype)
+
+    signature = tf.nest.map_structure(spec, next(batches()))
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return dataset.with_options(options)
 
 
 def get_mask(tensor):
@@ -336,8 +420,13 @@ def _jax_choose(chosen, successor, predecessor, x, wants_gradient, layers):
 
         return run
 
+    # A conditional returns what the backward pass of any branch needs, zeros for those that did
+    # not run. So of the predecessor's layers, which are many, only matrix products are kept.
+    predecessor_branch = jax.checkpoint(
+        branch(predecessor), prevent_cse=False, policy=jax.checkpoint_policies.dots_saveable
+    )
     # Twice the predecessor: only a branch of its own can do without the gradient of `x`.
-    branches = [branch(predecessor), branch(successor)]
+    branches = [predecessor_branch, branch(successor)]
     index = chosen.astype("int32")
     if not isinstance(wants_gradient, bool):
         branches.append(branch(lambda x: predecessor(jax.lax.stop_gradient(x))))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .backend import keras, ops
+from .backend import keras, to_numpy
 from .layers import choice_layers, set_replacement_rate
 
 
@@ -73,7 +73,7 @@ class ReplacementRateScheduler(keras.callbacks.Callback):
 
     def _step(self):
         # `self.model`, and not a reference of our own: on JAX it puts the weights back first.
-        return int(ops.convert_to_tensor(self.model.optimizer.iterations))
+        return int(to_numpy(self.model.optimizer.iterations))
 
     def _log(self, logs):
         if logs is not None:

@@ -26,6 +26,7 @@ from .backend import (
     output_shape,
     register,
     set_mask,
+    to_numpy,
     uniform,
 )
 
@@ -57,11 +58,13 @@ class _Choice(keras.layers.Layer):
         self,
         replacement_rate=0.5,
         seed=None,
+        sampling="batch",
         modules_left=None,
         return_replaced=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.sampling = one_of("sampling", sampling, self._samplings)
         initial_rate = _valid_rate(replacement_rate)
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, numbers.Integral)):
             raise TypeError(f"`seed` must be an integer or None. Received: {seed!r}")
@@ -99,7 +102,7 @@ class _Choice(keras.layers.Layer):
                 series = 1.0 + (1.0 - rate) * series
             redrawn = ops.cast(1.0 / series, "float32")
             rate = ops.where(_as_bool(replaced_below), rate, redrawn)
-        return uniform(self.draw_state, shape) < rate
+        return uniform(self.draw_state, shape, self.sampling) < rate
 
     def _result(self, output, chosen, replaced_below):
         if not self.return_replaced:
@@ -128,6 +131,7 @@ class _Choice(keras.layers.Layer):
             # The rate of now, not of then: a schedule may have moved it.
             replacement_rate=_read_scalar(self.replacement_rate, self._initial_rate),
             seed=self.seed,
+            sampling=self.sampling,
             modules_left=self.modules_left,
             return_replaced=self.return_replaced,
         )
@@ -141,13 +145,18 @@ def _as_bool(value):
 def _read_scalar(weight, otherwise):
     try:
         # float32 holds no 0.1: the shortest decimal that rounds to it is what was meant.
-        return float(str(np.float32(float(ops.convert_to_tensor(weight)))))
+        return float(str(np.float32(to_numpy(weight))))
     except (AttributeError, TypeError, ValueError):  # while being traced
         return otherwise
 
 
 GATES = ("bernoulli", "uniform", "blend")
-SAMPLINGS = ("batch", "example")
+SAMPLINGS = ("batch", "replica", "example")
+
+
+def whole_modules(gate, sampling):
+    """Whether a replica that runs one of two modules runs it on all of its examples."""
+    return gate == "bernoulli" and sampling != "example"
 
 
 @register
@@ -185,15 +194,18 @@ class BinaryRandomChoice(_Choice):
         seed: Integer. Layers of different seeds draw independently. Defaults to `None`, a seed
             from Python's generator, which `keras.utils.set_random_seed` governs.
         gate: `"bernoulli"`, `"uniform"` or `"blend"`, the law of e. Defaults to `"bernoulli"`.
-        sampling: `"batch"`, one draw for the whole batch, or `"example"`, one for each index of
-            the first dimension. Defaults to `"batch"`.
+        sampling: `"batch"`, one draw for the whole batch, on however many devices it is;
+            `"replica"`, one for each part of it that a replica of `tf.distribute` computes, the
+            same as `"batch"` on one device and refused where one program spans several (Keras'
+            own distribution on JAX); or `"example"`, one for each index of the first dimension.
+            Defaults to `"batch"`.
         modules_left: Integer, or `None`. If given, a batch in which none of the modules below
             was replaced is drawn as one of those that replace something among the
             `modules_left` modules from this one up (see `at_least_one` of
             `build_theseus_model`). Defaults to `None`, independent draws.
         return_replaced: Boolean. Whether to return, after the output, a scalar boolean tensor:
             whether this module or one below it was replaced. Like `modules_left` it needs a
-            whole module per batch, so the defaults of `gate` and `sampling`. Defaults to `False`.
+            whole module, so `gate="bernoulli"` and no `sampling="example"`. Defaults to `False`.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
 
     Call arguments:
@@ -221,19 +233,19 @@ class BinaryRandomChoice(_Choice):
     """
 
     _chosen_of = "tensors"
+    _samplings = SAMPLINGS
 
     def __init__(
         self, replacement_rate=0.5, seed=None, gate="bernoulli", sampling="batch", **kwargs
     ):
-        super().__init__(replacement_rate=replacement_rate, seed=seed, **kwargs)
+        super().__init__(replacement_rate=replacement_rate, seed=seed, sampling=sampling, **kwargs)
         self.gate = one_of("gate", gate, GATES)
-        self.sampling = one_of("sampling", sampling, SAMPLINGS)
-        if (gate, sampling) != ("bernoulli", "batch") and (
+        if not whole_modules(gate, sampling) and (
             self.modules_left is not None or self.return_replaced
         ):
             raise ValueError(
                 "`modules_left` and `return_replaced` are about modules that are replaced as a "
-                'whole in a batch, with gate="bernoulli" and sampling="batch". Received: '
+                'whole, with gate="bernoulli" and sampling="batch" or "replica". Received: '
                 f"gate={gate!r}, sampling={sampling!r}"
             )
 
@@ -267,7 +279,7 @@ class BinaryRandomChoice(_Choice):
             return self._result(output, chosen, replaced_below)
         share = ops.convert_to_tensor(self.replacement_rate)  # 1 - e
         if self.gate == "uniform":
-            share = uniform(self.draw_state, shape) ** ((1.0 - share) / share)
+            share = uniform(self.draw_state, shape, self.sampling) ** ((1.0 - share) / share)
         own, theirs = ops.cast(share, successor.dtype), ops.cast(1.0 - share, predecessor.dtype)
         # Not the sum where one of them is 0: 0 times infinity is not 0.
         output = ops.where(share == 0.0, predecessor, theirs * predecessor + own * successor)
@@ -284,7 +296,7 @@ class BinaryRandomChoice(_Choice):
         return self._output_structure(self._merge_shapes(*self._check(input_shape)), ())
 
     def get_config(self):
-        return {**super().get_config(), "gate": self.gate, "sampling": self.sampling}
+        return {**super().get_config(), "gate": self.gate}
 
 
 def _as_layers(layers, name):
@@ -332,6 +344,7 @@ class ModuleChoice(_Choice):
         predecessor_dropout: Boolean. Whether the predecessor's dropout is on in training, as in
             the original code. Off makes it deterministic and a little cheaper. Defaults to
             `True`.
+        sampling: `"batch"` or `"replica"`, as in `BinaryRandomChoice`.
         modules_left: As in `BinaryRandomChoice`.
         return_replaced: As in `BinaryRandomChoice`.
         **kwargs: Base layer arguments.
@@ -357,6 +370,7 @@ class ModuleChoice(_Choice):
     """
 
     _chosen_of = "modules with outputs"
+    _samplings = SAMPLINGS[:2]
 
     def __init__(
         self,
@@ -365,9 +379,10 @@ class ModuleChoice(_Choice):
         replacement_rate=0.5,
         seed=None,
         predecessor_dropout=True,
+        sampling="batch",
         **kwargs,
     ):
-        super().__init__(replacement_rate=replacement_rate, seed=seed, **kwargs)
+        super().__init__(replacement_rate=replacement_rate, seed=seed, sampling=sampling, **kwargs)
         self.predecessor_layers = _as_layers(predecessor_layers, "predecessor_layers")
         self.successor_layers = _as_layers(successor_layers, "successor_layers")
         self.predecessor_dropout = predecessor_dropout
@@ -616,5 +631,5 @@ def set_replacement_rate(model, rate) -> None:
 
 def get_replacement_rate(model) -> float:
     """The mean replacement rate of the choices in `model`, in [0, 1]."""
-    rates = [ops.convert_to_tensor(choice.replacement_rate) for choice in choice_layers(model)]
+    rates = [to_numpy(choice.replacement_rate) for choice in choice_layers(model)]
     return float(np.mean([float(rate) for rate in rates]))

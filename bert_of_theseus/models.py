@@ -11,7 +11,15 @@ from .backend import frozen, keras, register, to_numpy
 from .distillation import HiddenDistillation, LogitsDistillation, valid_number
 from .encoders import as_encoder, as_head
 from .encoders.base import one_or_all
-from .layers import GATES, SAMPLINGS, BinaryRandomChoice, Frozen, ModuleChoice, one_of
+from .layers import (
+    GATES,
+    SAMPLINGS,
+    BinaryRandomChoice,
+    Frozen,
+    ModuleChoice,
+    one_of,
+    whole_modules,
+)
 
 __all__ = [
     "TheseusModel",
@@ -236,8 +244,10 @@ def build_theseus_model(
         gate: `"bernoulli"`, one of the two outputs; or, of both of them and so with
             `execution="dense"`, `"uniform"`, a mixture in shares that are drawn, or `"blend"`,
             in shares that are not. See `BinaryRandomChoice`. Defaults to `"bernoulli"`.
-        sampling: `"batch"`, a draw per module and batch, or `"example"`, a draw per module and
-            example, with `execution="dense"`. Defaults to `"batch"`.
+        sampling: `"batch"`, a draw per module and batch, the same on all replicas of a
+            distributed model; `"replica"`, a draw per module and replica of `tf.distribute`; or
+            `"example"`, a draw per module and example, with `execution="dense"`. Defaults to
+            `"batch"`.
         seed: Integer for the draws. Defaults to `None`, from Python's generator.
         name: String. Name of the model.
 
@@ -269,17 +279,17 @@ def build_theseus_model(
         "gate": one_of("gate", gate, GATES),
         "sampling": one_of("sampling", sampling, SAMPLINGS),
     }
-    if (gate, sampling) != ("bernoulli", "batch"):
+    if not whole_modules(gate, sampling):
         if execution == "lazy":
             raise ValueError(
-                'execution="lazy" runs one of two modules on the whole batch, which '
+                'execution="lazy" runs one of two modules on all examples, which '
                 f"gate={gate!r} with sampling={sampling!r} does not decide for: it needs the "
                 'outputs of both. Use execution="dense".'
             )
         if at_least_one:
             raise ValueError(
                 "`at_least_one` draws again where no module is the successor's in a batch, which "
-                'needs gate="bernoulli" and sampling="batch". Received: '
+                'needs gate="bernoulli" and sampling="batch" or "replica". Received: '
                 f"gate={gate!r}, sampling={sampling!r}"
             )
     predecessor = as_encoder(predecessor)
@@ -364,7 +374,11 @@ def build_theseus_model(
         state = one_or_all([x, *context])
         if execution == "lazy":
             choice = ModuleChoice(
-                theirs, ours, predecessor_dropout=predecessor_dropout, **arguments
+                theirs,
+                ours,
+                predecessor_dropout=predecessor_dropout,
+                sampling=sampling,
+                **arguments,
             )
             x = choice(state, replaced_below=replaced)
         else:

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__
-from .backend import BACKEND, keras
+from .backend import BACKEND, is_chief, keras, num_devices
 from .callbacks import ReplacementRateScheduler
 from .encoders import as_encoder, as_head
 from .files import check_room, replace_file, write_json
@@ -173,7 +173,8 @@ def compress(
         test: Data that is only reported, never chosen on. Defaults to `None`.
         seed: Integer. Defaults to `0`.
         callbacks: Further Keras callbacks, for all stages; or a dict of them by stage.
-        latency: Boolean. Whether to measure the milliseconds per example for the report.
+        latency: Boolean. Whether to measure the milliseconds per example for the report, on one
+            device: with a distributed model nothing is measured. Defaults to `True`.
         **theseus_options: Options of `build_theseus_model`: `execution`, `embeddings`,
             `module_map`, `at_least_one`, `predecessor_dropout`, `gate`, `sampling`,
             `hidden_loss_weight`.
@@ -252,10 +253,11 @@ def compress(
         **environment(),
     }
     full = predecessor.model(classifier, name="predecessor")
-    if not (directory / "report.json").exists():
-        # Of both models the best weights, and a checkpoint beside the one that it replaces.
-        check_room(directory, 4 * 8 * full.count_params())
-    write_json(directory / "settings.json", settings)
+    if is_chief():
+        if not (directory / "report.json").exists():
+            # Of both models the best weights, and a checkpoint beside the one that it replaces.
+            check_room(directory, 4 * 8 * full.count_params())
+        write_json(directory / "settings.json", settings)
 
     judged = {"loss": loss, "metrics": metrics, "monitor": monitor, "score": score}
     judged["batch_size"] = batch_size
@@ -321,7 +323,7 @@ def compress(
         run("successor", trained, small, successor_stage, **successor_settings)
         report("successor", small, successor)
 
-    if latency:
+    if latency and num_devices() == 1:
         examples = _single_examples(validation if validation is not None else train, batch_size)
         took = measure_latency({"predecessor": full, "successor": small}, examples)
         for row in rows:
@@ -332,7 +334,8 @@ def compress(
         row["kept"] = own / best if best and not lower_is_better(stages[-1].monitor) else None
     models = successor.finished(small, head), head, predecessor.finished(full, classifier), theseus
     result = Compressed(*models, stages, rows, settings, directory)
-    _save_report(result)
+    if is_chief():
+        _save_report(result)
     if verbose:
         print(f"\n{result}")
     return result

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from .backend import keras, to_numpy
+from .backend import BACKEND, keras, num_devices, to_numpy
 
 __all__ = ["Rounds", "Source", "as_sequence"]
 
@@ -73,6 +73,19 @@ class Source:
         self.epoch, self.position, self.iterator = 0, 0, None
         if hasattr(data, "set_epoch"):
             data.set_epoch(0)
+        if BACKEND == "jax" and num_devices() > 1 and self.indexable:
+            self._check_division()
+
+    def _check_division(self):
+        # In time: the last batch would be found out at the end of an epoch.
+        for index in (0, self.length - 1):
+            size = len(_leaves(self.batch(0, index))[0])
+            if size % num_devices():
+                raise ValueError(
+                    f"JAX divides a batch into {num_devices()} equal parts, one per device, and "
+                    f"batch {index} has {size} examples. Choose a batch size, and a number of "
+                    "examples, that leave no other remainder."
+                )
 
     def batch(self, epoch, index):
         if epoch != self.epoch:

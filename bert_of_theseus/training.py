@@ -14,6 +14,7 @@ import importlib.util
 import json
 import math
 import os
+import tempfile
 import time
 import zipfile
 import zlib
@@ -22,7 +23,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .backend import keras, ops, register, reseed, to_numpy
+from .backend import (
+    is_chief,
+    keras,
+    ops,
+    register,
+    repeatable,
+    reseed,
+    same_on_all_workers,
+    strategy_scope,
+    to_numpy,
+)
 from .files import check_room, replace_file, write_json
 from .layers import get_replacement_rate
 from .models import input_structure
@@ -187,6 +198,18 @@ class StageResult:
     stopped_early: bool = False
 
 
+def _in_its_strategy(function):
+    """Makes what `function(model, ...)` makes for the strategy that `model` was built in."""
+
+    @functools.wraps(function)
+    def run(model, *args, **kwargs):
+        with strategy_scope(model):
+            return function(model, *args, **kwargs)
+
+    return run
+
+
+@_in_its_strategy
 def fit(
     model: keras.Model,
     train,
@@ -275,7 +298,8 @@ def fit(
     if result is not None:
         weights.load_weights(str(directory / WEIGHTS))
         return result
-    check_room(directory, 4 * (7 * settings["trained_weights"] + weights.count_params()))
+    if is_chief():
+        check_room(directory, 4 * (7 * settings["trained_weights"] + weights.count_params()))
     optimizer = _optimizer(model, stage, rounds.total_steps)
     model.compile(optimizer=optimizer, loss=loss, metrics=[fresh(metric) for metric in metrics])
     if score is not None:
@@ -285,12 +309,18 @@ def fit(
     judge = None if score is None else functools.partial(score, kept, validation)
     keeper = _Keeper(directory, name, weights, settings, monitor, judge, stage.patience, seed)
     keeper.restore(model)
+    if not same_on_all_workers(keeper.rounds_done):
+        raise ValueError(
+            f"The workers go on from different checkpoints, this one after {keeper.rounds_done} "
+            f"evaluations. {directory} must be one folder that all of them see: the first worker "
+            "writes it, and the others read it."
+        )
     if keeper.rounds_done and verbose:
         print(f"{name}: goes on after step {keeper.state['history']['step'][-1]}", flush=True)
     if keeper.rounds_done < rounds.count and not keeper.state["stopped_early"]:
         log = [keras.callbacks.TensorBoard(str(directory / "logs"))] if tensorboard else []
         model.fit(
-            rounds.stream(keeper.rounds_done),
+            repeatable(functools.partial(rounds.stream, keeper.rounds_done)),
             steps_per_epoch=rounds.length,
             shuffle=False,  # or Keras 3 warns that it does not
             validation_data=as_sequence(validation, batch_size=batch_size),
@@ -302,6 +332,7 @@ def fit(
     return keeper.finish()
 
 
+@_in_its_strategy
 def evaluate(
     model,
     data,
@@ -479,7 +510,7 @@ class _Keeper(keras.callbacks.Callback):
             self._stop_for(logs["loss"])
 
     def _stop_for(self, loss):
-        step = int(ops.convert_to_tensor(self.model.optimizer.iterations))
+        step = int(to_numpy(self.model.optimizer.iterations))
         try:
             rate = f", at replacement rate {get_replacement_rate(self.model):.3g}"
         except ValueError:
@@ -497,7 +528,7 @@ class _Keeper(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         model, state = self.model, self.state
-        entry = {"step": int(ops.convert_to_tensor(model.optimizer.iterations)), **(logs or {})}
+        entry = {"step": int(to_numpy(model.optimizer.iterations)), **(logs or {})}
         if self.judge is not None:
             entry["val_score"] = self.judge()
         for key, value in entry.items():
@@ -511,7 +542,7 @@ class _Keeper(keras.callbacks.Callback):
         score = None if self.monitor is None else float(entry[self.monitor])
         if self._is_better(score):
             state.update(score=score, best_step=entry["step"], best_round=epoch)
-            replace_file(self.directory / WEIGHTS, lambda path: self._save_weights(path))
+            self._write(WEIGHTS, lambda path: self.weights.save_weights(str(path)))
         if self.patience is not None and epoch - state["best_round"] >= self.patience:
             state["stopped_early"] = model.stop_training = True
         state["seconds"] += time.perf_counter() - self._wall
@@ -526,8 +557,12 @@ class _Keeper(keras.callbacks.Callback):
             return score is None or not math.isnan(score)
         return score < best if lower_is_better(self.monitor) else score > best
 
-    def _save_weights(self, path):
-        self.weights.save_weights(str(path))
+    def _write(self, name, write):
+        if is_chief():
+            replace_file(self.directory / name, write)
+        else:  # weights that differ among replicas are read by all workers together
+            with tempfile.TemporaryDirectory() as scratch:
+                write(Path(scratch) / name)
 
     def _save_checkpoint(self, model):
         meta = {"settings": self.settings, "rounds_done": self.rounds_done, **self.state}
@@ -538,14 +573,16 @@ class _Keeper(keras.callbacks.Callback):
             with open(path, "wb") as file:
                 np.savez(file, meta=meta, **arrays)
 
-        replace_file(self.directory / _CHECKPOINT, write)
+        self._write(_CHECKPOINT, write)
 
     def finish(self):
         """The best weights into the model, and the result into its file."""
+        same_on_all_workers(self.rounds_done)  # the first one has written the weights
         self.weights.load_weights(str(self.directory / WEIGHTS))
         state = {key: value for key, value in self.state.items() if key != "best_round"}
         result = StageResult(name=self.name, monitor=self.monitor, **state)
-        content = {**dataclasses.asdict(result), "settings": self.settings}
-        write_json(self.directory / _RESULT, content)
-        (self.directory / _CHECKPOINT).unlink(missing_ok=True)
+        if is_chief():
+            content = {**dataclasses.asdict(result), "settings": self.settings}
+            write_json(self.directory / _RESULT, content)
+            (self.directory / _CHECKPOINT).unlink(missing_ok=True)
         return result
