@@ -60,10 +60,11 @@ FILES = {  # what is run: its file beside the checkpoint
     "ONNX Runtime float32": "model.onnx",
     "ONNX Runtime int8": "model.int8.onnx",
 }
+RUNTIMES = ("LiteRT", "ONNX")  # beside Keras, with which all is compared
 BATCH_SIZES = (1, 32)
 CALLS = {  # family: calls of each batch size in a round
     "MiniLM": {1: 20, 32: 4},
-    "BERT-base": {1: 4, 32: 1},
+    "BERT-base": {1: 5, 32: 1},
 }
 BERT_BASE_LENGTH = 128
 KERAS = {"TF_KERAS": "1", "TF_USE_LEGACY_KERAS": "1"}
@@ -86,7 +87,8 @@ def prepare(args) -> None:
                     train(args)
                 else:
                     draw(args, family, depth, directory)
-            missing = [name for name in FILES.values() if not (directory / name).exists()]
+            names = (FILES[kind] for kind in kinds_of(args))
+            missing = [name for name in names if not (directory / name).exists()]
             if missing:
                 transformer, classifier, _ = load_pretrained(directory)
             for name in missing:
@@ -182,6 +184,10 @@ def depths_of(args, family):
     return (TINY if args.tiny else FAMILIES)[family]
 
 
+def kinds_of(args):
+    return [kind for kind in FILES if kind.startswith("Keras") or kind.split()[0] in args.runtimes]
+
+
 def model_dir(args, family, depth) -> Path:
     return args.output_dir / f"{family}-{depth}"
 
@@ -273,15 +279,13 @@ def first(model, texts, started):
     """Time from the start of the process to the first answer, and its memory at the most."""
     answer(model, texts.batch(1, 0))
     seconds = time.time() - started, time.process_time()
-    for size in BATCH_SIZES:
-        for index in range(2):
-            answer(model, texts.batch(size, index))
+    answer(model, texts.batch(max(BATCH_SIZES), 0))
     return [*seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
 
 
 def times(model, texts, started, size, start, calls):
     """CPU and wall seconds of some calls, and the texts in each."""
-    answer(model, texts.batch(size, start))  # others have used the caches since
+    answer(model, texts.batch(1, start))  # others have used the caches since
     seconds = []
     for index in range(start, start + calls):
         batch = texts.batch(size, index)
@@ -352,7 +356,9 @@ def measure(args, progress) -> dict:
     """All figures, by `(family, depth, kind)`."""
     found = {}
     for family in args.families:
-        keys = [(family, depth, kind) for depth in depths_of(args, family) for kind in FILES]
+        keys = [
+            (family, depth, kind) for depth in depths_of(args, family) for kind in kinds_of(args)
+        ]
         progress.set_description(f"{family}: starts")
         for family, depth, kind in keys:
             with closing(Worker(args.output_dir)) as worker:
@@ -366,13 +372,13 @@ def measure(args, progress) -> dict:
             # One process per runtime, not per model, so that all of BERT-base's fit in memory.
             workers = {
                 runtime: stack.enter_context(closing(Worker(args.output_dir)))
-                for runtime in dict.fromkeys(kind.split()[0] for kind in FILES)
+                for runtime in dict.fromkeys(kind.split()[0] for kind in kinds_of(args))
             }
             progress.set_description(f"{family}: accuracy")
             for family, depth, kind in keys:
                 worker = workers[kind.split()[0]]
                 for size in BATCH_SIZES:
-                    worker.ask("times", kind, family, depth, size, 0, 2)  # traces, allocates
+                    worker.ask("times", kind, family, depth, size, 0, 1)  # traces, allocates
                 found[family, depth, kind]["accuracy"] = worker.ask("accuracy", kind, family, depth)
                 progress.update()
             progress.set_description(f"{family}: calls")
@@ -423,7 +429,7 @@ def table(args, found, family):
     depths = depths_of(args, family)
     rows = []
     for depth in depths:
-        for kind in FILES:
+        for kind in kinds_of(args):
             figures = found[family, depth, kind]
             row = [depth, kind]
             for size in BATCH_SIZES:
@@ -458,7 +464,7 @@ def bars(args, found):
     if "BERT-base" in args.families:
         first, *others = depths_of(args, "BERT-base")
         for depth, least in zip(others, (1.94, 3.66)):
-            for kind in FILES:
+            for kind in kinds_of(args):
                 for size in BATCH_SIZES:
                     ours, theirs = (found["BERT-base", d, kind] for d in (depth, first))
                     value = ratio(ours, theirs, size)
@@ -467,7 +473,7 @@ def bars(args, found):
                     rows.append((name, f"at least {least}", value, cpu, value >= least))
     if "MiniLM" in args.families:
         first, depth, *_ = depths_of(args, "MiniLM")
-        forms = [kind for kind in FILES if kind not in (PREDICT, COMPILED)]
+        forms = [kind for kind in kinds_of(args) if kind not in (PREDICT, COMPILED)]
         exact = [k for k in forms if (lost(found, "MiniLM", depth, k) or 0) <= 0.5]
         for size, least in zip(BATCH_SIZES, (6, 3)):
             theirs = found["MiniLM", first, PREDICT]
@@ -499,6 +505,7 @@ def main(argv=None):
     add("--data-dir", type=Path, metavar="DIR", help="GLUE's SST-2; without it, random weights")
     add("--output-dir", type=Path, metavar="DIR", help="default runs/inference, or -tiny")
     add("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="default all")
+    add("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="default all")
     add("--rounds", type=int, metavar="N", help="default 5; --tiny 2")
     add("--rows", type=int, default=3200, metavar="N", help="to train on (default %(default)s)")
     add("--epochs", type=int, default=2, metavar="N", help="of stages 1 and 2 (default 2)")
@@ -525,7 +532,7 @@ def main(argv=None):
     environment = {**os.environ, **KERAS, "TF_CPP_MIN_LOG_LEVEL": "3"}
     if subprocess.run(list(map(str, command)), env=environment, check=False).returncode:
         sys.exit("error: the models could not be made; the output above says why.")
-    num_models = sum(len(depths_of(args, family)) * len(FILES) for family in args.families)
+    num_models = sum(len(depths_of(args, family)) * len(kinds_of(args)) for family in args.families)
     with tqdm(total=(2 + args.rounds) * num_models, file=sys.stderr) as progress:
         found = measure(args, progress)
     print(f"{machine(['bert4keras'])}, {versions()}.\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import numpy as np
 
@@ -64,27 +65,36 @@ def export_litert(
         function = keras_function(source.model)
 
     def make(scratch):
-        scratch.write_bytes(_convert(traced(function, source.length), quantize))
+        content = _convert(traced(function, source.length), quantize, scratch.parent)
+        scratch.write_bytes(content)
 
     write_export(path, source, make, ".tflite", quantize, sample, tolerance)
 
 
-def _convert(function, quantize) -> bytes:
+def _convert(function, quantize, directory) -> bytes:
     import tensorflow as tf
 
     module = tf.Module()
     module.function = _with_expanded_masks(function)
-    concrete = module.function.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)
-    if quantize:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantize == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    try:
-        return converter.convert()
-    except Exception as error:  # ConverterError, and what stages before it raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"The model cannot be converted to LiteRT: {lines[0][:500]}") from error
+    # By way of a SavedModel, as the converter would do itself; but where that fails, on a full
+    # disk say, it would go on without, to a file that names no inputs.
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".export-", suffix=".part") as saved:
+        try:
+            tf.saved_model.save(module, saved, module.function.get_concrete_function())
+        except tf.errors.OpError as error:
+            raise OSError(f"{saved!r} could not be written: {error.message}") from error
+        converter = tf.lite.TFLiteConverter.from_saved_model(saved)
+        if quantize:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if quantize == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        try:
+            return converter.convert()
+        except Exception as error:  # ConverterError, and what stages before it raise
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ValueError(
+                f"The model cannot be converted to LiteRT: {lines[0][:500]}"
+            ) from error
 
 
 def _with_expanded_masks(function):

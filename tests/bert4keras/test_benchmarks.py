@@ -1,4 +1,4 @@
-"""benchmarks/speed.py: what it counts, and a run from end to end on tiny models."""
+"""The benchmarks: what speed.py counts, and runs from end to end on tiny models."""
 
 import itertools
 import json
@@ -161,3 +161,98 @@ def test_a_worker_that_fails_is_named_with_its_output(speed, monkeypatch):
     with pytest.raises(SystemExit, match=r"(?s)no-such-backend.*worker for jax ended with"):
         worker.ask("build", "dense", (2, 1), None)
     worker.close()
+
+
+# inference.py
+
+
+@pytest.fixture(scope="module")
+def inference(load_script):
+    return load_script(SCRIPT.with_name("inference.py"))
+
+
+@pytest.fixture
+def sst2(tmp_path):
+    """A corpus of SST-2's form, with as many words as it takes to split it."""
+    words = ["good", "bad", "fine", "dull", "warm", "cold", "film", "plot", "cast", "end"]
+    for name, number in (("train", 120), ("dev", 40)):
+        texts = itertools.islice(itertools.permutations(words, 4), 0, number * 40, 40)
+        rows = [f"{name} {' '.join(text)}\t{index % 2}" for index, text in enumerate(texts)]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    return tmp_path
+
+
+def test_a_tiny_run_of_inference(inference, sst2, tmp_path):
+    """Trains, exports, measures in every runtime, and prints tables that hold what was found."""
+    flags = ["--tiny", "--rounds", "2", "--rows", "80", "--epochs", "1", "--data-dir", sst2]
+    flags += ["--families", "MiniLM", "--runtimes", "ONNX", "--output-dir", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, SCRIPT.with_name("inference.py"), *flags, "--json", tmp_path / "a.json"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    machine, title, table, bars = done.stdout.strip().split("\n\n")
+    assert "onnxruntime 1." in machine and title == "MiniLM:"
+    header, _, *rows = _rows(table)
+    assert [row[:2] for row in rows] == [
+        [str(depth), kind]
+        for depth in inference.TINY["MiniLM"]
+        for kind in inference.FILES
+        if "LiteRT" not in kind
+    ]
+    for row in rows:
+        assert len(row) == len(header)
+        assert all(float(cell) >= 0 for cell in row[2:])
+        assert 0 <= float(row[header.index("dev %")]) <= 100
+    assert rows[0][header.index("× predict")] == "1.0"  # of itself
+
+    found = json.loads((tmp_path / "a.json").read_text())
+    for _, depth, kind, figures in found["figures"]:
+        path = tmp_path / "out" / f"MiniLM-{depth}" / inference.FILES[kind]
+        assert figures["megabytes"] == pytest.approx(path.stat().st_size / 1e6)
+        assert figures["peak"] > 20 and figures["start"] > 0 and len(figures["rounds"]) == 2
+        assert all(
+            cpu >= 0 and wall > 0 and 1 <= texts <= int(size)
+            for seconds in figures["rounds"]
+            for size, calls in seconds.items()
+            for cpu, wall, texts in calls
+        )
+    for (name, limit, value, _, met), line in zip(found["bars"], _rows(bars)[2:]):
+        assert line[:2] == [name, limit] and line[2].startswith(f"{value:.2f} ")
+        bound = float(limit.split()[-1])
+        assert met == (value >= bound if limit.startswith("at least") else value <= bound)
+        assert line[2].endswith("PASS" if met else "FAIL")
+
+
+def test_bars_of_inference_are_ratios_of_what_was_measured(inference):
+    """Twice as slow a predecessor makes the bars' figures twice as large."""
+
+    class Args:
+        families, runtimes, tiny = ["MiniLM", "BERT-base"], inference.RUNTIMES, False
+
+    def figures(seconds, accuracy=80.0):
+        rounds = [{size: [[seconds, seconds, size]] for size in (1, 32)} for _ in range(3)]
+        return {"rounds": rounds, "accuracy": accuracy}
+
+    def found(slow):
+        return {
+            (family, depth, kind): figures(slow if depth == depths[0] else 1.0)
+            for family, depths in inference.FAMILIES.items()
+            for kind in inference.FILES
+            for depth in depths
+        }
+
+    for slow in (2.0, 4.0, 7.0):
+        rows = inference.bars(Args, found(slow))
+        speed = [row for row in rows if row[1].startswith("at least")]
+        assert len(speed) == 2 * 2 * len(inference.FILES) + 2
+        for name, limit, value, cpu, met in speed:
+            assert value == cpu == pytest.approx(slow), name
+            assert met == (slow >= float(limit.split()[-1]))
+    # A form that loses too much is not the best, however fast.
+    results = found(4.0)
+    results["MiniLM", 3, "ONNX Runtime int8"] = figures(0.1, accuracy=79.0)
+    names = [row[0] for row in inference.bars(Args, results) if row[0].startswith("MiniLM")]
+    assert names and not any("ONNX Runtime int8" in name for name in names)
