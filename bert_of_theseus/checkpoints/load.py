@@ -229,10 +229,9 @@ def load_pretrained(directory: str | os.PathLike, *, prefix: str = "", **kwargs)
     classifier, labels = load_head(checkpoint)
     if classifier is not None:
         kwargs["with_pool"] = len(classifier.input_shape) == 2
-    transformer = load_bert(directory, prefix=prefix, **kwargs)
     if (checkpoint.directory / "vocab.txt").is_file():
         check_vocab(checkpoint.vocab_path, checkpoint.config, stacklevel=2)
-    return transformer, classifier, labels
+    return load_bert(directory, prefix=prefix, **kwargs), classifier, labels
 
 
 def _activation(hidden_act):
