@@ -90,6 +90,7 @@ def test_metadata(metadata):
         "keras-hub",
         "demo",
         "dev",
+        "export",
         "plots",
         "predict",
         "tasks",
@@ -165,7 +166,7 @@ def test_locks_satisfy_the_package(metadata, python_version):
         # What the demo needs must be in requirements.txt itself; the rest is for the tests.
         extra = re.search(r'extra == "([^"]+)"', line)
         needs_dev = extra is not None and extra.group(1) in (
-            *("dev", "keras-hub", "plots", "predict", "tasks"),
+            *("dev", "export", "keras-hub", "plots", "predict", "tasks"),
         )
         version = (both if needs_dev else run).get(canonicalize_name(requirement.name))
         assert version is not None, f"{line}: not locked for Python {python_version}"
@@ -175,8 +176,9 @@ def test_locks_satisfy_the_package(metadata, python_version):
 def test_every_import_of_the_package_is_declared(metadata):
     requirements = map(Requirement, metadata.get_all("Requires-Dist"))
     declared = {canonicalize_name(requirement.name) for requirement in requirements}
-    # The one that is installed with --no-deps, and a Keras backend that the user brings.
-    declared |= {"bert4keras", "torch"}
+    # What is installed with --no-deps, and what a user may bring: a Keras backend, and LiteRT's
+    # interpreter in the place of TensorFlow's.
+    declared |= {"bert4keras", "seqeval", "torch", "ai-edge-litert"}
     imported = {}
     for path in sorted((ROOT / "bert_of_theseus").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
