@@ -69,9 +69,12 @@ def options(variant: str, schedule) -> dict:
     }[variant]
 
 
-def build_parser():
+def build_parser(**kwargs):
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **kwargs,
     )
     add = parser.add_argument
     add("--task", choices=("sst2", "docstrings"), default="sst2", help="default %(default)s")
@@ -124,6 +127,12 @@ class Study:
         rest = [Batches(self.data[n], 64, shuffle=False) for n in ("validation", "dev")]
         return [train, *rest]
 
+    def encoder(self, prefix, layers=None):
+        from bert_of_theseus.checkpoints import load_bert
+
+        options = {} if layers is None else {"num_hidden_layers": layers}
+        return load_bert(self.bert, prefix=prefix, **options)
+
     def head(self):
         from bert_of_theseus.heads import classification_head
 
@@ -132,13 +141,12 @@ class Study:
     def predecessor(self, seed):
         """The fine-tuned predecessor of a seed: encoder, head, and what it scores."""
         from bert_of_theseus.backend import keras
-        from bert_of_theseus.checkpoints import load_bert
         from bert_of_theseus.models import build_successor_model
         from bert_of_theseus.training import Stage, evaluate, fit
 
         args = self.args
         keras.utils.set_random_seed(seed)
-        encoder, head = load_bert(self.bert, prefix="Predecessor-"), self.head()
+        encoder, head = self.encoder("Predecessor-"), self.head()
         model = build_successor_model(encoder, head)
         train, validation, dev = self.batches(seed)
         stage = Stage(args.predecessor_epochs, args.predecessor_learning_rate)
@@ -163,7 +171,6 @@ class Study:
     def student(self, variant, layers, seed, predecessor):
         """Trains one student, and writes what came of it."""
         from bert_of_theseus.backend import keras
-        from bert_of_theseus.checkpoints import load_bert
         from bert_of_theseus.models import build_successor_model, distil
         from bert_of_theseus.recipe import compress
         from bert_of_theseus.schedules import LinearReplacement
@@ -172,7 +179,7 @@ class Study:
         args, (encoder, head, full) = self.args, predecessor
         directory = self.directory(variant, layers, seed)
         keras.utils.set_random_seed(1000 + seed)
-        small = load_bert(self.bert, num_hidden_layers=layers, prefix="Successor-")
+        small = self.encoder("Successor-", layers)
         train, validation, dev = self.batches(seed)
         options_of_all = {"directory": directory, "seed": seed, "verbose": 0}
         if variant in ("direct", "distillation"):
@@ -305,7 +312,13 @@ def main(argv=None):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import bert_of_theseus.bert4keras  # noqa: F401  sets bert4keras up, so it comes first
 
-    study = Study(args)
+    run(Study(args))
+    return 0
+
+
+def run(study):
+    """Trains what is not there yet, and prints the table of what is."""
+    args = study.args
     predecessor = functools.cache(study.predecessor)
     for layers in args.layers:
         for seed in args.seeds:
@@ -318,7 +331,6 @@ def main(argv=None):
                 held.close()
                 print(json.dumps(entry), flush=True)
     print(table(read(args.output_dir)))
-    return 0
 
 
 if __name__ == "__main__":

@@ -79,8 +79,11 @@ BARS = (  # of issue 3, for 12 to 3 layers
 # Counting: forward, input-gradient and weight-gradient are one unit per layer each.
 
 
-def count_path(kind: str, path, layers_per_module: int, finer: bool = False) -> int:
-    """Units of one step.
+UNITS = (1, 2, 3)  # of a layer: forward alone, with its input's gradient, with its weights' too
+
+
+def count_path(kind: str, path, layers_per_module: int, finer: bool = False, costs=UNITS) -> float:
+    """Units of one step, or what they cost.
 
     Args:
         kind: `"lazy"`, `"without frozen gradients"`, `"original"` or `"dense"`.
@@ -88,6 +91,7 @@ def count_path(kind: str, path, layers_per_module: int, finer: bool = False) -> 
             runs both and only reads the length.
         layers_per_module: predecessor layers of a module, `r`.
         finer: whether to leave out the input-gradients of modules below which nothing is trained.
+        costs: of a layer: forward alone, with its input's gradient, with its weights' too.
 
     Returns:
         A successor's layer counts 3. A predecessor's counts 2, as its weights get no gradients; 3
@@ -95,13 +99,13 @@ def count_path(kind: str, path, layers_per_module: int, finer: bool = False) -> 
     """
     units, trained = 0, False
     for picked in path:
-        frozen = 1 if finer and not trained else 2
+        frozen = costs[0] if finer and not trained else costs[1]
         if kind == "original":
-            frozen = 3
+            frozen = costs[2]
         if kind == "dense" or not picked:
             units += frozen * layers_per_module
         if kind == "dense" or picked:
-            units += 3
+            units += costs[2]
             trained = True
     return units
 
@@ -200,23 +204,12 @@ class KerasBench:
 
         keras, width = self.keras, self.sizes["hidden_size"]
         layers = keras.layers
-
-        def block(index):
-            inputs = keras.Input((None, width))
-            heads = self.sizes["num_attention_heads"]
-            x = layers.MultiHeadAttention(heads, width // heads, dropout=DROPOUT)(inputs, inputs)
-            x = layers.LayerNormalization()(inputs + layers.Dropout(DROPOUT)(x))
-            y = layers.Dense(self.sizes["intermediate_size"], activation="gelu")(x)
-            y = layers.Dropout(DROPOUT)(layers.Dense(width)(y))
-            return keras.Model(
-                inputs, layers.LayerNormalization()(x + y), name=f"{prefix}block_{index}"
-            )
-
         inputs = [keras.Input((None,), dtype="int32") for _ in range(2)]
         x = layers.Embedding(self.sizes["vocab_size"], width)(inputs[0])
         x = layers.LayerNormalization()(x + layers.Embedding(2, width)(inputs[1]))
         embedding = keras.Model(inputs, layers.Dropout(DROPOUT)(x), name=f"{prefix}embedding")
-        return StackEncoder([block(i) for i in range(depth)], inputs=inputs, embedding=embedding)
+        blocks = [transformer_block(self.sizes, f"{prefix}block_{i}") for i in range(depth)]
+        return StackEncoder(blocks, inputs=inputs, embedding=embedding)
 
     def build(self, kind, depths):
         from bert_of_theseus import as_encoder, build_successor_model, build_theseus_model
@@ -260,6 +253,26 @@ class KerasBench:
 
         self.models[kind, depths].fit(self.x, self.y, len(self.y), verbose=0, callbacks=[Clocks()])
         return clocks
+
+
+def transformer_block(sizes, name):
+    """A layer of BERT in Keras 3."""
+    import keras
+    from keras import layers
+
+    width, heads = sizes["hidden_size"], sizes["num_attention_heads"]
+    epsilon = sizes.get("layer_norm_eps", 1e-3)
+    inputs = keras.Input((None, width))
+    x = layers.MultiHeadAttention(heads, width // heads, dropout=DROPOUT)(inputs, inputs)
+    x = layers.LayerNormalization(epsilon=epsilon)(
+        layers.Add()([inputs, layers.Dropout(DROPOUT)(x)])
+    )
+    y = layers.Dense(sizes["intermediate_size"], activation="gelu")(x)
+    y = layers.Dropout(DROPOUT)(layers.Dense(width)(y))
+    x = layers.LayerNormalization(epsilon=epsilon)(layers.Add()([x, y]))  # `+` would drop the mask
+    block = keras.Model(inputs, x, name=name)
+    block.supports_masking = True  # Keras' own layers inside do
+    return block
 
 
 class TorchBench:

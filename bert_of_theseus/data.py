@@ -37,6 +37,7 @@ __all__ = [
     "Encoded",
     "Entity",
     "Example",
+    "Pair",
     "Task",
     "Tokenizer",
     "load_cluener",
@@ -61,19 +62,26 @@ class Entity(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One text, or a pair of them, and its label.
+    """One text and its label: the number of a class, or what the task at hand takes.
 
-    The label is the number of a class, or what the task at hand takes: see
-    `bert_of_theseus.tasks`.
+    See `bert_of_theseus.tasks`.
     """
 
     text: str
     label: object
-    second_text: str | None = None
+    second_text = None
+
+
+class Pair(NamedTuple):
+    """Two texts that belong together, and their label; used wherever an `Example` is."""
+
+    text: str
+    second_text: str
+    label: object
 
 
 class Task(NamedTuple):
-    """A task's data: three disjoint lists of `Example`, and the names of classes or entity types.
+    """A task's data: three disjoint lists of `Example`, and names of classes or types of entities.
 
     `validation` is for choosing a checkpoint, `dev` for the one number that is reported.
     """

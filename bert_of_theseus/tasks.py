@@ -404,7 +404,7 @@ class Tagging(TextTask):
 class SpanExtraction(TextTask):
     """The part of a text that answers a question.
 
-    An example's `text` is the question, its `second_text` what is read, and its label the
+    Of a `data.Pair` the `text` is the question, the `second_text` what is read, and the label the
     characters of the answer in that, `(start, end)`, or `None` where there is none. Too long a
     `second_text` is cut; an answer that is not whole then has no label, `Encoded.dropped` counts
     it, and in the score it is missed.
@@ -473,7 +473,9 @@ class SpanExtraction(TextTask):
 
     def _answer(self, example, number):
         if example.second_text is None:
-            raise ValueError(f"Example {number}: a question needs a `second_text` to be read.")
+            raise ValueError(
+                f"Example {number}: a `Pair` is needed, of a question and what is read."
+            )
         if example.label is None:
             return None
         start, end = example.label

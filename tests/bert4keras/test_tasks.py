@@ -24,7 +24,7 @@ from bert_of_theseus import (
 from bert_of_theseus.backend import keras
 from bert_of_theseus.bert_classifier import build_bert
 from bert_of_theseus.checkpoints import load_pretrained
-from bert_of_theseus.data import Entity, Example, Tokenizer, load_cluener
+from bert_of_theseus.data import Entity, Example, Pair, Tokenizer, load_cluener
 from bert_of_theseus.tasks import decode_entities
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "tasks.py"
@@ -44,9 +44,9 @@ CONFIG = {
     "layer_norm_eps": 1e-6,
 }
 CASES = {
-    "pairs": (Classification("ab"), [Example("甲 乙", 1, "丙"), Example("天", 0, "地人")]),
+    "pairs": (Classification("ab"), [Pair("甲 乙", "丙", 1), Pair("天", "地人", 0)]),
     "tagging": (Tagging(["x"]), [Example("甲乙", [Entity(0, 2, "x")]), Example("在天地和", [])]),
-    "spans": (SpanExtraction(), [Example("甲", (0, 2), "乙丙天"), Example("人", None, "地")]),
+    "spans": (SpanExtraction(), [Pair("甲", "乙丙天", (0, 2)), Pair("人", "地", None)]),
 }
 
 

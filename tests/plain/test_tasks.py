@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bert_of_theseus.data import NO_LABEL, Batches, Entity, Example, Tokenizer, load_cluener
+from bert_of_theseus.data import NO_LABEL, Batches, Entity, Example, Pair, Tokenizer, load_cluener
 from bert_of_theseus.tasks import (
     Classification,
     MultiLabel,
@@ -164,7 +164,7 @@ def test_whatever_a_model_answers(tokenizer, example, limit, seed):
 def test_answers_come_back_whole_or_are_counted(tokenizer, example, limit):
     task, text = SpanExtraction("exact_match", max_answer_length=1000), example.text
     spans = [entity[:2] for entity in example.label]
-    examples = [Example("ab?", span, text) for span in [*spans, None]]
+    examples = [Pair("ab?", text, span) for span in [*spans, None]]
     encoded = task.encode(examples, tokenizer, limit)
     number = len(encoded.token_ids[0])
     assert number <= limit
@@ -228,7 +228,7 @@ def test_seqevals_score(tokenizer):
 
 def test_pairs(tokenizer):
     task = Classification(["no", "yes"])
-    examples = [Example("a b", 1, "中国 家"), Example("x", 0)]
+    examples = [Pair("a b", "中国 家", 1), Example("x", 0)]
     batches = task.batches(examples, tokenizer, 16, shuffle=False, batch_size=2, multiple=1)
     (ids, segments), labels = batches[0]
     a, b, x, z, g, j = (VOCAB.index(token) for token in "abx中国家")
@@ -280,7 +280,7 @@ def test_scores(tokenizer):
 
 def test_how_far_answers_overlap(tokenizer):
     task = SpanExtraction()
-    examples = [Example("a?", span, "中国 家家") for span in [(0, 2), (0, 5), None]]
+    examples = [Pair("a?", "中国 家家", span) for span in [(0, 2), (0, 5), None]]
     encoded = task.encode(examples, tokenizer, 16)
     assert encoded.labels.tolist() == [[4, 5], [4, 7], [0, 0]]
     outputs = [np.eye(9)[[4, 5]], np.eye(9)[[5, 6]], np.eye(9)[[0, 0]]]
@@ -301,8 +301,8 @@ def test_how_far_answers_overlap(tokenizer):
     (Regression(), Example("a", float("nan")), "finite number. Received: nan"),
     (Tagging(TYPES), Example("a", [Entity(0, 2, "name")]), "within 0 to 1 of the types place, na"),
     (Tagging(TYPES), Example("a", [Entity(0, 1, "film")]), "of the types place, name.*film"),
-    (SpanExtraction(), Example("a", (0, 1)), "a question needs a `second_text`"),
-    (SpanExtraction(), Example("a", (1, 1), "b"), r"\(start, end\) within 0 to 1"),
+    (SpanExtraction(), Example("a", (0, 1)), "a `Pair` is needed"),
+    (SpanExtraction(), Pair("a", "b", (1, 1)), r"\(start, end\) within 0 to 1"),
 ])  # fmt: skip
 def test_labels_that_do_not_fit(tokenizer, task, example, problem):
     with pytest.raises(ValueError, match=problem):
@@ -311,7 +311,7 @@ def test_labels_that_do_not_fit(tokenizer, task, example, problem):
 
 def test_a_question_longer_than_the_limit(tokenizer):
     with pytest.raises(ValueError, match="max_length 5 leaves no room for the second"):
-        SpanExtraction().encode([Example("a b x a b", None, "中国")], tokenizer, 5)
+        SpanExtraction().encode([Pair("a b x a b", "中国", None)], tokenizer, 5)
 
 
 @pytest.mark.parametrize("build, problem", [
