@@ -129,7 +129,7 @@ def load_backbone(directory: str | os.PathLike, num_hidden_layers: int | None = 
             for attribute in attributes.split("."):
                 layer = getattr(layer, attribute)
             fill(layer, f"encoder/layer/{index}/{name}")
-    if "pooler/dense/kernel" in tensors.parts:
+    if kind == "bert" and "pooler/dense/kernel" in tensors.parts:
         fill(backbone.pooled_dense, "pooler/dense")
     return backbone
 

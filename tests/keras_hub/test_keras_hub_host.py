@@ -171,7 +171,7 @@ def test_a_quantized_predecessor():
 
 
 def test_files(tmp_path):
-    host = Host("DebertaV3")
+    host = Host("Bert")
     theseus = build_theseus_model(host.task, build_successor_backbone(host.task, 1))
     theseus.save(tmp_path / "theseus.keras")
     loaded = keras.models.load_model(tmp_path / "theseus.keras")
