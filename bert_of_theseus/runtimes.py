@@ -279,17 +279,16 @@ def import_package(name: str):
 
 
 def _litert_interpreter():
+    """LiteRT's own package, which starts without TensorFlow, or what TensorFlow brings."""
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        return importlib.import_module("ai_edge_litert.interpreter").Interpreter
     except ImportError:
-        try:
-            import tensorflow as tf
-        except ImportError as error:
-            raise ImportError(
-                f"LiteRT is needed ({error}). Try `pip install ai-edge-litert`."
-            ) from error
-        Interpreter = tf.lite.Interpreter  # noqa: N806
-    return Interpreter
+        pass
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ImportError("LiteRT is needed. Try `pip install ai-edge-litert`.") from error
+    return tf.lite.Interpreter
 
 
 # The end of an exported file: what a runtime must know of it, and a checksum of all before.

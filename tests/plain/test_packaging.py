@@ -90,6 +90,7 @@ def test_metadata(metadata):
         "keras-hub",
         "demo",
         "dev",
+        "export",
         "plots",
     }
 
@@ -154,7 +155,7 @@ def test_locks_satisfy_the_package(metadata, python_version):
         requirement = Requirement(line)
         # What the demo needs must be in requirements.txt itself; the rest is for the tests.
         extra = re.search(r'extra == "([^"]+)"', line)
-        needs_dev = extra is not None and extra.group(1) in ("dev", "keras-hub", "plots")
+        needs_dev = extra is not None and extra.group(1) in ("dev", "export", "keras-hub", "plots")
         version = (both if needs_dev else run).get(canonicalize_name(requirement.name))
         assert version is not None, f"{line}: not locked for Python {python_version}"
         assert requirement.specifier.contains(version), f"{line}: locked at {version}"
