@@ -44,6 +44,9 @@ EXTRAS_REQUIRE = {
         "tokenizers>=0.19",
         "tqdm>=4.60",
     ],
+    # tf2onnx is for models other than BERT. LiteRT comes with TensorFlow; where ai-edge-litert is
+    # installed that is taken, as it starts without TensorFlow.
+    "export": ["onnx>=1.16", "onnxruntime>=1.18", "tf2onnx>=1.16"],
     "plots": ["matplotlib"],
     # Predictions from model.onnx, without Keras; safetensors to read a checkpoint's folder.
     "predict": ["onnxruntime>=1.18", "safetensors>=0.4", "tokenizers>=0.19", "tqdm>=4.60"],

@@ -200,18 +200,29 @@ class KerasRuntime(Runtime):
     kind = "keras"
 
     def _load(self, num_threads):
-        model = self._load_folder() if self.path.is_dir() else self._load_file()
+        if self._is_of_bert4keras():
+            from bert_of_theseus.checkpoints import bert4keras_models
+
+            bert4keras_models()  # before Keras; a file names its layers
         if num_threads is not None:
             self._set_threads(num_threads)
-        self._model = model
+        self._model = self._load_folder() if self.path.is_dir() else self._load_file()
+
+    def _is_of_bert4keras(self) -> bool:
+        if self.path.is_dir():
+            return True
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return b"bert4keras" in archive.read("config.json")
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise ValueError(f"{str(self.path)!r} cannot be loaded: {error}") from error
 
     def _load_folder(self):
+        from bert_of_theseus.backend import keras
         from bert_of_theseus.checkpoints import find_checkpoint, load_pretrained
 
         config = find_checkpoint(self.path).config
         transformer, classifier, _ = load_pretrained(self.path)
-        from bert_of_theseus.backend import keras
-
         self.max_length = config["max_position_embeddings"]
         self.vocab_size, self._segments = config["vocab_size"], config["type_vocab_size"]
         if classifier is None:
@@ -219,15 +230,6 @@ class KerasRuntime(Runtime):
         return keras.Model(transformer.inputs, classifier(transformer.output))
 
     def _load_file(self):
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                of_bert4keras = b"bert4keras" in archive.read("config.json")
-        except (zipfile.BadZipFile, KeyError) as error:
-            raise ValueError(f"{str(self.path)!r} cannot be loaded: {error}") from error
-        if of_bert4keras:
-            from bert_of_theseus.checkpoints import bert4keras_models
-
-            bert4keras_models()  # whose layers the file names
         from bert_of_theseus import heads, layers, models  # noqa: F401  registers ours
         from bert_of_theseus.checkpoints.head import load_beside
 
@@ -279,17 +281,16 @@ def import_package(name: str):
 
 
 def _litert_interpreter():
+    """LiteRT's own package, which starts without TensorFlow, or what TensorFlow brings."""
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        return importlib.import_module("ai_edge_litert.interpreter").Interpreter
     except ImportError:
-        try:
-            import tensorflow as tf
-        except ImportError as error:
-            raise ImportError(
-                f"LiteRT is needed ({error}). Try `pip install ai-edge-litert`."
-            ) from error
-        Interpreter = tf.lite.Interpreter  # noqa: N806
-    return Interpreter
+        pass
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise ImportError("LiteRT is needed. Try `pip install ai-edge-litert`.") from error
+    return tf.lite.Interpreter
 
 
 # The end of an exported file: what a runtime must know of it, and a checksum of all before.

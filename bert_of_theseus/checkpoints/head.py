@@ -202,7 +202,7 @@ def _is_known(config: dict) -> bool:
         return bool(registered(function)) or callable(getattr(keras.activations, function, None))
     if name in ("Lambda", "__lambda__"):
         return False
-    if name == "Functional" and module in _FUNCTIONAL:
+    if (name == "Functional" and module in _FUNCTIONAL) or (name, module) in _DATA:
         return True
     if registered(str(config.get("registered_name") or name)):
         return True
@@ -218,6 +218,7 @@ _FUNCTIONAL = (  # of Keras 2, tf_keras and Keras 3
     "tf_keras.src.engine.functional",
     "keras.src.models.functional",
 )
+_DATA = (("DTypePolicy", "keras"), ("__keras_tensor__", "None"), ("__tuple__", "None"))
 _KERAS_PARTS = ("constraints", "initializers", "layers", "models", "regularizers")
 
 
