@@ -50,8 +50,6 @@ EXTRAS_REQUIRE = {
     "plots": ["matplotlib"],
     # Predictions from model.onnx, without Keras; safetensors to read a checkpoint's folder.
     "predict": ["onnxruntime>=1.18", "safetensors>=0.4", "tokenizers>=0.19", "tqdm>=4.60"],
-    # To write model.onnx; LiteRT's converter is TensorFlow's.
-    "export": ["onnx>=1.16", "onnxruntime>=1.18", "tf2onnx>=1.17"],
     # What scores are computed with. seqeval, of entities, is not here: its build fails in
     # isolation, see requirements-seqeval.txt.
     "tasks": ["scikit-learn>=1.3", "scipy>=1.9", "tokenizers>=0.19"],

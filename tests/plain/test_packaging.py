@@ -165,13 +165,9 @@ def test_locks_satisfy_the_package(metadata, python_version):
         requirement = Requirement(line)
         # What the demo needs must be in requirements.txt itself; the rest is for the tests.
         extra = re.search(r'extra == "([^"]+)"', line)
-<<<<<<< HEAD
         needs_dev = extra is not None and extra.group(1) in (
             *("dev", "export", "keras-hub", "plots", "predict", "tasks"),
         )
-=======
-        needs_dev = extra is not None and extra.group(1) in ("dev", "export", "keras-hub", "plots")
->>>>>>> export
         version = (both if needs_dev else run).get(canonicalize_name(requirement.name))
         assert version is not None, f"{line}: not locked for Python {python_version}"
         assert requirement.specifier.contains(version), f"{line}: locked at {version}"
