@@ -1,0 +1,162 @@
+"""Trains on two virtual CPU devices and on one; writes what was found, see test_distribution.py."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from bert_of_theseus import (
+    BinaryRandomChoice,
+    LinearReplacement,
+    ReplacementRateScheduler,
+    Stage,
+    build_theseus_model,
+    fit,
+)
+from bert_of_theseus.backend import BACKEND, KERAS_2, keras, to_numpy
+
+X = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+Y = X[:, :3].argmax(-1).astype("int32")
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    devices = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, devices)
+    STRATEGY = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    distributed = STRATEGY.scope
+
+    def copies(weight):
+        """Its value on each device."""
+        return STRATEGY.experimental_local_results(weight if KERAS_2 else weight.value)
+
+else:
+    import jax
+
+    MESH = keras.distribution.DataParallel(devices=keras.distribution.list_devices())
+    distributed = MESH.scope
+
+    def copies(weight):
+        return [np.asarray(shard.data) for shard in weight.value.addressable_shards]
+
+
+class Log(keras.callbacks.Callback):
+    def __init__(self, stop_after):
+        super().__init__()
+        self.losses, self.rates, self.stop_after = [], [], stop_after
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.losses.append(float(logs["loss"]))
+        self.rates.append(float(logs["replacement_rate"]))
+        if len(self.losses) == self.stop_after:
+            raise KeyboardInterrupt
+
+
+def train(directory, scope=contextlib.nullcontext, dropout=False, stop_after=0, size=64, **options):
+    with scope():
+        keras.utils.set_random_seed(1)
+
+        def block():
+            parts = [keras.Input((8,)), keras.layers.Dense(8, activation="tanh")]
+            return keras.Sequential([*parts, *([keras.layers.Dropout(0.2)] if dropout else [])])
+
+        head = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, activation="softmax")])
+        predecessor, successor = [keras.Input((8,)), block(), block()], [block(), block()]
+        model = build_theseus_model(predecessor, successor, head, seed=3, **options)
+        weights = {
+            "frozen": [w for layer in predecessor[1:] for w in layer.weights if "kernel" in w.name],
+            "trained": [w for layer in successor for w in layer.weights if "kernel" in w.name],
+        }
+        before = {name: [to_numpy(w) for w in ws] for name, ws in weights.items()}
+        scheduler = ReplacementRateScheduler(LinearReplacement(0.3, fraction=0.5))
+        log = Log(stop_after)
+        result = fit(
+            model,
+            (X[:size], Y[:size]),
+            (X[:32], Y[:32]),
+            Stage(2, 0.01),
+            directory=directory,
+            name="stage",
+            batch_size=16 if size == 64 else 12,
+            seed=5,
+            callbacks=[scheduler, log],
+            verbose=0,
+        )
+    same = {
+        f"{name} as before": all((to_numpy(w) == b).all() for w, b in zip(ws, before[name]))
+        for name, ws in weights.items()
+    }
+    pairs = [copies(w) for ws in weights.values() for w in ws] if scope is distributed else []
+    return {
+        **same,
+        "devices agree": all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs),
+        "losses": log.losses,
+        "rates": log.rates,
+        "val_loss": result.history["val_loss"],
+        "weights": [w.tolist() for w in model.get_weights()],
+    }
+
+
+def draws(sampling, batches=24):
+    """For each device, for each batch (or, of one batch, each example): was it the successor?"""
+    with distributed():
+        choice = BinaryRandomChoice(0.5, seed=7, sampling=sampling)
+        x, y = np.zeros((32, 1), "float32"), np.ones((32, 1), "float32")
+        choice.build([x.shape, y.shape])
+        if BACKEND == "jax":
+            states = choice.non_trainable_variables
+            call = jax.jit(lambda s, x, y: choice.stateless_call([], s, [x, y], training=True))
+            x, y = (jax.device_put(a, MESH.get_data_layout(a.shape).backend_layout) for a in (x, y))
+            values, halves = [s.value for s in states], ([], [])
+            for _ in range(batches):
+                output, values = call(values, x, y)
+                for half, seen in zip(halves, np.split(np.asarray(output), 2)):
+                    half.append(bool(seen.all()))
+            return halves
+
+        @tf.function
+        def step():
+            return STRATEGY.run(lambda: choice([x[:16], y[:16]], training=True))
+
+        if sampling == "example":
+            return [[bool(v) for v in seen[:, 0]] for seen in map(np.asarray, local(step()))]
+        seen = [[bool(np.asarray(part).all()) for part in local(step())] for _ in range(batches)]
+        return list(zip(*seen))
+
+
+def local(values):
+    return STRATEGY.experimental_local_results(values)
+
+
+def refusal(function):
+    try:
+        function()
+    except ValueError as error:
+        return str(error)
+
+
+def main(folder):
+    folder = Path(folder)
+    found = {"one": train(folder / "one"), "two": train(folder / "two", distributed)}
+    found["two"]["draws"] = draws("batch")
+    if BACKEND == "jax":
+        found["refused"] = refusal(lambda: draws("replica"))
+        found["uneven"] = refusal(lambda: train(folder / "uneven", distributed, size=27))
+    else:
+        for name in ("replica", "replica again"):
+            found[name] = train(folder / name, distributed, sampling="replica")
+            found[name]["draws"] = draws("replica")
+        found["example draws"] = draws("example")
+        options = {"dropout": True, "sampling": "replica"}
+        found["whole"] = train(folder / "whole", distributed, **options)["weights"]
+        with contextlib.suppress(KeyboardInterrupt):
+            train(folder / "resumed", distributed, stop_after=6, **options)
+        found["resumed"] = train(folder / "resumed", distributed, **options)["weights"]
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

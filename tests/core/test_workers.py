@@ -1,0 +1,95 @@
+"""Two worker processes train as one does, and when one is killed, both go on where they were."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bert_of_theseus import Stage, fit
+from bert_of_theseus.backend import BACKEND, KERAS_2, keras
+
+if BACKEND != "tensorflow":
+    pytest.skip("tf.distribute is TensorFlow's", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """What the processes of `workers_child.py` printed, and what they left."""
+    folder = tmp_path_factory.mktemp("workers")
+    environment = dict(os.environ, OMP_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1")
+    child = Path(__file__).with_name("workers_child.py")
+    done = subprocess.run(
+        [sys.executable, str(child), str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    report = f"{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, report
+    lines = [line.rsplit(" ", 2) for line in done.stdout.splitlines() if line]
+    return folder, lines, report
+
+
+def read(folder, run, role):
+    return json.loads((folder / run / f"{role}.json").read_text())
+
+
+KERAS_2_ONLY = pytest.mark.skipif(not KERAS_2, reason="Keras 3 trains with no such strategy")
+
+
+@KERAS_2_ONLY
+def test_two_workers_train_as_one_does(ends):
+    folder, _, report = ends
+    one, two, other = (read(folder, *run) for run in (("one", "alone"), ("two", 0), ("two", 1)))
+    assert len(one["loss"]) == 3, report
+    np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-5)
+    np.testing.assert_allclose(two["val_loss"], one["val_loss"], rtol=1e-5)
+    for a, b in zip(one["weights"], two["weights"]):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    for key in ("loss", "weights", "predecessor"):
+        assert two[key] == other[key]
+    assert two["predecessor"] == one["predecessor"]  # frozen, so bit for bit
+
+
+@KERAS_2_ONLY
+def test_killed_workers_go_on_when_started_again(ends):
+    folder, lines, report = ends
+    exits = {" ".join(line[:-2]): line[-2:] for line in lines}
+    assert exits["whole"] == ["0", "0"], report
+    # The one that is left does not wait for ever.
+    assert exits["killed second"][1] == "-9" and exits["killed second"][0] != "0", report
+    assert exits["killed first"][0] == "-9" and exits["killed first"][1] != "0", report
+    assert exits["again"] == ["0", "0"], report
+    for role in (0, 1):
+        whole, killed = read(folder, "whole", role), read(folder, "killed", role)
+        for key in ("loss", "val_loss", "weights", "predecessor"):
+            assert killed[key] == whole[key], (key, report)
+
+
+@KERAS_2_ONLY
+def test_the_first_worker_alone_writes(ends):
+    folder, _, _ = ends
+    names = [
+        sorted(p.name for p in (folder / run / "run").rglob("*") if p.is_file())
+        for run in ("one", "two")
+    ]
+    # Where a batch is divided, milliseconds per example are not measured.
+    assert set(names[0]) - set(names[1]) <= {"tradeoff.png"}
+    assert {"report.json", "settings.json", "stage.json", "model.weights.h5"} <= set(names[1])
+    assert not any(name.startswith(("part-", "checkpoint")) for name in names[1])
+
+
+@pytest.mark.skipif(KERAS_2, reason="Keras 2 trains with it")
+def test_keras_3_says_that_it_takes_no_workers(tmp_path):
+    import tensorflow as tf
+
+    with tf.distribute.MultiWorkerMirroredStrategy().scope():
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    data = np.ones((4, 2), "float32"), np.ones(4, "int32")
+    with pytest.raises(ValueError, match=r"MultiWorkerMirroredStrategy.*Use Keras 2 for several"):
+        fit(model, data, stage=Stage(1), directory=tmp_path)
