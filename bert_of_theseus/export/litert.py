@@ -60,27 +60,28 @@ def export_litert(
     check_quantize(quantize, (None, "float16", "int8"))
     source = read_source(transformer, classifier)
     if source.bert is not None:
-        function = bert_function(source.bert)
+        function, variables = bert_function(source.bert)
+        function = traced(function, source.length)
     else:
-        function = keras_function(source.model)
+        variables = []
+        function = _with_expanded_masks(traced(keras_function(source.model), source.length))
 
     def make(scratch):
-        content = _convert(traced(function, source.length), quantize, scratch.parent)
-        scratch.write_bytes(content)
+        scratch.write_bytes(_convert(function, variables, quantize, scratch.parent))
 
     write_export(path, source, make, ".tflite", quantize, sample, tolerance)
 
 
-def _convert(function, quantize, directory) -> bytes:
+def _convert(function, variables, quantize, directory) -> bytes:
     import tensorflow as tf
 
     module = tf.Module()
-    module.function = _with_expanded_masks(function)
+    module.function, module.held = function, variables
     # By way of a SavedModel, as the converter would do itself; but where that fails, on a full
     # disk say, it would go on without, to a file that names no inputs.
     with tempfile.TemporaryDirectory(dir=directory, prefix=".export-", suffix=".part") as saved:
         try:
-            tf.saved_model.save(module, saved, module.function.get_concrete_function())
+            tf.saved_model.save(module, saved, function.get_concrete_function())
         except tf.errors.OpError as error:
             raise OSError(f"{saved!r} could not be written: {error.message}") from error
         converter = tf.lite.TFLiteConverter.from_saved_model(saved)
@@ -158,16 +159,28 @@ def _expand_instead(graph, node, values) -> None:
 
 
 def bert_function(bert: Bert):
-    """BERT at inference in TensorFlow's operations, as `traced` takes it."""
+    """BERT at inference in TensorFlow's operations, as `traced` takes it, and its variables.
+
+    Variables rather than constants, of which TensorFlow would make copy after copy.
+    """
     import tensorflow as tf
 
-    config, tensors = bert.config, bert.tensors
+    config = bert.config
     hidden_size, heads = config["hidden_size"], config["num_attention_heads"]
     size = hidden_size // heads
+    tensors = {
+        # The queries are scaled beforehand.
+        name: tf.Variable(value * np.float32(size**-0.5) if "/self/query/" in name else value)
+        for name, value in bert.tensors.items()
+    }
+    head = [
+        (tf.Variable(dense.kernel), tf.Variable(dense.bias), dense.activation)
+        for dense in bert.head
+    ]
     activations = {
         "gelu": tf.nn.gelu,
         "gelu_tanh": lambda x: tf.nn.gelu(x, approximate=True),
-        "swish": tf.nn.silu,
+        "swish": lambda x: x * tf.sigmoid(x),  # `tf.nn.silu` has a gradient of its own, for nothing
         "relu": tf.nn.relu,
         "tanh": tf.tanh,
         "softmax": tf.nn.softmax,
@@ -175,9 +188,8 @@ def bert_function(bert: Bert):
         "linear": lambda x: x,
     }
 
-    def dense(x, name, scale=1.0):
-        kernel, bias = (tensors[f"{name}/{part}"] for part in ("kernel", "bias"))
-        return tf.matmul(x, kernel * np.float32(scale)) + bias * np.float32(scale)
+    def dense(x, name):
+        return tf.matmul(x, tensors[f"{name}/kernel"]) + tensors[f"{name}/bias"]
 
     def norm(x, name):
         centred = x - tf.reduce_mean(x, -1, keepdims=True)
@@ -193,7 +205,7 @@ def bert_function(bert: Bert):
             return tf.reshape(x, [batch_size, -1, heads, size])
 
         inner = f"{name}/attention/self"
-        q = tf.transpose(split(dense(y, f"{inner}/query", size**-0.5)), [0, 2, 1, 3])
+        q = tf.transpose(split(dense(y, f"{inner}/query")), [0, 2, 1, 3])
         k = tf.transpose(split(dense(x, f"{inner}/key")), [0, 2, 3, 1])
         v = tf.transpose(split(dense(x, f"{inner}/value")), [0, 2, 1, 3])
         mixed = tf.matmul(tf.nn.softmax(tf.matmul(q, k) + bias), v)
@@ -206,7 +218,7 @@ def bert_function(bert: Bert):
 
     def function(token_ids, segment_ids):
         words, segments, positions = (
-            tf.constant(tensors[f"bert/embeddings/{name}_embeddings"])
+            tf.convert_to_tensor(tensors[f"bert/embeddings/{name}_embeddings"])
             for name in ("word", "token_type", "position")
         )
         batch_size, length = tf.unstack(tf.shape(token_ids))
@@ -221,8 +233,9 @@ def bert_function(bert: Bert):
             x = layer(x, y, bias, f"bert/encoder/layer_{index}")
         if bert.first_token:
             x = x[:, 0]
-        for kernel, shift, activation in bert.head:
-            x = activations[activation](tf.matmul(x, kernel) + shift)
+        for kernel, bias, activation in head:
+            x = activations[activation](tf.matmul(x, kernel) + bias)
         return {"output": x}
 
-    return function
+    held = [*tensors.values(), *(variable for dense in head for variable in dense[:2])]
+    return function, held
