@@ -74,12 +74,12 @@ DEFAULTS = {
     },
     "cluener": {
         "max_length": 64,
-        "predecessor_epochs": 10,
-        "theseus_epochs": 5,
-        "successor_epochs": 3,
-        "predecessor_learning_rate": 1e-3,
-        "theseus_learning_rate": 1e-3,
-        "successor_learning_rate": 5e-4,
+        "predecessor_epochs": 8,
+        "theseus_epochs": 4,
+        "successor_epochs": 2,
+        "predecessor_learning_rate": 5e-4,
+        "theseus_learning_rate": 5e-4,
+        "successor_learning_rate": 2.5e-4,
     },
 }
 # Random weights are of this size, if no config says another.
