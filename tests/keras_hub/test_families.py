@@ -129,10 +129,11 @@ def test_other_backbones_of_the_same_make():
     """The end of GPT-2 is a norm, which is frozen with its embeddings; its mask is causal."""
     keras.utils.set_random_seed(0)
     sizes = {"vocabulary_size": 9, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
-    backbone = keras_hub.models.GPT2Backbone(num_layers=2, max_sequence_length=LENGTH, **sizes)
+    sizes.update(max_sequence_length=LENGTH, dropout=0.0)
+    backbone = keras_hub.models.GPT2Backbone(num_layers=2, **sizes)
     successor = build_successor_backbone(backbone, 1)
     head = keras.Sequential([keras.layers.Dense(3)])
-    theseus = build_theseus_model(backbone, successor, head, 0.0, predecessor_dropout=False)
+    theseus = build_theseus_model(backbone, successor, head, 0.0)
     x = {"token_ids": np.arange(8).reshape(2, 4), "padding_mask": np.ones((2, 4), "int32")}
     found = outputs(theseus, x, training=True)
     np.testing.assert_allclose(found, outputs(head, backbone(x)), atol=1e-5)
