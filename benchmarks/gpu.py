@@ -463,14 +463,15 @@ def main(argv=None):
     )
     of_quality.set_defaults(task="docstrings", layers=[3], variants=["direct", "article", "linear"])
     args = parser.parse_args(argv)
-    choose_backend(args.backend)
     if args.command == "speed":
         for name in ("steps", "rounds"):
             if getattr(args, name) is not None and getattr(args, name) < 1:
                 parser.error(f"argument --{name}: expected at least 1")
+        choose_backend(args.backend)
         return run_speed(args)
     if args.task == "sst2" and args.data_dir is None:
         parser.error("--data-dir is needed: a folder with train.tsv and dev.tsv of GLUE's SST-2")
+    choose_backend(args.backend)
     return run_quality(args)
 
 

@@ -146,15 +146,14 @@ def main(folder):
         found["refused"] = refusal(lambda: draws("replica"))
         found["uneven"] = refusal(lambda: train(folder / "uneven", distributed, size=27))
     else:
-        for name in ("replica", "replica again"):
-            found[name] = train(folder / name, distributed, sampling="replica")
-            found[name]["draws"] = draws("replica")
         found["example draws"] = draws("example")
         options = {"dropout": True, "sampling": "replica"}
-        found["whole"] = train(folder / "whole", distributed, **options)["weights"]
+        found["replica"] = train(folder / "replica", distributed, **options)
         with contextlib.suppress(KeyboardInterrupt):
             train(folder / "resumed", distributed, stop_after=6, **options)
-        found["resumed"] = train(folder / "resumed", distributed, **options)["weights"]
+        found["resumed"] = train(folder / "resumed", distributed, **options)
+        for name in ("replica", "resumed"):
+            found[name]["draws"] = draws("replica")
     (folder / "found.json").write_text(json.dumps(found))
 
 

@@ -47,7 +47,7 @@ def test_two_devices_train_as_one_does(found):
 
 
 def test_the_predecessor_is_bit_identical_and_the_successor_agrees(found):
-    for run in ("two", "replica", "replica again"):
+    for run in ("two", "replica"):
         if run in found:
             assert found[run]["frozen as before"] and found[run]["devices agree"], run
             assert not found[run]["trained as before"]
@@ -70,10 +70,7 @@ def test_draws_of_each_replica_differ_and_are_reproducible(found):
     first, second = found["replica"]["draws"]
     assert first != second
     assert first == found["two"]["draws"][0]  # the first one's are those that would be shared
-    again = found["replica again"]
-    assert again["draws"] == [first, second]
-    assert again["losses"] == found["replica"]["losses"]
-    assert found["replica"]["losses"] != found["two"]["losses"]
+    assert found["resumed"]["draws"] == [first, second]
 
 
 @TENSORFLOW
@@ -84,7 +81,10 @@ def test_examples_on_different_replicas_draw_independently(found):
 
 @TENSORFLOW
 def test_interrupted_with_dropout_it_ends_the_same(found):
-    assert found["resumed"] == found["whole"]
+    whole, resumed = found["replica"], found["resumed"]
+    assert len(whole["losses"]) == 8 and len(resumed["losses"]) == 4
+    assert resumed["losses"] == whole["losses"][4:]
+    assert resumed["weights"] == whole["weights"]
 
 
 @JAX
