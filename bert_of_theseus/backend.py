@@ -259,6 +259,19 @@ def output_shape(layer, shape):
         return tuple(output.shape)
 
 
+def apply_layers_of(model, tensors):
+    """What the layers of the functional `model` make of symbolic `tensors`, one or a list.
+
+    The model itself does not become a layer of what is built on the result.
+    """
+    if KERAS_2:
+        outputs = keras.models.clone_model(model, tensors, lambda layer: layer).outputs
+    else:
+        tensors = tensors if isinstance(tensors, list) else [tensors]
+        outputs = keras.Function(model.inputs, model.outputs).call(tensors)
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
 def call_layer(layer, inputs, training):
     """Calls `layer`, with `training` where its `call` takes it."""
     if "training" in inspect.signature(layer.call).parameters:

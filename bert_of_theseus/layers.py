@@ -519,7 +519,7 @@ class Masked(keras.layers.Layer):
 
     What the mask leaves out is zero where `layer` reads it, like what lies beyond the ends of a
     text, and the mask goes on to the layers behind, where Keras would drop it. Without a mask it
-    is `layer`. A stack that takes the predecessor's embeddings does this by itself for each of
+    is `layer`. A successor that takes the predecessor's embeddings does this by itself for each of
     its layers (see `StackEncoder`); within a block of several convolutions wrap each of them.
 
     Args:

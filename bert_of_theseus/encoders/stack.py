@@ -1,8 +1,10 @@
 """Any list of Keras layers as an encoder: LSTM, convolutions, blocks of your own."""
 
-from ..backend import get_mask, keras
+import functools
+
+from ..backend import apply_layers_of, get_mask, keras, ops
 from ..layers import Masked
-from .base import Encoder
+from .base import Encoder, one_or_all
 
 
 class StackEncoder(Encoder):
@@ -11,7 +13,7 @@ class StackEncoder(Encoder):
     A stack may stand in for any predecessor that makes hidden states of the same shapes: `like`
     gives it what surrounds the layers, then. Where that predecessor's embedding makes a mask,
     padding does not reach the layers: recurrent ones skip it, and those that know no masks
-    (convolutions, say) are wrapped in `Masked`. What else the predecessor's layers take beside
+    (convolutions, say) are wrapped in `Masked`, like blocks that are models. What else the predecessor's layers take beside
     the hidden states, such as the mask of a language model, these layers do not get: a
     bidirectional LSTM in the place of a GPT sees later tokens.
 
@@ -65,7 +67,8 @@ class StackEncoder(Encoder):
                 inputs = _copy(hidden_states)
             if not isinstance(inputs, (list, tuple)) and _alike(inputs, hidden_states):
                 embedding, end = _copies_of_ends(like)
-                inputs, final = (inputs if embedding is None else like.inputs), final or end
+                inputs = inputs if embedding is None else like.inputs
+                final = end if final is None else final
         elif like is not None and inputs is None:
             inputs = like.inputs
         if inputs is None:
@@ -80,26 +83,28 @@ class StackEncoder(Encoder):
         self._embedding, self._final = embedding, final
         self._states = [self.embed(self.inputs)]
         self._applied = list(layers)
-        if get_mask(self._states[0][0]) is not None:
-            for index, layer in enumerate(layers):
-                if Masked.needed_by(layer):
-                    self._applied[index] = self._masked(layer, like)
+        if embedding is not None and _makes_mask(self.embedding_model("embedding")):
+            self._applied = [self._with_mask(layer, like) for layer in layers]
 
     @staticmethod
-    def _masked(layer, like):
-        if like is None:  # it may have been trained as it is, and padding is part of that
+    def _with_mask(layer, like):
+        if like is None and Masked.needed_by(layer):
+            # Not wrapped here: it may have been trained as it is, and padding is part of that.
             raise ValueError(
                 f"The layer {layer.name!r} knows no masks, and the stack's embedding makes one: "
                 "the layer would read the padding, and those behind it would not know of it. Use "
                 "`bert_of_theseus.Masked(layer)`, which keeps padding out, or an embedding "
                 "without a mask."
             )
-        return Masked(layer, name=f"masked_{layer.name}")
+        # A model may lose the mask on its way: Keras 3's attention takes it off its own input.
+        if like is not None and (Masked.needed_by(layer) or isinstance(layer, keras.Model)):
+            return Masked(layer, name=f"masked_{layer.name}")
+        return layer
 
     def embed(self, inputs):
         if self._embedding is None:
             return [inputs[0]]
-        state = self._embedding(inputs[0] if len(inputs) == 1 else inputs)
+        state = self._embedding(one_or_all(inputs))
         return list(state) if isinstance(state, (list, tuple)) else [state]
 
     def apply_layer(self, state, index):
@@ -134,7 +139,21 @@ def _copies_of_ends(encoder):
     for end, clone in zip(ends, cloned):
         if end is not None:
             clone.set_weights(end.get_weights())
-    return cloned
+    # Not the models themselves: Keras' files restore a layer that two models in a model share as
+    # two.
+    return [clone and functools.partial(apply_layers_of, clone) for clone in cloned]
+
+
+def _makes_mask(model):
+    """Whether a mask comes with the (first) output of `model`."""
+    # Symbolic tensors do not tell in Keras 3, whose models lose their masks.
+    shapes = [[2 if size is None else size for size in tuple(x.shape)] for x in model.inputs]
+    example = [
+        ops.zeros(shape, dtype=getattr(x.dtype, "name", x.dtype))
+        for shape, x in zip(shapes, model.inputs)
+    ]
+    output = model(one_or_all(example))
+    return get_mask(output[0] if isinstance(output, (list, tuple)) else output) is not None
 
 
 def _alike(tensor, other):

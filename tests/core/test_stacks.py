@@ -221,14 +221,14 @@ def test_what_follows_the_last_layer_is_copied_too():
     classifier = head()
     encoder = as_encoder([convolution()], like=full)
     small = build_successor_model(encoder, classifier)
-    names = ("_embedding", "_final")
-    theirs, own = ([getattr(e, n).weights for n in names] for e in (full, encoder))
+    parts = ("embedding_model", "final_model")
+    theirs, own = ([getattr(e, part)("part").weights for part in parts] for e in (full, encoder))
     for a, b in zip(theirs, own):
         assert_same(values(a), values(b))
         assert not set(map(id, a)) & set(map(id, b))
     full._final.kernel.assign(np.ones((HIDDEN, HIDDEN)))  # trained on, say
     theseus = build_theseus_model(full, encoder, classifier)
-    assert_same(values(full._final.weights), values(encoder._final.weights))
+    assert_same(values(full._final.weights), values(encoder.final_model("part").weights))
     np.testing.assert_allclose(call(small, texts(9)), call(theseus, texts(9)), atol=1e-6)
 
 
