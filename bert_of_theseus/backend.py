@@ -181,9 +181,9 @@ def strategy_scope(model):
     strategy = getattr(model, "distribute_strategy", None)  # only with Keras on TensorFlow
     if strategy is None:
         return contextlib.nullcontext()
-    if not KERAS_2 and strategy.cluster_resolver is not None:
+    if not KERAS_2 and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise ValueError(
-            f"Keras {keras.__version__} trains no model of a {type(strategy).__name__} (see "
+            f"Keras {keras.__version__} trains no model of a MultiWorkerMirroredStrategy (see "
             "https://github.com/keras-team/keras/issues/20585). Use Keras 2 for several workers, "
             "TF_KERAS=1 and TF_USE_LEGACY_KERAS=1, or MirroredStrategy on one."
         )
