@@ -236,8 +236,9 @@ def main(arguments=None):
     start = time.perf_counter()
     results = []
     for number, seed in enumerate(args.seeds, 1):
+        line = f"\rseed {seed} ({number} of {len(args.seeds)}): "
 
-        def say(what, line=f"\rseed {seed} ({number} of {len(args.seeds)}): "):
+        def say(what, line=line):
             if sys.stderr.isatty():
                 print(f"{line}{what:<20}", end="", file=sys.stderr, flush=True)
 
