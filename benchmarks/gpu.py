@@ -328,6 +328,14 @@ class Study(quality.Study):
         }
         self.num_classes = len(task.labels)
 
+    def batches(self, seed):
+        from bert_of_theseus.data import Batches
+
+        # One length, since XLA compiles for each.
+        train = Batches(self.data["train"], self.args.batch_size, seed=seed, multiple=64)
+        rest = [self.data[name] for name in ("validation", "dev")]
+        return [train, *(Batches(part, 64, shuffle=False, multiple=64) for part in rest)]
+
     def encoder(self, prefix, layers=None):
         return bert(
             self.config, layers or self.config["num_hidden_layers"], prefix, self.checkpoint

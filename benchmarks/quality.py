@@ -263,7 +263,8 @@ def table(entries: list[dict]) -> str:
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             return statistics.mean(values), spread
 
-        kept = [entry["dev"] / before[entry["seed"]]["dev"] for entry in group]
+        bests = [before[entry["seed"]]["dev"] for entry in group]
+        kept = [entry["dev"] / best if best else float("nan") for entry, best in zip(group, bests)]
         return {
             "variant": name,
             "layers": group[0]["layers"],

@@ -490,8 +490,13 @@ class Frozen(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
+        first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+        mask = get_mask(first)
         with frozen([self.layer]):
-            return call_layer(self.layer, inputs, bool(training) and self.dropout)
+            outputs = call_layer(self.layer, inputs, bool(training) and self.dropout)
+        # Attention of Keras 3 takes the mask off its input, which the successor is given too.
+        set_mask(first, mask)
+        return outputs
 
     def compute_mask(self, inputs, mask=None):
         # Only asked for outputs that came without one; a model attaches its own when called.

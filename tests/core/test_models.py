@@ -545,3 +545,27 @@ def test_the_original_name():
     assert [type(choice).__name__ for choice in choice_layers(theseus)] == [
         "BinaryRandomChoice"
     ] * 3
+
+
+@pytest.mark.parametrize("execution", ["lazy", "dense"])
+def test_padding_reaches_no_module(execution):
+    # Attention of Keras 3 takes the mask off its input, and both sides of a choice have the same.
+    def block():
+        x = keras.Input((None, 8))
+        y = keras.layers.MultiHeadAttention(2, 4)(x, x)
+        model = keras.Model(x, y)
+        model.supports_masking = True
+        return model
+
+    ids = keras.Input((None,), dtype="int32")
+    embeddings = [keras.layers.Embedding(9, 8, mask_zero=True) for _ in range(2)]
+    stacks = [
+        StackEncoder([block(), block()], inputs=ids, embedding=embedding)
+        for embedding in embeddings
+    ]
+    head = keras.layers.GlobalAveragePooling1D()
+    model = build_theseus_model(*stacks, head, replacement_rate=0.0, execution=execution)
+    plain, padded = (np.array([[3, 5, 8, *[0] * n]], "int32") for n in (0, 4))
+    for training in (False, True):
+        outputs = [compiled_call(model, training)(x) for x in (plain, padded)]
+        np.testing.assert_allclose(*outputs, atol=1e-6)

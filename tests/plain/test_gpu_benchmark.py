@@ -10,14 +10,15 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 BACKENDS = [name for name in ("jax", "torch") if importlib.util.find_spec(name)]
-# Refuses what may not be needed, before the script runs.
+# As if what may not be needed were not installed.
 WITHOUT = """
 import runpy, sys
-class Missing:
-    def find_spec(name, path=None, target=None):
-        if name.split(".")[0] in ("tensorflow", "tf_keras", "bert4keras", "keras_hub"):
-            raise ModuleNotFoundError(name, name=name)
-sys.meta_path.insert(0, Missing)
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def find_others(name, *args):
+    missing = name.split(".")[0] in ("tensorflow", "tf_keras", "bert4keras", "keras_hub")
+    return None if missing else find(name, *args)
+PathFinder.find_spec = find_others
 sys.argv = sys.argv[1:]
 sys.path.insert(0, {folder!r})
 runpy.run_path(sys.argv[0], run_name="__main__")
