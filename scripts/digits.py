@@ -9,6 +9,7 @@ replaces the 6 by 2. Accuracies are those on 497 test images; settings were chos
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 import sys
@@ -20,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 EXAMPLES = """\
 examples:
-  # The table of the documentation: 5 seeds, less than a minute of 2 CPU cores with PyTorch.
-  KERAS_BACKEND=torch python scripts/digits.py
+  # The table of the documentation: 5 seeds, less than a minute on 2 CPU cores.
+  python scripts/digits.py
 
   # With all labels 2 blocks are enough by themselves.
   python scripts/digits.py --labels 1000
@@ -37,7 +38,8 @@ TITLES = {
     "theseus": "successor after Theseus, 2 blocks",
     "successor": "successor, fine-tuned",
 }
-WIDTH, BLOCKS, BATCH_SIZE = 32, {"predecessor": 6, "successor": 2}, 32
+BLOCKS = {"predecessor": 6, "successor": 2}
+WIDTH, BATCH_SIZE, STEPS_PER_CALL = 32, 32, 20
 
 
 def build_parser():
@@ -122,83 +124,118 @@ def build(number):
     return encoder, keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(x))
 
 
-def train(model, data, steps, rate, seed, callbacks=()):
-    """Trains for `steps` batches, epoch after epoch of another order."""
+class Experiment:
+    """The models, built and compiled once: each seed begins with other weights."""
+
+    def __init__(self, args):
+        from bert_of_theseus import build_successor_model, build_theseus_model
+
+        self.args = args
+        rest = sum(args.steps[1:])
+        self.predecessor, self.head = build(BLOCKS["predecessor"])
+        self.full = build_successor_model(self.predecessor, self.head)
+        self.compile(self.full, args.steps[0], args.predecessor_rate)
+        self.direct = build_successor_model(*build(BLOCKS["successor"]))
+        self.compile(self.direct, sum(args.steps), args.direct_rate)
+        self.first = build(BLOCKS["successor"])
+        self.first_model = build_successor_model(*self.first)
+        self.compile(self.first_model, rest, args.theseus_rate)
+        self.successor = build(BLOCKS["successor"])
+        self.theseus = build_theseus_model(self.predecessor, self.successor[0], self.head)
+        self.compile(self.theseus, args.steps[1], args.theseus_rate)
+        self.small = build_successor_model(*self.successor)
+        self.compile(self.small, args.steps[2], args.successor_rate)
+
+    @staticmethod
+    def compile(model, steps, rate):
+        from bert_of_theseus.backend import BACKEND, keras
+        from bert_of_theseus.training import WarmupDecay
+
+        model.steps = steps
+        model.compile(
+            keras.optimizers.AdamW(
+                WarmupDecay(rate, steps, steps // 10), weight_decay=0.01, global_clipnorm=1.0
+            ),
+            "sparse_categorical_crossentropy",
+            # Such a step takes less time than what Keras does around it.
+            steps_per_execution=STEPS_PER_CALL if BACKEND == "tensorflow" else 1,
+            jit_compile=False,
+        )
+
+    def run(self, seed, say=lambda what: None):
+        """Accuracies of one seed, by the names of `TITLES`."""
+        import numpy as np
+
+        from bert_of_theseus import LinearReplacement, ReplacementRateScheduler
+        from bert_of_theseus.layers import choice_layers
+
+        rng = np.random.default_rng(seed)
+        data = load(seed, self.args.labels)
+        scores = {}
+
+        def stage(name, model, images, scored=None, callbacks=()):
+            say(TITLES[name])
+            train(model, data[images], rng, callbacks)
+            scores[name] = accuracy(scored or model, data[self.args.split])
+
+        for model in (self.full, self.direct):
+            draw_weights(model, rng)
+        stage("predecessor", self.full, "train")
+        stage("direct", self.direct, "some")
+        self.start(*self.first)
+        stage("first", self.first_model, "some")
+        self.start(*self.successor)
+        for choice in choice_layers(self.theseus):
+            choice.draw_state.assign([int(rng.integers(2**30)), 0])
+        scheduler = ReplacementRateScheduler(LinearReplacement(0.3, fraction=0.75))
+        stage("theseus", self.theseus, "some", self.small, [scheduler])
+        stage("successor", self.small, "some")
+        return scores
+
+    def start(self, encoder, head):
+        """Starts 2 blocks as the predecessor's first, with its embedding and head."""
+        from bert_of_theseus import initialize_successor
+
+        initialize_successor(self.predecessor, encoder)
+        head.set_weights(self.head.get_weights())
+
+
+def draw_weights(model, rng):
+    """New weights, as Keras' layers begin by default."""
     import numpy as np
 
-    from bert_of_theseus.backend import keras
-    from bert_of_theseus.training import WarmupDecay
+    for weight in model.weights:
+        shape = tuple(weight.shape)
+        if len(shape) == 2:
+            limit = np.sqrt(6 / sum(shape))
+            weight.assign(rng.uniform(-limit, limit, shape).astype("float32"))
+        else:
+            weight.assign(np.full(shape, float("gamma" in weight.name), "float32"))
 
-    (x, y), rng = data, np.random.default_rng(seed)
+
+def train(model, data, rng, callbacks=()):
+    """Trains `model` for its steps, epoch after epoch of another order, from a new optimizer."""
+    import numpy as np
+
+    from bert_of_theseus.backend import to_numpy
+
+    x, y = data
     per_epoch = len(x) // BATCH_SIZE * BATCH_SIZE
-    epochs = -(-steps * BATCH_SIZE // per_epoch)
+    epochs = -(-model.steps * BATCH_SIZE // per_epoch)
     rows = np.concatenate([rng.permutation(len(x))[:per_epoch] for _ in range(epochs)])
-    rows = rows[: steps * BATCH_SIZE]
-    optimizer = keras.optimizers.AdamW(
-        WarmupDecay(rate, steps, steps // 10), weight_decay=0.01, global_clipnorm=1.0
-    )
-    model.compile(optimizer, "sparse_categorical_crossentropy")
+    rows = rows[: model.steps * BATCH_SIZE]
+    for variable in model.optimizer.variables:
+        variable.assign(np.zeros_like(to_numpy(variable)))
     model.fit(
         x[rows], y[rows], BATCH_SIZE, epochs=1, shuffle=False, callbacks=list(callbacks), verbose=0
     )
 
 
 def accuracy(model, data):
+    from bert_of_theseus.backend import ops, to_numpy
+
     x, y = data
-    return float((model.predict(x, batch_size=len(x), verbose=0).argmax(-1) == y).mean())
-
-
-def run(seed, args, say=lambda what: None):
-    """Accuracies of one seed, by the names of `TITLES`."""
-    from bert_of_theseus import (
-        LinearReplacement,
-        ReplacementRateScheduler,
-        build_successor_model,
-        build_theseus_model,
-        initialize_successor,
-    )
-    from bert_of_theseus.backend import keras
-
-    keras.utils.set_random_seed(seed)
-    data = load(seed, args.labels)
-    scores = {}
-
-    def score(name, model):
-        scores[name] = accuracy(model, data[args.split])
-
-    say("predecessor")
-    predecessor, head = build(BLOCKS["predecessor"])
-    full = build_successor_model(predecessor, head)
-    train(full, data["train"], args.steps[0], args.predecessor_rate, seed)
-    score("predecessor", full)
-
-    say("2 blocks, directly")
-    small = build_successor_model(*build(BLOCKS["successor"]))
-    train(small, data["some"], sum(args.steps), args.direct_rate, seed)
-    score("direct", small)
-
-    say("first 2 blocks")
-    first, own_head = build(BLOCKS["successor"])
-    initialize_successor(predecessor, first)
-    own_head.set_weights(head.get_weights())
-    small = build_successor_model(first, own_head)
-    train(small, data["some"], sum(args.steps[1:]), args.theseus_rate, seed)
-    score("first", small)
-
-    say("Theseus")
-    successor, own_head = build(BLOCKS["successor"])
-    initialize_successor(predecessor, successor)
-    own_head.set_weights(head.get_weights())
-    theseus = build_theseus_model(predecessor, successor, head, seed=seed)
-    scheduler = ReplacementRateScheduler(LinearReplacement(0.3, fraction=0.75))
-    train(theseus, data["some"], args.steps[1], args.theseus_rate, seed, [scheduler])
-    small = build_successor_model(successor, own_head)
-    score("theseus", small)
-
-    say("successor")
-    train(small, data["some"], args.steps[2], args.successor_rate, seed + 1)
-    score("successor", small)
-    return scores
+    return float((to_numpy(model(ops.convert_to_tensor(x))).argmax(-1) == y).mean())
 
 
 def table(results):
@@ -226,6 +263,11 @@ def table(results):
     return markdown_table(rows, columns)
 
 
+def show_progress(label, what):
+    if sys.stderr.isatty():
+        print(f"\r{label}: {what:<36}", end="", file=sys.stderr, flush=True)
+
+
 def main(arguments=None):
     parser = build_parser()
     args = parser.parse_args(arguments)
@@ -234,18 +276,12 @@ def main(arguments=None):
     from bert_of_theseus.recipe import environment
 
     start = time.perf_counter()
+    experiment = Experiment(args)
     results = []
     for number, seed in enumerate(args.seeds, 1):
-        line = f"\rseed {seed} ({number} of {len(args.seeds)}): "
-
-        def say(what, line=line):
-            if sys.stderr.isatty():
-                print(f"{line}{what:<20}", end="", file=sys.stderr, flush=True)
-
-        results.append(run(seed, args, say))
-        say("done")
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+        label = f"seed {seed} ({number} of {len(args.seeds)})"
+        results.append(experiment.run(seed, functools.partial(show_progress, label)))
+    show_progress("all seeds", "done\n")
     print(table(results))
     seeds = ", ".join(map(str, args.seeds))
     print(

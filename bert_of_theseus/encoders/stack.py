@@ -14,8 +14,8 @@ class StackEncoder(Encoder):
     gives it what surrounds the layers, then. Where that predecessor's embedding makes a mask,
     padding does not reach the layers: recurrent ones skip it, and those that know no masks
     (convolutions, say) are wrapped in `Masked`, like blocks that are models. What else the
-    predecessor's layers take beside the hidden states, such as the mask of a language model, these
-    layers do not get: a bidirectional LSTM in the place of a GPT sees later tokens.
+    predecessor's layers take beside the hidden states, such as the mask of a language model,
+    these layers do not get: a bidirectional LSTM in the place of a GPT sees later tokens.
 
     Args:
         layers: List of Keras layers or models, each a function of one tensor. An `InputLayer`
