@@ -13,13 +13,20 @@ from bert_of_theseus import (
     initialize_successor,
     set_replacement_rate,
 )
+from bert_of_theseus.backend import BACKEND
 from bert_of_theseus.encoders import as_encoder, as_head
 
-families = pytest.mark.parametrize("family", FAMILIES)
+
+def families(*elsewhere):
+    """All on PyTorch, which compiles nothing; on the other backends those that say most."""
+    names = list(FAMILIES) if BACKEND == "torch" else elsewhere
+    return pytest.mark.parametrize("family", names)
+
+
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-@families
+@families("DebertaV3")
 def test_each_module_is_its_layers_and_sees_the_padding(family):
     host = Host(family)
     successor = build_successor_backbone(host.predecessor, 1, layers="last")
@@ -34,7 +41,7 @@ def test_each_module_is_its_layers_and_sees_the_padding(family):
             set_replacement_rate(theseus, rate)
             found = outputs(theseus, host.x, training=True)
             np.testing.assert_allclose(found, expected[rate], atol=1e-5)
-            if "padding_mask" not in host.x:
+            if "padding_mask" not in host.x or execution == "dense":
                 continue
             for row, length in enumerate(host.x["padding_mask"].sum(1)):
                 alone = {name: part[row : row + 1, :length] for name, part in host.x.items()}
@@ -47,7 +54,7 @@ def test_each_module_is_its_layers_and_sees_the_padding(family):
         np.testing.assert_allclose(outputs(theseus, host.x), expected[1.0], atol=1e-6)
 
 
-@families
+@families("Bert")
 def test_from_training_to_a_quantized_preset(family, tmp_path):
     host = Host(family, dropout=0.1)
     successor = build_successor_backbone(host.predecessor, 1)
@@ -78,15 +85,11 @@ def test_from_training_to_a_quantized_preset(family, tmp_path):
     assert small.count_params() <= host.task.count_params()
     small.save_to_preset(str(tmp_path))
     loaded = type(small).from_preset(str(tmp_path))
-    for task in (small, loaded):  # to compile it takes longer than to run it
-        task.compile(run_eagerly=True)
-    said = small.predict(TEXTS, verbose=0)
-    np.testing.assert_allclose(loaded.predict(TEXTS, verbose=0), said, atol=1e-6)
-    tokens = small.preprocessor(TEXTS)
+    said, tokens = small.predict(TEXTS, verbose=0), small.preprocessor(TEXTS)
     np.testing.assert_allclose(outputs(theseus, tokens), said, atol=1e-5)
+    np.testing.assert_allclose(loaded.predict(TEXTS, verbose=0), said, atol=1e-6)
     loaded.quantize("int8")
-    loaded.compile(run_eagerly=True)
-    near = loaded.predict(TEXTS, verbose=0)
+    near = outputs(loaded, tokens)
     assert 0 < np.abs(near - said).max() < 0.1 * np.abs(said).max() + 0.02
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hub_helpers import WORDS
 
+from bert_of_theseus.backend import BACKEND
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "keras_hub_sst2.py"
 
 
@@ -57,6 +59,7 @@ def arguments(given, output, **changes):
     return [str(part) for key, value in options.items() for part in (f"--{key}", value)]
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="once is enough: `compress` is tested on each")
 def test_from_texts_to_a_preset(load_script, given, tmp_path, capsys):
     script = load_script(SCRIPT)
     assert script.main(arguments(given, tmp_path)) == 0
