@@ -265,7 +265,9 @@ def apply_layers_of(model, tensors):
     The model itself does not become a layer of what is built on the result.
     """
     if KERAS_2:
-        outputs = keras.models.clone_model(model, tensors, lambda layer: layer).outputs
+        # Not `clone_model`, which never ends where a layer that stays was called elsewhere too.
+        listed = tensors if isinstance(tensors, list) else [tensors]
+        outputs = tf.nest.flatten(model.call(tensors, mask=[get_mask(x) for x in listed]))
     else:
         tensors = tensors if isinstance(tensors, list) else [tensors]
         outputs = keras.Function(model.inputs, model.outputs).call(tensors)
