@@ -38,8 +38,10 @@ VARIANTS = {
     "distillation": "the same with logits distillation",
     "article": "the article's: coin flip at 0.5",
     "uniform": "the article's with e uniform in [0, 1]",
-    "linear": "coin flip, linear curriculum",
-    "blend": "the same with e = 1 - rate",
+    "linear": "the default: lazy, coin flip, linear curriculum",
+    "module_first": "the same from each module's first layer",
+    "modules": "and with embeddings and head left alone",
+    "blend": "the default with e = 1 - rate",
     "blend+hidden": "and with a local hidden-state loss",
 }
 STUDENT = "student.json"
@@ -59,6 +61,8 @@ def options(variant: str, schedule) -> dict:
         "article": article,
         "uniform": {**article, "gate": "uniform"},
         "linear": ours,
+        "module_first": {**ours, "initialize": "module_first"},
+        "modules": {**ours, "initialize": "module_first", "train_embeddings_and_head": False},
         "blend": {**ours, "execution": "dense", "gate": "blend"},
         "blend+hidden": {
             **ours,
@@ -87,7 +91,7 @@ def build_parser(**kwargs):
     add("--rows", type=int, default=3200, metavar="N", help="to train on (default %(default)s)")
     add("--batch-size", type=int, default=32, metavar="N", help="default %(default)s")
     add("--predecessor-epochs", type=int, default=3, metavar="N", help="default %(default)s")
-    add("--theseus-epochs", type=int, default=3, metavar="N", help="default %(default)s")
+    add("--theseus-epochs", type=int, default=4, metavar="N", help="default %(default)s")
     add("--successor-epochs", type=int, default=1, metavar="N", help="default %(default)s")
     add("--predecessor-learning-rate", type=float, default=1e-4, metavar="X", help="default 1e-4")
     add("--theseus-learning-rate", type=float, default=2e-4, metavar="X", help="default 2e-4")
