@@ -2,12 +2,18 @@
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 # TensorFlow reads this at import: only its errors, not a page of start-up notices per run.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# A shell ignores Ctrl+C for what it runs in the background, and processes that tests start would
+# inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BERT4KERAS_TESTS = Path(__file__).parent / "bert4keras"
 KERAS_HUB_TESTS = Path(__file__).parent / "keras_hub"
