@@ -888,9 +888,10 @@ class Batches:
         return np.concatenate(self._batches)
 
     @property
-    def labels(self) -> np.ndarray:
-        """The labels of all texts, a row each, in the order of the batches."""
-        return self.encoded.labels[self.rows]
+    def labels(self) -> np.ndarray | list[np.ndarray]:
+        """The labels of all texts, a row each, in the order of the batches; by token a list."""
+        labels = self.encoded.labels
+        return [labels[i] for i in self.rows] if isinstance(labels, list) else labels[self.rows]
 
     def on_epoch_end(self):
         """Moves on to the next epoch's batches."""

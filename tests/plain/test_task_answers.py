@@ -253,8 +253,10 @@ def test_pairs(tokenizer):
 def test_labels_by_token_are_padded(tokenizer):
     task = Tagging(TYPES)
     examples = [Example("中国", [Entity(0, 2, "name")]), Example("中国家", [])]
-    inputs, labels = task.batches(examples, tokenizer, 16, batch_size=2, shuffle=False)[0]
+    batches = task.batches(examples, tokenizer, 16, batch_size=2, shuffle=False)
+    inputs, labels = batches[0]
     assert inputs[0].tolist()[0][-1] == 0
+    assert [row.tolist() for row in batches.labels] == [[-1, 3, 4, -1], [-1, 0, 0, 0, -1]]
     assert labels.tolist() == [[-1, 3, 4, -1, -1], [-1, 0, 0, 0, -1]]
 
 
