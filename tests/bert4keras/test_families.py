@@ -200,7 +200,7 @@ def case(request):
     name = request.param
     if name in TRAINED:
         options, changes, execution = TRAINED[name]
-        case = Case((3, 2), options, changes, EXECUTIONS)
+        case = Case((4, 2), options, changes, EXECUTIONS)
         case.fit(execution)
     else:
         options, changes, embeddings = WIRED[name]
