@@ -1,9 +1,10 @@
 """Texts and their labels: files in, batches of token ids out.
 
-Four sources: CLUE's IFLYTEK folder (`load_iflytek`), CLUENER's (`load_cluener`), GLUE's SST-2
-folder (`load_sst2`), and, for a real task without any download, the docstrings of Python's own
-standard library (`load_stdlib_docstrings`). `Tokenizer` and `Batches` turn each into what `fit`
-takes; `bert_of_theseus.tasks` does so for labels that are not classes. Nothing here imports Keras.
+Five sources: CLUE's IFLYTEK folder (`load_iflytek`), CLUENER's (`load_cluener`), GLUE's SST-2
+folder (`load_sst2`), a folder of one's own for any task (`load_folder`), and, for a real task
+without any download, the docstrings of Python's own standard library (`load_stdlib_docstrings`).
+`Tokenizer` and `Batches` turn each into what `fit` takes; `bert_of_theseus.tasks` does so for
+labels that are not classes. Nothing here imports Keras.
 
 Example:
 
@@ -41,6 +42,7 @@ __all__ = [
     "Task",
     "Tokenizer",
     "load_cluener",
+    "load_folder",
     "load_iflytek",
     "load_sst2",
     "load_stdlib_docstrings",
@@ -320,6 +322,108 @@ def _read_cluener(path):
             except (AttributeError, TypeError, ValueError) as error:
                 raise ValueError(f"{where}: bad entities of type {type!r}: {error}.") from error
         examples.append(Example(text, tuple(sorted(entities))))
+    return examples
+
+
+_CLASS = (str, int)
+# What a label is in a file, by kind of task, and whether a value is one.
+_LABELS = {
+    "classification": ("the name of a class", lambda label: type(label) in _CLASS),
+    "multi-label": (
+        "a list of names of classes",
+        lambda label: isinstance(label, list) and all(type(name) in _CLASS for name in label),
+    ),
+    "regression": ("a number", lambda label: type(label) in (int, float)),
+    "tagging": (
+        "a list of [start, end, type]",
+        lambda label: isinstance(label, list) and all(_are(e, int, int, str) for e in label),
+    ),
+    "spans": ("[start, end] or null", lambda label: label is None or _are(label, int, int)),
+}
+
+
+def _are(values, *types):
+    return isinstance(values, list) and [type(value) for value in values] == list(types)
+
+
+def load_folder(
+    directory: str | os.PathLike,
+    kind: str,
+    *,
+    validation_fraction: float = 0.1,
+    limit: int | None = None,
+    seed: int = 42,
+) -> Task:
+    """Reads a folder of one's own, `train.json` and `dev.json`, for any kind of task.
+
+    The files hold JSON objects one after another, on a line each or over many, with `text`,
+    `label` and, for two texts, `second_text`.
+
+    Args:
+        directory: the folder.
+        kind: what labels are. `"classification"`: the name of a class; `"multi-label"`: a list of
+            them; `"regression"`: a number; `"tagging"`: a list of `[start, end, type]`, characters
+            from `start` up to and without `end`; `"spans"`: `[start, end]` in `second_text`, the
+            answer to the question `text`, or null.
+        validation_fraction: the share of `train.json` that is cut off for validation.
+        limit: at most so many rows of `train.json`, and of `dev.json`, drawn at random.
+        seed: of the draw and of the cut.
+
+    Returns:
+        A `Task`, whose examples have the labels that `bert_of_theseus.tasks` takes.
+
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: a bad row (names file and row), another kind, or an empty set.
+    """
+    if kind not in _LABELS:
+        raise ValueError(f"`kind` must be one of {', '.join(_LABELS)}. Received: {kind!r}.")
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(
+            f"{directory} should be a folder with train.json and dev.json; not found."
+        )
+    train, dev = (_read_folder(directory / name, kind) for name in ("train.json", "dev.json"))
+    names = sorted({name for row in train + dev for name in _names(kind, row.label)})
+
+    def as_task_takes_it(label):
+        if kind == "tagging":
+            return tuple(Entity(*entity) for entity in label)
+        numbers = [names.index(name) for name in _names(kind, label)]
+        return {"classification": numbers[:1], "multi-label": [numbers]}.get(kind, [label])[0]
+
+    train, dev = (
+        _at_most([row._replace(label=as_task_takes_it(row.label)) for row in rows], limit, seed)
+        for rows in (train, dev)
+    )
+    train, validation = split_off(train, validation_fraction, seed)
+    return Task(train, validation, dev, names)
+
+
+def _names(kind, label):
+    """The classes, or types of entities, that a row's label names."""
+    if kind == "tagging":
+        return [type for *_, type in label]
+    named = {"classification": [label], "multi-label": label}
+    return [str(name) for name in named.get(kind, ())]
+
+
+def _read_folder(path, kind):
+    expected, fits = _LABELS[kind]
+    examples = []
+    for number, row in enumerate(_json_objects(path), start=1):
+        where = f"{path}, row {number}"
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or "label" not in row:
+            raise ValueError(f"{where}: expected an object with 'text' and 'label'.")
+        text, second, label = row["text"], row.get("second_text"), row["label"]
+        if not (second is None or isinstance(second, str)) or (
+            (kind == "spans" and second is None) or (kind == "tagging" and second is not None)
+        ):
+            wanted = {"spans": "a text", "tagging": "left out"}.get(kind, "a text, if it is there")
+            raise ValueError(f"{where}: 'second_text' should be {wanted}.")
+        if not fits(label):
+            raise ValueError(f"{where}: 'label' should be {expected}. Received: {label!r}.")
+        examples.append(Example(text, label) if second is None else Pair(text, second, label))
     return examples
 
 
@@ -784,9 +888,10 @@ class Batches:
         return np.concatenate(self._batches)
 
     @property
-    def labels(self) -> np.ndarray:
-        """The labels of all texts, a row each, in the order of the batches."""
-        return self.encoded.labels[self.rows]
+    def labels(self) -> np.ndarray | list[np.ndarray]:
+        """The labels of all texts, a row each, in the order of the batches; by token a list."""
+        labels = self.encoded.labels
+        return [labels[i] for i in self.rows] if isinstance(labels, list) else labels[self.rows]
 
     def on_epoch_end(self):
         """Moves on to the next epoch's batches."""

@@ -394,14 +394,15 @@ def build_theseus_model(
         x, replaced = x if choice.return_replaced else (x, None)
         drawn += 1
 
+    source = predecessor.final_model("predecessor_final")
     final = successor.final_model("successor_final")
+    if (source is None) != (final is None):
+        one, other = ("predecessor", "successor")[:: 1 if final is None else -1]
+        raise ValueError(
+            f"The {one}'s last layers make something of the hidden states that the {other}'s do "
+            "not (a pooler, say). Build both with the same options."
+        )
     if final is not None:
-        source = predecessor.final_model("predecessor_final")
-        if source is None:
-            raise ValueError(
-                "The successor's last layers make something of the hidden states that the "
-                "predecessor's do not (a pooler, say). Build both with the same options."
-            )
         _copy(_pairs(source, final, "last layers", "last layers"))
         x = Frozen(final, name="frozen_successor_final")(x)
     x = Frozen(classifier, name="frozen_classifier")(x)

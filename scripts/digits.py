@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 EXAMPLES = """\
 examples:
-  # The table of the documentation: 5 seeds, less than a minute on 2 CPU cores.
+  # The table of the documentation: 5 seeds, a minute of a CPU core on TensorFlow, PyTorch takes
+  # two or three.
   python scripts/digits.py
 
   # With all labels 2 blocks are enough by themselves.

@@ -1,17 +1,33 @@
 #!/usr/bin/env python
-"""Compress a BERT on a task other than one text, one class; so far on two real ones.
+"""Compress a BERT on a task of any kind: two real ones, or one of your own.
 
-sst2     sentiment of English sentences (GLUE's SST-2): accuracy
-cluener  named entities of ten types in Chinese (CLUENER2020): F1 of whole entities, by seqeval
+sst2            sentiment of English sentences (GLUE's SST-2): accuracy
+cluener         named entities in Chinese (CLUENER2020): F1 of whole entities, by seqeval
+classification  one class of a text, or of a pair of texts: accuracy
+multi-label     any number of classes: F1 of all decisions, by scikit-learn
+regression      a number: Pearson's correlation, by SciPy
+tagging         named entities: F1 of whole entities, by seqeval
+spans           the answer to a question, in a text: F1 of its characters
 
 The predecessor is fine-tuned, its modules are replaced by those of a successor that has fewer
 layers, and the successor is taken out and fine-tuned. Weights are chosen on a validation part cut
 from train.json or train.tsv; dev is only reported.
+
+A task of your own is a folder with train.json and dev.json, of objects such as
+
+  {"text": "a joy", "label": "good"}                                classification
+  {"text": "Is it?", "second_text": "It is.", "label": "yes"}       classification of pairs
+  {"text": "a sad war film", "label": ["war", "drama"]}             multi-label
+  {"text": "a joy", "second_text": "a delight", "label": 4.5}       regression
+  {"text": "Ada in London", "label": [[0, 3, "person"]]}            tagging: start, end, type
+  {"text": "Who?", "second_text": "Ada in London", "label": [0, 3]} spans: start, end; or null
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import functools
 import sys
 from pathlib import Path
 
@@ -46,6 +62,9 @@ examples:
   # CLUENER with a Chinese BERT: a Google checkpoint, or a Hugging Face folder.
   python scripts/tasks.py cluener --data-dir cluener --bert-dir chinese_L-12_H-768_A-12
 
+  # A task of your own.
+  python scripts/tasks.py multi-label --data-dir genres --bert-dir bert-base
+
 what is written to the output folder:
   report.md, report.json     the table, and what is needed to run it again
   task.json                  sizes of the sets, what did not fit, all scores on dev
@@ -60,6 +79,7 @@ after each epoch, and ends as it would have. Other settings need another --outpu
 exit codes: 0 done; 2 something is wrong with what was given; 130 interrupted.
 """
 
+OWN = ("classification", "multi-label", "regression", "tagging", "spans")
 # Settings that depend on the task. SST-2 as in benchmarks/quality.py; CLUENER for random weights,
 # which need more epochs and higher rates than a pretrained BERT.
 DEFAULTS = {
@@ -82,6 +102,7 @@ DEFAULTS = {
         "successor_learning_rate": 2.5e-4,
     },
 }
+DEFAULTS |= {name: {**DEFAULTS["sst2"], "max_length": 128} for name in OWN}
 # Random weights are of this size, if no config says another.
 SMALL = {
     "hidden_size": 128,
@@ -99,7 +120,8 @@ SMALL = {
 
 def build_parser() -> Parser:
     def default(key):
-        return f"default {DEFAULTS['sst2'][key]} (sst2), {DEFAULTS['cluener'][key]} (cluener)"
+        values = [DEFAULTS[name][key] for name in ("sst2", "cluener", OWN[0])]
+        return "default {} (sst2), {} (cluener), {} (your own)".format(*values)
 
     parser = Parser(
         prog="tasks.py",
@@ -152,7 +174,7 @@ def build_parser() -> Parser:
     add("--batch-size", metavar="N", type=positive, default=32, help="default %(default)s")
     add("--seed", metavar="N", type=seed_number, default=42, help="default %(default)s")
     parser.add_argument_group("output").add_argument(
-        "--output-dir", metavar="DIR", type=Path, help="default runs/sst2 or runs/cluener"
+        "--output-dir", metavar="DIR", type=Path, help="default runs/ and the task"
     )
     return parser
 
@@ -167,8 +189,8 @@ def resolve(args: argparse.Namespace) -> None:
         raise ValueError("--bert-dir excludes --vocab and --bert-config, which are random weights.")
     if args.bert_config and not args.vocab:
         raise ValueError("--bert-config needs --vocab: random weights come without a vocabulary.")
-    if args.task == "cluener" and not (args.bert_dir or args.vocab):
-        raise ValueError("cluener needs a BERT: --bert-dir, or --vocab for random weights.")
+    if args.task != "sst2" and not (args.bert_dir or args.vocab):
+        raise ValueError(f"{args.task} needs a BERT: --bert-dir, or --vocab for random weights.")
     check_max_length(args.max_length)
     check_packages()
     check_output(args.output_dir)
@@ -176,15 +198,24 @@ def resolve(args: argparse.Namespace) -> None:
 
 def prepare(args: argparse.Namespace) -> dict:
     """Reads and checks all input, without TensorFlow; writes nothing."""
+    from bert_of_theseus import tasks
     from bert_of_theseus.checkpoints import find_checkpoint
-    from bert_of_theseus.data import Tokenizer, load_cluener, load_sst2
-    from bert_of_theseus.tasks import Classification, Tagging
+    from bert_of_theseus.data import Tokenizer, load_cluener, load_folder, load_sst2
 
     choose_keras_2()
-    load = {"sst2": load_sst2, "cluener": load_cluener}[args.task]
+    load = {"sst2": load_sst2, "cluener": load_cluener}.get(
+        args.task, functools.partial(load_folder, kind=args.task)
+    )
     cuts = {key: getattr(args, key) for key in ("validation_fraction", "limit", "seed")}
     corpus = load(args.data_dir, **cuts)
-    task = (Tagging if args.task == "cluener" else Classification)(corpus.labels)
+    kind = {
+        "cluener": tasks.Tagging,
+        "multi-label": tasks.MultiLabel,
+        "regression": tasks.Regression,
+        "tagging": tasks.Tagging,
+        "spans": tasks.SpanExtraction,
+    }.get(args.task, tasks.Classification)
+    task = kind() if args.task in ("regression", "spans") else kind(corpus.labels)
     task.check()
     if args.vocab:
         vocab_file = args.vocab
@@ -222,13 +253,25 @@ def describe_sets(task, batches) -> dict:
         encoded = part.encoded
         sets[name] = {"texts": len(encoded.token_ids)}
         if encoded.cut is not None:
-            entities = sum(len(example.label) for example in encoded.examples)
+            labels = [example.label for example in encoded.examples]
+            if task.labels[0] == "O":  # tags
+                what, number = "entities", sum(map(len, labels))
+            else:
+                what, number = "answers", len(labels) - labels.count(None)
             sets[name] |= {
                 "texts cut": int(encoded.cut.sum()),
-                "entities": entities,
-                "entities without tags": encoded.dropped,
+                what: number,
+                f"{what} without labels": encoded.dropped,
             }
     return sets
+
+
+def guess(task, examples) -> float:
+    """The score of one answer to every text; 0 where such an answer is worth nothing."""
+    labels = [example.label for example in examples]
+    if task.metric == "accuracy":
+        return max(collections.Counter(labels).values()) / len(labels)
+    return labels.count(None) / len(labels)  # of spans: that there is no answer
 
 
 def run(args: argparse.Namespace, inputs: dict) -> None:
@@ -273,13 +316,26 @@ def run(args: argparse.Namespace, inputs: dict) -> None:
     }
     for name, values in scores.items():
         print(f"{name} on dev: " + ", ".join(f"{key} {value:.4f}" for key, value in values.items()))
-    write_json(args.output_dir / "task.json", {"sets": sets, "dev": scores, "labels": task.labels})
+    steps = args.predecessor_epochs * len(train)
+    one_answer = guess(task, dev.encoded.examples)
+    record = {"sets": sets, "dev": scores, "one answer": one_answer, "labels": task.labels}
+    write_json(args.output_dir / "task.json", record)
+    if one_answer:
+        print(f"The most frequent answer, given to every text, scores {one_answer:.4f} on dev.")
+    error = (one_answer * (1 - one_answer) / len(dev.encoded.examples)) ** 0.5
+    if scores["predecessor"][task.metric] <= one_answer + 2 * error:
+        print(
+            f"Warning: the predecessor has learned nothing that dev shows in its {steps} "
+            "steps, so what the successor keeps of it says nothing. Give it more texts (--limit) "
+            "or --predecessor-epochs, or another --predecessor-learning-rate.",
+            file=sys.stderr,
+        )
     save_pretrained(
         args.output_dir / "model",
         successor,
         result.classifier,
         vocab=inputs["tokenizer"],
-        labels=task.labels,
+        labels=None if args.task == "spans" else task.labels,
     )
 
 

@@ -294,5 +294,9 @@ def test_hosts_that_do_not_fit(hosts):
         build_theseus_model(hosts[1], hosts[0], hosts[2])
     with pytest.raises(ValueError, match=r"embeddings do not fit.*\(20, 16\).*\(20, 32\)"):
         build_theseus_model(hosts[0], build(2, hidden_size=32), hosts[2])
-    with pytest.raises(ValueError, match="pooler"):
-        build_theseus_model(hosts[0], build(2, with_pool=True), hosts[2])
+    pooled = build(2, with_pool=True)
+    with pytest.raises(ValueError, match=r"The successor's last .* predecessor's do not.*pool"):
+        build_theseus_model(hosts[0], pooled, hosts[2])
+    # A layer would take the hidden states in the pooler's place.
+    with pytest.raises(ValueError, match=r"The predecessor's last .* successor's do not.*pool"):
+        build_theseus_model(pooled, build(1), keras.layers.Dense(3))

@@ -13,6 +13,7 @@ from bert_of_theseus import (
     as_encoder,
     build_successor_model,
     build_theseus_model,
+    initialize_successor,
     set_replacement_rate,
 )
 
@@ -71,6 +72,11 @@ WIRED = {
         "replace",
     ),
     "unshared-albert": ({"model": "albert_unshared"}, {"model": "albert"}, "predecessor"),
+    "albert-bert": (
+        {"model": "albert", "embedding_size": 8},
+        {"model": "bert"},
+        "predecessor",
+    ),
     "nezha-roformer": ({"model": "nezha"}, {"model": "roformer"}, "predecessor"),
     "nezha-bert": ({"model": "nezha"}, {"model": "bert"}, "replace"),
     "nezha-lm": ({"model": "nezha", **LM}, {}, "predecessor"),
@@ -162,6 +168,7 @@ class Case:
         theseus.compile(
             keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", run_eagerly=run_eagerly
         )
+        theseus.optimizer.build(theseus.trainable_variables)  # or the step is traced twice
         batch = make_batch(self.hosts[0], 6, copies=2)
         theseus.fit(batch, batch[0] % 3, batch_size=1, shuffle=False, verbose=0)
 
@@ -276,6 +283,15 @@ def test_weights_in_a_file(case, tmp_path):
     assert abs(run(copy, batch) - expected).max() > 1e-4
     copy.load_weights(file)
     np.testing.assert_allclose(run(copy, batch), expected, atol=1e-6)
+
+
+def test_a_bert_starts_as_the_albert_it_succeeds():
+    """Whose one layer each of its own begins as."""
+    albert, bert = (build(2, model=model, embedding_size=8) for model in ("albert", "bert"))
+    batch = make_batch(albert)
+    assert initialize_successor(albert, bert, "last") == [0, 1]
+    np.testing.assert_allclose(run(bert.model, batch), run(albert.model, batch), atol=1e-6)
+    assert bert.model.count_params() > albert.model.count_params()
 
 
 @pytest.mark.parametrize("options", [

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from bert_of_theseus import (
     Classification,
@@ -164,7 +165,7 @@ def test_cluener(script, given, vocab, tmp_path, capsys):
     folder = tmp_path / "run"
     assert script.main(arguments(given, vocab, "cluener", output_dir=folder)) == 0
     text = capsys.readouterr().out
-    assert "dev: 64 texts, 0 texts cut, 64 entities, 0 entities without tags" in text
+    assert "dev: 64 texts, 0 texts cut, 64 entities, 0 entities without labels" in text
     record = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     rows = json.loads((folder / "report.json").read_text(encoding="utf-8"))["rows"]
     assert [row["layers"] for row in rows] == [2, 1, 1]
@@ -193,6 +194,53 @@ def test_cluener(script, given, vocab, tmp_path, capsys):
     assert "holds a training with other settings" in capsys.readouterr().err
 
 
+OWN = {  # Beside CLUENER and SST-2, which are tagging and classification.
+    "multi-label": [("甲 乙", None, ["a", "b"]), ("天", None, [])],
+    "regression": [("甲 乙", "丙", 1), ("天", "地人", 2.5)],
+    "spans": [("甲", "乙丙天", [0, 2]), ("人", "地", None)],
+}
+
+
+@pytest.fixture
+def untraced():
+    """Tracing takes most of the time of so small a training."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.parametrize("task", OWN)
+def test_tasks_of_ones_own(script, given, vocab, tmp_path, capsys, task, untraced):
+    """From texts to a saved successor; and what is said where nothing was learned."""
+    for name in ("train", "dev"):
+        rows = [
+            {"text": text + WORDS[i], "second_text": second, "label": label}
+            for i in range(4)
+            for text, second, label in OWN[task]
+        ]
+        (tmp_path / f"{name}.json").write_text("\n".join(map(json.dumps, rows)))
+    rates = {f"{name}_learning_rate": 1e-6 for name in ("predecessor", "theseus", "successor")}
+    epochs = {name: 1 for name in ("predecessor_epochs", "theseus_epochs", "successor_epochs")}
+    folder = tmp_path / "run"
+    changes = {"data_dir": tmp_path, "output_dir": folder, **rates, **epochs}
+    assert script.main(arguments(given, vocab, task, **changes)) == 0
+    out, err = capsys.readouterr()
+    record = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    (metric, *_), (score, *_) = zip(*record["dev"]["predecessor"].items())
+    rows = json.loads((folder / "report.json").read_text(encoding="utf-8"))["rows"]
+    assert rows[0]["test_score"] == pytest.approx(score) and metric in out
+    floor = record["one answer"]
+    assert floor == (0.5 if task == "spans" else 0)
+    assert ("The most frequent answer, given to every text, scores 0.5000" in out) == (floor > 0)
+    error = (floor * (1 - floor) / 8) ** 0.5
+    assert ("has learned nothing that dev shows in its 1 steps" in err) == (
+        score <= floor + 2 * error
+    )
+    encoder, head, labels = load_pretrained(folder / "model")
+    assert labels == (None if task == "spans" else record["labels"])
+    assert build_successor_model(encoder, head).count_params() == rows[2]["parameters"]
+
+
 def test_sst2_killed_and_taken_up(script, given, vocab, tmp_path, capsys):
     folder = tmp_path / "run"
     argv = arguments(given, vocab, "sst2", output_dir=folder, theseus_epochs=2)
@@ -207,7 +255,9 @@ def test_sst2_killed_and_taken_up(script, given, vocab, tmp_path, capsys):
         process.kill()
         process.wait()
     assert script.main(argv) == 0
-    assert "predecessor: goes on after step" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "predecessor: goes on after step" in out
+    assert "The most frequent answer, given to every text, scores 0.5000 on dev." in out
     rows = json.loads((folder / "report.json").read_text(encoding="utf-8"))["rows"]
     assert min(row["test_score"] for row in rows) > 0.9
     _, _, labels = load_pretrained(folder / "model")

@@ -2,10 +2,11 @@
 
 import importlib.util
 import pathlib
+import statistics
 
 import pytest
 
-from bert_of_theseus.backend import BACKEND
+from bert_of_theseus.backend import BACKEND, keras
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "digits.py"
 
@@ -18,12 +19,17 @@ def script():
     return module
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="once is enough, and PyTorch has nothing to trace")
+@pytest.mark.skipif(
+    BACKEND != "tensorflow" or keras.__version__ < "3",
+    reason="once is enough, and TensorFlow is the quickest",
+)
 def test_two_blocks_keep_what_six_know(script, capsys):
-    (scores,) = script.main(["--seeds", "0"])
-    assert scores["predecessor"] > 0.95
-    assert scores["successor"] > 0.97 * scores["predecessor"]
-    assert scores["successor"] > scores["direct"]
+    results = script.main([])
+    assert len(results) == 5
+    mean = {name: statistics.fmean(scores[name] for scores in results) for name in script.TITLES}
+    assert mean["predecessor"] > 0.95
+    assert mean["successor"] >= 0.985 * mean["predecessor"]
+    assert mean["successor"] > mean["direct"]
     table = capsys.readouterr().out
     assert all(title in table for title in script.TITLES.values())
 

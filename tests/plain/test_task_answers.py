@@ -8,7 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bert_of_theseus.data import NO_LABEL, Batches, Entity, Example, Pair, Tokenizer, load_cluener
+from bert_of_theseus.data import (
+    NO_LABEL,
+    Batches,
+    Entity,
+    Example,
+    Pair,
+    Tokenizer,
+    load_cluener,
+    load_folder,
+)
 from bert_of_theseus.tasks import (
     Classification,
     MultiLabel,
@@ -244,8 +253,10 @@ def test_pairs(tokenizer):
 def test_labels_by_token_are_padded(tokenizer):
     task = Tagging(TYPES)
     examples = [Example("中国", [Entity(0, 2, "name")]), Example("中国家", [])]
-    inputs, labels = task.batches(examples, tokenizer, 16, batch_size=2, shuffle=False)[0]
+    batches = task.batches(examples, tokenizer, 16, batch_size=2, shuffle=False)
+    inputs, labels = batches[0]
     assert inputs[0].tolist()[0][-1] == 0
+    assert [row.tolist() for row in batches.labels] == [[-1, 3, 4, -1], [-1, 0, 0, 0, -1]]
     assert labels.tolist() == [[-1, 3, 4, -1, -1], [-1, 0, 0, 0, -1]]
 
 
@@ -400,3 +411,61 @@ def test_cluener_that_is_not_there(cluener):
     (cluener / "dev.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"dev\.json"):
         load_cluener(cluener)
+
+
+# A folder of one's own.
+
+
+def written(folder, rows):
+    for name in ("train", "dev"):
+        (folder / f"{name}.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("kind, given, names, expected", [
+    ("classification", ["yes", 7], ["7", "yes"], [1, 0]),
+    ("multi-label", [["b", "a"], []], ["a", "b"], [[1, 0], []]),
+    ("regression", [1, -0.5], [], [1, -0.5]),
+    ("tagging", [[[0, 1, "x"]], []], ["x"], [(Entity(0, 1, "x"),), ()]),
+    ("spans", [[0, 1], None], [], [[0, 1], None]),
+])  # fmt: skip
+def test_folder(tmp_path, tokenizer, kind, given, names, expected):
+    pair = {} if kind == "tagging" else {"second_text": "中国"}
+    rows = [{"text": f"a{i}", "label": given[i % 2], **pair} for i in range(10)]
+    corpus = load_folder(written(tmp_path, rows), kind, validation_fraction=0.2)
+    assert corpus.labels == names
+    assert [len(part) for part in corpus[:3]] == [8, 2, 10]
+    label = {row["text"]: expected[i % 2] for i, row in enumerate(rows)}
+    for example in corpus.train + corpus.dev:
+        assert example.label == label[example.text]
+        assert example.second_text == pair.get("second_text")
+    assert len(load_folder(tmp_path, kind, limit=4).dev) == 4
+    tasks = {
+        "classification": Classification,
+        "multi-label": MultiLabel,
+        "regression": lambda _: Regression(),
+        "tagging": Tagging,
+        "spans": lambda _: SpanExtraction(),
+    }
+    assert len(tasks[kind](names).batches(corpus.dev, tokenizer).labels) == 10
+
+
+@pytest.mark.parametrize("kind, row, problem", [
+    ("classification", {"text": "a"}, "row 1: expected an object with 'text' and 'label'"),
+    ("classification", {"text": "a", "label": [1]}, r"should be the name of a class. .*\[1\]"),
+    ("multi-label", {"text": "a", "label": "x"}, "should be a list of names of classes"),
+    ("regression", {"text": "a", "label": True}, "should be a number. Received: True"),
+    ("tagging", {"text": "a", "label": [[0, "x"]]}, r"a list of \[start, end, type\]"),
+    ("tagging", {"text": "a", "label": [], "second_text": "b"}, "'second_text' should be left out"),
+    ("spans", {"text": "a", "label": None}, "'second_text' should be a text"),
+    ("spans", {"text": "a", "label": 1, "second_text": "b"}, r"should be \[start, end\] or null"),
+    ("ranking", {"text": "a", "label": 1}, "must be one of classification, .*'ranking'"),
+])  # fmt: skip
+def test_bad_rows_of_a_folder(tmp_path, kind, row, problem):
+    with pytest.raises(ValueError, match=problem):
+        load_folder(written(tmp_path, [row]), kind)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere should be a folder"):
+        load_folder(tmp_path / "nowhere", "regression")

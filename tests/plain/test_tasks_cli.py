@@ -40,6 +40,8 @@ def arguments(given, task="cluener", **changes):
     ({"data-dir": None}, "required: --data-dir"),
     ({"data-dir": "nowhere"}, "nowhere should be a folder with train.json"),
     ({"vocab": None}, "cluener needs a BERT"),
+    ({"task": "spans", "vocab": None}, "spans needs a BERT"),
+    ({"task": "tagging"}, "train.json, row 1: 'label' should be a list of [start, end, type]"),
     ({"vocab": "nowhere.txt"}, "nowhere.txt should be a vocabulary"),
     ({"vocab": None, "bert-config": "x.json"}, "--bert-config needs --vocab"),
     ({"bert-config": "nowhere.json"}, "nowhere.json should be a BERT config"),
@@ -80,7 +82,16 @@ def test_help_is_fast_and_imports_nothing_heavy():
         start = time.perf_counter()
         result = subprocess.run(command, capture_output=True, text=True, check=True)
         seconds.append(time.perf_counter() - start)
-    for text in ("sst2", "cluener", "examples:", "exit codes:", "--successor-layers", "task.json"):
+    for text in (
+        "sst2",
+        "cluener",
+        "multi-label",
+        "second_text",
+        "examples:",
+        "exit codes:",
+        "--successor-layers",
+        "task.json",
+    ):
         assert text in result.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
     assert imported.isdisjoint({"numpy", "tensorflow", "keras", "tf_keras", "bert_of_theseus"})
