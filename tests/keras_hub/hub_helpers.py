@@ -95,7 +95,7 @@ def scatter(model):
 class Host:
     """A predecessor of a family: a text classifier, or a backbone and a head where it has none."""
 
-    def __init__(self, family, num_layers=2, **more):
+    def __init__(self, family, num_layers=2, task_dropout=0.0, **more):
         keras.utils.set_random_seed(0)
         self.task = self.head = None
         tokenizer = FAMILIES[family][0](family)
@@ -109,7 +109,7 @@ class Host:
         else:
             preprocessor = getattr(models, f"{family}TextClassifierPreprocessor")
             preprocessor = preprocessor(tokenizer, sequence_length=LENGTH)
-            self.task = task(self.backbone, 2, preprocessor=preprocessor, dropout=0.0)
+            self.task = task(self.backbone, 2, preprocessor=preprocessor, dropout=task_dropout)
             for layer in self.task.layers:
                 if layer is not self.backbone:
                     scatter(layer)
