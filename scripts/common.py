@@ -68,12 +68,12 @@ def check_output(directory: Path) -> None:
 def check_max_length(max_length: int, config: dict | None = None) -> None:
     if max_length < 3:
         raise ValueError(
-            f"--max-length {max_length} leaves no room for text beside [CLS] and [SEP]; "
+            f"--max-length {max_length} leaves no room for text beside the special tokens; "
             "it should be at least 3."
         )
     if config and max_length > config["max_position_embeddings"]:
         raise ValueError(
-            f"--max-length {max_length}: the BERT has positions for "
+            f"--max-length {max_length}: the model has positions for "
             f"{config['max_position_embeddings']} tokens."
         )
 

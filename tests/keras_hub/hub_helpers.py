@@ -1,10 +1,12 @@
 """Tiny models of KerasHub's families, with tokenizers of a dozen words."""
 
 import io
+import json
 
 import keras
 import keras_hub
 import numpy as np
+import pytest
 
 from bert_of_theseus.heads import pooler_classification_head
 
@@ -92,10 +94,28 @@ def scatter(model):
         weight.assign(weight + SPREAD * rng.normal(size=weight.shape))
 
 
+def save_tiny_bert(folder, num_hidden_layers):
+    """A Hugging Face folder: a BERT for 12 tokens, with its vocabulary."""
+    transformers = pytest.importorskip("transformers")
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    config = transformers.BertConfig(
+        vocab_size=len(vocab),
+        hidden_size=8,
+        num_hidden_layers=num_hidden_layers,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=12,
+    )
+    transformers.BertModel(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocab))
+    tokenizer = {"do_lower_case": True, "tokenizer_class": "BertTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+
+
 class Host:
     """A predecessor of a family: a text classifier, or a backbone and a head where it has none."""
 
-    def __init__(self, family, num_layers=2, **more):
+    def __init__(self, family, num_layers=2, task_dropout=0.0, **more):
         keras.utils.set_random_seed(0)
         self.task = self.head = None
         tokenizer = FAMILIES[family][0](family)
@@ -109,7 +129,7 @@ class Host:
         else:
             preprocessor = getattr(models, f"{family}TextClassifierPreprocessor")
             preprocessor = preprocessor(tokenizer, sequence_length=LENGTH)
-            self.task = task(self.backbone, 2, preprocessor=preprocessor, dropout=0.0)
+            self.task = task(self.backbone, 2, preprocessor=preprocessor, dropout=task_dropout)
             for layer in self.task.layers:
                 if layer is not self.backbone:
                     scatter(layer)

@@ -21,19 +21,38 @@ SIZES = {
     "intermediate_size": 16,
     "max_position_embeddings": 16,
 }
+DEBERTA = {
+    "relative_attention": True,
+    "position_biased_input": False,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 4,
+    "type_vocab_size": 0,
+}
+# With the largest difference: KerasHub's gelu is approximate where those of the files are exact.
 CASES = {
-    "BertForMaskedLM": {},  # has no pooler
-    "BertForSequenceClassification": {},
-    "RobertaModel": {"type_vocab_size": 1},
-    "RobertaForMaskedLM": {"type_vocab_size": 1},
-    "ElectraModel": {"embedding_size": 4},
-    "ElectraForPreTraining": {"embedding_size": 8},
+    "AlbertModel": (1e-4, {"embedding_size": 4}),
+    "AlbertForMaskedLM": (1e-4, {"embedding_size": 4, "num_hidden_groups": 2}),  # has no pooler
+    "BertForMaskedLM": (5e-3, {}),  # has no pooler
+    "BertForSequenceClassification": (5e-3, {}),
+    "DebertaV2Model": (1e-4, DEBERTA),
+    "DebertaV2ForSequenceClassification": (1e-4, DEBERTA),
+    "DistilBertModel": (1e-4, {}),
+    "DistilBertForMaskedLM": (1e-4, {}),
+    "ElectraModel": (5e-3, {"embedding_size": 4}),
+    "ElectraForPreTraining": (5e-3, {"embedding_size": 8}),
+    "RobertaModel": (1e-4, {"type_vocab_size": 1}),
+    "RobertaForMaskedLM": (1e-4, {"type_vocab_size": 1}),
+    "XLMRobertaModel": (1e-4, {"type_vocab_size": 1}),  # KerasHub's own converter
 }
 
 
 def save(name, folder, **changes):
     config_class = getattr(transformers, name).config_class
-    model = getattr(transformers, name)(config_class(**SIZES, **changes)).eval()
+    if name.startswith("DistilBert"):
+        changes.update(dim=8, hidden_dim=16, n_heads=2, n_layers=2)
+    model = getattr(transformers, name)(config_class(**{**SIZES, **changes})).eval()
     torch.manual_seed(0)
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)
@@ -43,7 +62,8 @@ def save(name, folder, **changes):
 
 @pytest.mark.parametrize("name", CASES)
 def test_hidden_states(name, tmp_path):
-    theirs = save(name, tmp_path, **CASES[name])
+    bound, changes = CASES[name]
+    theirs = save(name, tmp_path, **changes)
     backbone = load_backbone(tmp_path)
     rng = np.random.default_rng(0)
     token_ids, mask = rng.integers(5, 40, (3, 7)), np.arange(7) < np.array([[7], [4], [2]])
@@ -57,8 +77,6 @@ def test_hidden_states(name, tmp_path):
     found = backbone(x)
     sequence = found["sequence_output"] if isinstance(found, dict) else found
     difference = keras.ops.convert_to_numpy(sequence) - expected.last_hidden_state.numpy()
-    # The approximate gelu makes all of it: RoBERTa, which has the exact one, agrees.
-    bound = 1e-4 if name.startswith("Roberta") else 5e-3
     assert np.abs(difference[mask]).max() < bound
     if name == "BertForSequenceClassification":
         pooled = keras.ops.convert_to_numpy(found["pooled_output"])
@@ -95,6 +113,18 @@ def test_what_is_refused(tmp_path):
         (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
         with pytest.raises(ValueError, match=problem):
             load_backbone(tmp_path)
+    for changes, problem in [
+        ({"position_buckets": -1}, "of DeBERTas KerasHub has v3.*position_buckets -1"),
+        ({"pos_att_type": None}, "of DeBERTas KerasHub has v3.*pos_att_type None"),
+        ({"norm_rel_ebd": "none"}, "norm_rel_ebd should be 'layer_norm', not 'none'"),
+    ]:
+        deberta = {"model_type": "deberta-v2", **DEBERTA, **changes}
+        (tmp_path / "config.json").write_text(json.dumps(deberta))
+        with pytest.raises(ValueError, match=problem):
+            load_backbone(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "albert"}))
+    with pytest.raises(ValueError, match="num_hidden_layers` is for Hugging Face directories"):
+        load_backbone(tmp_path, num_hidden_layers=1)
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"`num_hidden_layers` is 3, but .* holds 2 layers"):
         load_backbone(tmp_path, num_hidden_layers=3)

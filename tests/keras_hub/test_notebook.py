@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from hub_helpers import save_tiny_bert
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -33,9 +34,11 @@ def check(notebook, layers):
     return found
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="once is enough: it takes a process")
+@pytest.mark.skipif(BACKEND != "torch", reason="once is enough: it takes a process")
 def test_runs(tmp_path, monkeypatch):
+    save_tiny_bert(tmp_path / "bert", num_hidden_layers=4)
     monkeypatch.setenv("NOTEBOOK_SMALL", "1")
+    monkeypatch.setenv("NOTEBOOK_MODEL", str(tmp_path / "bert"))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     # Nothing from, or into, the home folder.
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
@@ -52,7 +55,7 @@ def test_runs(tmp_path, monkeypatch):
     work.mkdir()
     resources = {"metadata": {"path": str(work)}}
     NotebookClient(notebook, km=manager, timeout=240, resources=resources).execute()
-    check(notebook, [2, 1, 1])
+    check(notebook, [4, 3, 3])
     assert not list(work.iterdir())
 
 
@@ -64,7 +67,8 @@ def test_committed_outputs():
     cells = code_cells(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not [o for cell in cells for o in cell.outputs if "stderr" in o.values()]
-    found = check(notebook, [4, 2, 2])
-    # The full settings learn the task, and half of the layers keep it.
-    assert min(row["test_score"] for row in found["rows"]) > 0.9
+    found = check(notebook, [6, 3, 3])
+    # MiniLM learns the task from few texts, and half of its layers keep most of it.
+    predecessor, _, successor = (row["test_score"] for row in found["rows"])
+    assert successor > max(0.8 * predecessor, 2 * found["most_frequent_class"])
     assert abs(found["accuracy_in_8_bits"] - found["accuracy"]) < 0.05

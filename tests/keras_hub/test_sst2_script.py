@@ -9,7 +9,7 @@ from pathlib import Path
 import keras_hub
 import numpy as np
 import pytest
-from hub_helpers import WORDS
+from hub_helpers import WORDS, save_tiny_bert
 
 from bert_of_theseus.backend import BACKEND
 
@@ -19,21 +19,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "keras_hub_sst2.py"
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """SST-2's form, and a Hugging Face folder."""
-    transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("given")
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    config = transformers.BertConfig(
-        vocab_size=len(vocab),
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=12,
-    )
-    transformers.BertModel(config).save_pretrained(folder / "bert")
-    (folder / "bert" / "vocab.txt").write_text("\n".join(vocab))
-    tokenizer = {"do_lower_case": True, "tokenizer_class": "BertTokenizer"}
-    (folder / "bert" / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    save_tiny_bert(folder / "bert", num_hidden_layers=2)
     (folder / "data").mkdir()
     rng = np.random.default_rng(0)
     for name, count in (("train", 60), ("dev", 10)):
@@ -89,6 +76,7 @@ def test_from_texts_to_a_preset(load_script, given, tmp_path, capsys):
     ({"max-length": 2}, "--max-length 2 leaves no room"),
     ({"max-length": 13}, "--max-length 13: the model has positions for 12 tokens"),
     ({"successor-layers": 3}, "from 1 to 2, the predecessor's"),
+    ({"output-dir": "/dev/null/out"}, "--output-dir /dev/null/out: /dev/null is a file"),
 ])  # fmt: skip
 def test_what_is_refused(load_script, given, tmp_path, capsys, changes, problem):
     output = tmp_path / "out"

@@ -99,7 +99,7 @@ def refusal(script, capsys, given, argv):
         ({"theseus_learning_rate": "nan"}, "received 'nan'"),
         ({"replacement_rate": 1.5}, "--replacement-rate: expected a number from 0 to 1"),
         ({"validation_fraction": 1}, "--validation-fraction"),
-        ({"max_length": 41}, "--max-length 41: the BERT has positions for 40 tokens"),
+        ({"max_length": 41}, "--max-length 41: the model has positions for 40 tokens"),
         ({"max_length": 2}, "--max-length 2 leaves no room for text"),
         ({"successor_init": "best"}, "--successor-init: invalid choice"),
         ({"speed": 3}, "unrecognized arguments: --speed 3"),
