@@ -12,6 +12,8 @@ class ReplacementRateScheduler(keras.callbacks.Callback):
     The step is read from the optimizer, so a resumed run goes on where it was, as long as it
     restores the optimizer. The mean rate is put into the logs as `replacement_rate`, for the
     progress bar, TensorBoard and CSV. Put it before loggers in `callbacks`, so that they see it.
+    Within an epoch Keras 2's progress bar shows the mean of the epoch so far, as of all that is no
+    metric of the model.
 
     Args:
         schedule: A function of the step that returns a rate in [0, 1], or a rate per choice in

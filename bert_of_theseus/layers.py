@@ -623,12 +623,22 @@ def set_replacement_rate(model, rate) -> None:
         model: A Theseus model, a choice layer, or a list of layers.
         rate: Float in [0, 1], the probability that the successor is used; or a list of them, one
             per choice, in the model's order.
+
+    Raises:
+        ValueError: if there is not a rate per choice, or one per choice for a model with
+            `at_least_one`, whose draws are those of equal rates.
     """
     choices = choice_layers(model)
-    rates = list(rate) if isinstance(rate, (list, tuple, np.ndarray)) else [rate] * len(choices)
+    one_each = isinstance(rate, (list, tuple, np.ndarray))
+    rates = list(rate) if one_each else [rate] * len(choices)
     if len(rates) != len(choices):
         raise ValueError(
             f"The model has {len(choices)} choices, and {len(rates)} rates were given: {rates!r}"
+        )
+    if one_each and any((choice.modules_left or 1) > 1 for choice in choices):
+        raise ValueError(
+            "`at_least_one` draws again as is right where all modules have one rate, so it does "
+            f"not go with a rate per module. Received: {rates!r}"
         )
     for choice, value in zip(choices, map(_valid_rate, rates)):
         choice.replacement_rate.assign(value)

@@ -233,7 +233,7 @@ def build_theseus_model(
         at_least_one: Boolean. Whether a batch that would train nothing, since all modules are
             the predecessor's (12.5 % of them for 3 modules at rate 0.5), is drawn again. Every
             other combination then keeps its share of the rest, and at rate 0 exactly one module,
-            any, is replaced. Defaults to `False`.
+            any, is replaced. For one rate, not one per module. Defaults to `False`.
         predecessor_dropout: Boolean. Whether the predecessor's dropout is on in training, as in
             the original code. Defaults to `True`.
         hidden_loss_weight: Number of at least 0. Weight of a second loss in training, of

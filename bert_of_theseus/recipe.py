@@ -34,7 +34,16 @@ from .models import build_theseus_model, distil, initialize_successor
 from .report import markdown_table
 from .rounds import Source
 from .schedules import ConstantReplacement, LinearReplacement
-from .training import Stage, StageResult, described, evaluator, fit, lower_is_better, uncompiled
+from .training import (
+    Stage,
+    StageResult,
+    described,
+    evaluator,
+    fit,
+    lower_is_better,
+    plain,
+    uncompiled,
+)
 
 __all__ = ["Compressed", "Stage", "compress", "measure_latency"]
 
@@ -221,15 +230,19 @@ def compress(
             initialize_successor(predecessor, successor, initialize, module_map=module_map)
 
     # What does not fit together is said before anything is trained.
-    build()
+    first = schedule.bind(1) if hasattr(schedule, "bind") else schedule
+    set_replacement_rate(build(), first(0))
     start()
     # Of which the stages' results are functions, beside what `fit` is told; they go into its check.
+    defaults = _theseus_defaults()
     distillation = {"weight": distillation_weight, "temperature": temperature}
     theseus_settings = {
         "schedule": _schedule_settings(schedule),
         "initialize": initialize,
         "distillation": distillation if distillation_weight else None,
-        **theseus_options,
+        **{
+            name: value for name, value in theseus_options.items() if plain(value) != defaults[name]
+        },
     }
     successor_settings = {
         "train_embeddings_and_head": train_embeddings_and_head,
@@ -241,24 +254,31 @@ def compress(
             "theseus": dataclasses.asdict(theseus_stage),
             "successor": successor_stage and dataclasses.asdict(successor_stage),
         },
-        "theseus": theseus_settings,
+        "theseus": {**defaults, **theseus_settings},
         "successor": successor_settings,
         "layers": [predecessor.num_hidden_layers, successor.num_hidden_layers],
         "batch_size": batch_size,
         "loss": described(loss),
         "metrics": [described(metric) for metric in metrics],
         "monitor": monitor,
+        "score": score and described(score),
+        "from_logits": from_logits,
         "seed": seed,
         "command": sys.argv,
         **environment(),
     }
+    settings = plain(settings)
     full = predecessor.model(classifier, name="predecessor")
-    if is_chief():
-        if not (directory / "report.json").exists():
-            # Of both models the best weights, and a checkpoint beside the one that it replaces.
-            check_room(directory, 4 * 8 * full.count_params())
-        write_json(directory / "settings.json", settings)
+    if is_chief() and not (directory / "report.json").exists():
+        # What the first two stages leave, and the third needs.
+        check_room(directory, 4 * (2 + 8) * full.count_params())
 
+    def note(logs):
+        # Once a stage has found nothing in the folder that other settings made.
+        if is_chief():
+            write_json(directory / "settings.json", settings)
+
+    recorder = keras.callbacks.LambdaCallback(on_train_begin=note)
     judged = {"loss": loss, "metrics": metrics, "monitor": monitor, "score": score}
     judged["batch_size"] = batch_size
     stages, rows = [], []
@@ -274,7 +294,7 @@ def compress(
             stage,
             directory=directory / name,
             kept=kept,
-            callbacks=[*first, *given],
+            callbacks=[recorder, *first, *given],
             settings=more,
             seed=seed,
             tensorboard=tensorboard,
@@ -372,7 +392,10 @@ def measure_latency(
 
 def environment() -> dict:
     """What a run depends on beside its settings: versions and machine."""
-    packages = ("bert4keras", "jax", "keras", "numpy", "tensorflow", "tf-keras", "torch")
+    packages = (
+        *("bert4keras", "jax", "keras", "keras-hub", "numpy"),
+        *("tensorflow", "tf-keras", "torch"),
+    )
     versions = {"bert-of-theseus": __version__, "python": platform.python_version()}
     for name in packages:
         try:
@@ -387,10 +410,15 @@ def environment() -> dict:
     }
 
 
+def _theseus_defaults():
+    parameters = inspect.signature(build_theseus_model).parameters
+    own = {"predecessor", "successor", "classifier", "replacement_rate", "seed", "name"}
+    return {name: parameters[name].default for name in parameters if name not in own}
+
+
 def _check_options(options):
-    valid = set(inspect.signature(build_theseus_model).parameters)
-    valid -= {"predecessor", "successor", "classifier", "replacement_rate", "seed", "name"}
-    unknown = sorted(set(options) - valid)
+    valid = _theseus_defaults()
+    unknown = sorted(set(options) - set(valid))
     if unknown:
         raise TypeError(
             f"compress() takes no {', '.join(map(repr, unknown))}. Beside its own arguments it "
@@ -454,7 +482,7 @@ def _save_report(result):
     from .report import plot_tradeoff, plot_training
 
     plot_training(result.history, path=directory / "training.png")
-    if "latency_ms" in rows[0] and rows[0].get("kept"):
+    score = "test_score" if "test_score" in rows[0] else "score"
+    if all(math.isfinite(row.get(key, math.nan)) for row in rows for key in ("latency_ms", score)):
         named = [{**row, "model": TITLES[row["model"]]} for row in rows]
-        score = "test_score" if "test_score" in rows[0] else "score"
         plot_tradeoff(named, y=score, path=directory / "tradeoff.png")

@@ -55,10 +55,15 @@ class ReplacementSchedule:
             isinstance(steps, numbers.Integral) and not isinstance(steps, bool) and steps >= 1
         ):
             raise ValueError(f"`steps` must be an integer of at least 1. Received: {steps!r}")
-        if fraction is not None and not (isinstance(fraction, numbers.Real) and 0 < fraction <= 1):
-            raise ValueError(f"`fraction` must be in (0, 1]. Received: {fraction!r}")
-        self.steps = steps
-        self.fraction = fraction
+        if fraction is not None and not (
+            isinstance(fraction, numbers.Real)
+            and not isinstance(fraction, bool)
+            and 0 < fraction <= 1
+        ):
+            raise ValueError(f"`fraction` must be a number in (0, 1]. Received: {fraction!r}")
+        # Python's own numbers, since a config goes into JSON.
+        self.steps = None if steps is None else int(steps)
+        self.fraction = None if fraction is None else float(fraction)
 
     def bind(self, total_steps: int) -> "ReplacementSchedule":
         """The same schedule with its length in steps, for a training of `total_steps`."""
@@ -192,16 +197,19 @@ class PiecewiseReplacement(ReplacementSchedule):
 
     def __init__(self, points, steps=None, fraction=None):
         super().__init__(steps, fraction)
-        points = [tuple(map(float, point)) for point in points]
-        positions = [position for position, _ in points]
-        if not points or positions != sorted(set(positions)):
+        try:
+            pairs = [(float(position), float(rate)) for position, rate in points]
+        except (TypeError, ValueError):
+            pairs = []
+        positions = [position for position, _ in pairs]
+        if not pairs or positions != sorted(set(positions)):
             raise ValueError(
                 f"`points` must be (progress, rate) pairs of rising progress. Received: {points!r}"
             )
-        for position, rate in points:
+        for position, rate in pairs:
             _rate("progress of a point", position)
             _rate("rate of a point", rate)
-        self.points = points
+        self.points = pairs
 
     def at(self, progress):
         right = bisect.bisect_right([position for position, _ in self.points], progress)
@@ -220,7 +228,7 @@ class ModulewiseReplacement(ReplacementSchedule):
     """One module after another goes from `start` to `end`: a rate per module.
 
     Args:
-        num_modules: Integer, number of modules.
+        num_modules: Integer, number of modules; with `embeddings="replace"` the embeddings are one.
         order: `"bottom-up"`, first the module next to the embeddings, or `"top-down"`.
         start: Float in [0, 1], the rate of modules whose turn is yet to come. Defaults to `0.0`.
         end: Float in [0, 1], the rate of those whose turn is over. Defaults to `1.0`.

@@ -50,6 +50,7 @@ __all__ = [
     "evaluator",
     "fit",
     "lower_is_better",
+    "plain",
     "predict",
     "uncompiled",
 ]
@@ -291,15 +292,16 @@ def fit(
         "trained_weights": sum(math.prod(w.shape) for w in model.trainable_weights),
         **(settings or {}),
     }
-    # Through JSON, as what is read from the file was.
-    settings = json.loads(json.dumps(settings, default=repr))
+    settings = plain(settings)  # as what is read from the file
     weights = uncompiled(kept)  # without the optimizer's state
     result = _finished(directory, settings)
     if result is not None:
         weights.load_weights(str(directory / WEIGHTS))
         return result
+    # Weights and checkpoint, with Adam's two moments, each beside the one that it replaces.
+    room = 4 * (6 * settings["trained_weights"] + 2 * weights.count_params())
     if is_chief():
-        check_room(directory, 4 * (7 * settings["trained_weights"] + weights.count_params()))
+        check_room(directory, room)
     optimizer = _optimizer(model, stage, rounds.total_steps)
     model.compile(optimizer=optimizer, loss=loss, metrics=[fresh(metric) for metric in metrics])
     if score is not None:
@@ -307,7 +309,7 @@ def fit(
     elif monitor is None and validation is not None:
         monitor = f"val_{_first_name(metrics)}"
     judge = None if score is None else functools.partial(score, kept, validation)
-    keeper = _Keeper(directory, name, weights, settings, monitor, judge, stage.patience, seed)
+    keeper = _Keeper(directory, name, weights, settings, monitor, judge, stage.patience, seed, room)
     keeper.restore(model)
     if not same_on_all_workers(keeper.rounds_done):
         raise ValueError(
@@ -408,6 +410,17 @@ def described(value):
     return getattr(value, "__qualname__", type(value).__name__)
 
 
+def plain(settings):
+    """`settings` as JSON gives them back, so that equal ones are equal in every process."""
+
+    def default(value):
+        if hasattr(value, "tolist"):  # NumPy's
+            return value.tolist()
+        return list(value) if isinstance(value, range) else described(value)
+
+    return json.loads(json.dumps(settings, default=default))
+
+
 def fresh(metric):
     # A metric object keeps a state, and belongs to one model.
     if isinstance(metric, keras.metrics.Metric):
@@ -454,11 +467,11 @@ def _check_settings(directory, before, now):
 class _Keeper(keras.callbacks.Callback):
     """Seeds each round, keeps the best weights, writes checkpoints, stops when it must."""
 
-    def __init__(self, directory, name, weights, settings, monitor, judge, patience, seed):
+    def __init__(self, directory, name, weights, settings, monitor, judge, patience, seed, room):
         super().__init__()
         self.directory, self.name, self.weights = directory, name, weights
         self.settings, self.monitor, self.judge = settings, monitor, judge
-        self.patience, self.seed = patience, seed
+        self.patience, self.seed, self.room = patience, seed, room
         self.state = {
             "history": {},
             "best_step": 0,
@@ -528,9 +541,9 @@ class _Keeper(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         model, state = self.model, self.state
-        entry = {"step": int(to_numpy(model.optimizer.iterations)), **(logs or {})}
         if self.judge is not None:
-            entry["val_score"] = self.judge()
+            logs["val_score"] = float(self.judge())  # for TensorBoard too
+        entry = {"step": int(to_numpy(model.optimizer.iterations)), **logs}
         for key, value in entry.items():
             if not key.startswith("step"):
                 value = float(value)
@@ -540,6 +553,8 @@ class _Keeper(keras.callbacks.Callback):
                 f"`monitor` is {self.monitor!r}, but what is logged is {sorted(entry)}."
             )
         score = None if self.monitor is None else float(entry[self.monitor])
+        if is_chief():  # before h5py finds a full disk, which may end the process
+            check_room(self.directory, self.room, take=False)
         if self._is_better(score):
             state.update(score=score, best_step=entry["step"], best_round=epoch)
             self._write(WEIGHTS, lambda path: self.weights.save_weights(str(path)))
@@ -554,7 +569,9 @@ class _Keeper(keras.callbacks.Callback):
     def _is_better(self, score):
         best = self.state["score"]
         if score is None or best is None:
-            return score is None or not math.isnan(score)
+            return True
+        if math.isnan(score) or math.isnan(best):
+            return not math.isnan(score)
         return score < best if lower_is_better(self.monitor) else score > best
 
     def _write(self, name, write):

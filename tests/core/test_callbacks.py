@@ -11,7 +11,7 @@ from bert_of_theseus import (
     get_replacement_rate,
     set_replacement_rate,
 )
-from bert_of_theseus.backend import BACKEND, keras
+from bert_of_theseus.backend import BACKEND, KERAS_2, keras
 
 X = np.ones((16, 3), "float32")
 
@@ -72,6 +72,27 @@ def test_a_rate_per_module_and_steps_per_execution():
     np.testing.assert_allclose(held, [0, 0.25, 0.5, 0.75][::at_once])
 
 
+@pytest.mark.skipif(KERAS_2, reason="Keras 2 accumulates no gradients")
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        LinearReplacement(0.0, steps=4),
+        LinearReplacement(0.0, fraction=1.0),
+    ],
+)
+def test_steps_of_accumulated_gradients(schedule):
+    model = build()
+    model.compile(keras.optimizers.SGD(0.01, gradient_accumulation_steps=2), "mse")
+    rates = []
+    log = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: rates.append(logs["replacement_rate"])
+    )
+    callbacks = [ReplacementRateScheduler(schedule), log]
+    model.fit(X, X, batch_size=4, epochs=2, verbose=0, callbacks=callbacks)
+    # The optimizer makes a step every other batch, so this training is four steps long.
+    assert rates == pytest.approx([0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75])
+
+
 def test_a_function_of_ones_own(model):
     held, _ = fit(model, lambda step: 0.25, epochs=1)
     np.testing.assert_allclose(held, 0.25)
@@ -86,3 +107,9 @@ def test_errors(model):
         set_replacement_rate(model, [0.1, 0.2, 0.3])
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         fit(model, lambda step: 1.5)
+    x = keras.Input((3,))
+    pair = [BinaryRandomChoice(modules_left=left)([x, x]) for left in (2, 1)]
+    counting = keras.Model(x, pair)
+    set_replacement_rate(counting, 0.1)
+    with pytest.raises(ValueError, match=r"`at_least_one` .*a rate per module.*\[0.1, 0.2\]"):
+        set_replacement_rate(counting, [0.1, 0.2])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from core_helpers import values
 
-from bert_of_theseus import ConstantReplacement, Stage, compress
+from bert_of_theseus import ConstantReplacement, ModulewiseReplacement, Stage, compress, schedules
 from bert_of_theseus.backend import keras
+from bert_of_theseus.training import NonFiniteLossError
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(96, 4, 8)).astype("float32")
@@ -42,19 +43,22 @@ OPTIONS = {
 }
 
 
-def weights_after(stage, models):
-    """A callback that keeps the weights of `models` at the end of a stage's training."""
+def weights_before(stage, models):
+    """A callback that keeps, as a stage begins, the weights of `models` and its own answers."""
     kept = []
-    end = keras.callbacks.LambdaCallback(
-        on_train_begin=lambda logs: kept.append([values(model.weights) for model in models])
-    )
-    return kept, {stage: [end]}
+
+    class Start(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            kept.append([values(model.weights) for model in models])
+            kept.append(self.model.predict(VALIDATION[0], verbose=0).argmax(-1))
+
+    return kept, {stage: [Start()]}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     predecessor, successor, head = parts()
-    kept, callbacks = weights_after("successor", [*predecessor[1:], head])
+    kept, callbacks = weights_before("successor", [*predecessor[1:], head])
     folder = tmp_path_factory.mktemp("runs") / "run"
     result = compress(
         predecessor,
@@ -67,14 +71,17 @@ def whole(tmp_path_factory):
         callbacks=callbacks,
         **OPTIONS,
     )
-    return result, (predecessor, successor, head), kept[0]
+    return result, (predecessor, successor, head), kept
 
 
 def test_what_comes_out(whole):
-    result, (predecessor, successor, head), before = whole
+    result, (predecessor, successor, head), (before, answers) = whole
     assert [stage.name for stage in result.stages] == ["predecessor", "theseus", "successor"]
     for stage in result.stages:
         assert stage.score == max(stage.history["val_accuracy"])
+    # The report's scores are those that chose; stage 3 starts as what stage 2 kept.
+    assert [row["score"] for row in result.rows] == [stage.score for stage in result.stages]
+    assert (answers == VALIDATION[1]).mean() == pytest.approx(result.stages[1].score)
     # The successor holds its own layers and head, and none of the predecessor's weights.
     own = {id(weight) for layer in successor for weight in layer.weights}
     theirs = {id(weight) for layer in [*predecessor[1:], head] for weight in layer.weights}
@@ -124,11 +131,23 @@ def test_the_models_are_not_compiled(whole, tmp_path):
     )
 
 
+def settings_on_disk(directory):
+    """What `compress` is to be told, of the settings that it left."""
+    settings = json.loads((directory / "settings.json").read_text())
+    names = ("batch_size", "monitor", "loss", "metrics", "from_logits", "seed")
+    options = {name: settings[name] for name in names} | settings["theseus"] | settings["successor"]
+    options.update({f"{k}_stage": v and Stage(**v) for k, v in settings["stages"].items()})
+    kind, config = options["schedule"]
+    options["schedule"] = getattr(schedules, kind).from_config(config)
+    assert options.pop("distillation") is None
+    return {**options, "directory": directory, "verbose": 0}
+
+
 def test_the_same_call_again_trains_nothing(whole):
     result, _, _ = whole
     trained = []
     spy = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: trained.append(1))
-    options = {"directory": result.directory, "test": TEST, "latency": False, **OPTIONS}
+    options = {**settings_on_disk(result.directory), "test": TEST, "latency": False}
     # From other weights than the first time: all of them are those that were saved.
     again = compress(*parts(seed=9), TRAIN, VALIDATION, callbacks=[spy], **options)
     assert not trained
@@ -137,8 +156,9 @@ def test_the_same_call_again_trains_nothing(whole):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match=r"predecessor holds .*other settings .*seed: 3, now 4"):
         compress(*parts(), TRAIN, VALIDATION, **{**options, "seed": 4})
+    assert settings_on_disk(result.directory)["seed"] == 3
     with pytest.raises(ValueError, match=r"theseus holds .*other settings .*schedule: .*0\.25"):
-        compress(*parts(), TRAIN, VALIDATION, schedule=0.25, **options)
+        compress(*parts(), TRAIN, VALIDATION, **{**options, "schedule": 0.25})
 
 
 def test_a_fitted_predecessor_is_not_trained(tmp_path):
@@ -190,11 +210,11 @@ def test_with_losses_of_distillation(tmp_path):
         VALIDATION,
         directory=tmp_path,
         distillation_weight=1.0,
+        initialize=range(2),
         execution="dense",
         gate="blend",
         hidden_loss_weight=1.0,
         monitor="val_loss",
-        latency=False,
         **{**OPTIONS, "predecessor_stage": None, "theseus_stage": Stage(1, 0.01)},
     )
     # The terms are part of the loss in training, and not of the loss on the validation data.
@@ -203,6 +223,21 @@ def test_with_losses_of_distillation(tmp_path):
     # The lowest loss is the best, and no share of the predecessor's is kept.
     assert result.stages[1].score == min(result.stages[1].history["val_loss"])
     assert all(row["kept"] is None for row in result.rows)
+    assert result.settings["theseus"]["initialize"] == [0, 1]
+    assert (tmp_path / "tradeoff.png").is_file()
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_rate(tmp_path):
+    x = np.where(np.arange(64)[:, None, None] < 32, X[:64], np.inf)
+    problem = r"became (nan|inf) at step 3 of stage 'theseus', at replacement rate 0\.5; there is"
+    with pytest.raises(NonFiniteLossError, match=problem):
+        compress(
+            *parts(),
+            [(x[i : i + 16], Y[i : i + 16]) for i in (0, 16, 32)],
+            directory=tmp_path,
+            schedule=ModulewiseReplacement(2, start=0.0, steps=4),
+            **{**OPTIONS, "predecessor_stage": None},
+        )
 
 
 def test_no_room_for_the_whole_run(tmp_path):
@@ -230,6 +265,8 @@ def test_no_room_for_the_whole_run(tmp_path):
         ({"gate": "blend"}, ValueError, 'execution="dense"'),
         ({"schedule": "linear"}, TypeError, "`schedule` must be a function"),
         ({"module_map": [[0], [1]]}, ValueError, "`module_map` must hold 2"),
+        ({"schedule": lambda step: 1.5}, ValueError, r"in \[0, 1\].*Received: 1.5"),
+        ({"schedule": ModulewiseReplacement(3, fraction=0.5)}, ValueError, "2 choices, and 3 rat"),
     ],
 )
 def test_refused_before_anything_is_written(tmp_path, options, error, problem):

@@ -8,7 +8,7 @@ import pytest
 from test_callbacks import X, build
 
 from bert_of_theseus import LinearReplacement, ReplacementRateScheduler
-from bert_of_theseus.backend import BACKEND, KERAS_2, keras
+from bert_of_theseus.backend import BACKEND, keras
 
 if BACKEND != "tensorflow":
     pytest.skip("Keras logs for TensorBoard through TensorFlow", allow_module_level=True)
@@ -73,24 +73,3 @@ def test_progress_bar(at_once, capsys):
     assert [float(rate) for rate in shown] == pytest.approx(
         [SCHEDULE(4 - at_once), SCHEDULE(8 - at_once)], abs=1e-3
     )
-
-
-@pytest.mark.skipif(KERAS_2, reason="Keras 2 accumulates no gradients")
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        LinearReplacement(0.0, steps=4),
-        LinearReplacement(0.0, fraction=1.0),
-    ],
-)
-def test_steps_of_accumulated_gradients(schedule):
-    model = build()
-    model.compile(keras.optimizers.SGD(0.01, gradient_accumulation_steps=2), "mse")
-    rates = []
-    log = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: rates.append(logs["replacement_rate"])
-    )
-    callbacks = [ReplacementRateScheduler(schedule), log]
-    model.fit(X, X, batch_size=4, epochs=2, verbose=0, callbacks=callbacks)
-    # The optimizer makes a step every other batch, so this training is four steps long.
-    assert rates == pytest.approx([0, 0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75])

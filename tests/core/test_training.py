@@ -1,11 +1,16 @@
 """One stage of training: head, learning rate, batches into `fit`, and the best weights."""
 
+import contextlib
+import shutil
+
 import numpy as np
 import pytest
 from core_helpers import values
 
+from bert_of_theseus import build_theseus_model
 from bert_of_theseus.backend import BACKEND, keras
 from bert_of_theseus.data import Batches, Encoded
+from bert_of_theseus.files import check_room, replace_file
 from bert_of_theseus.heads import FirstToken, classification_head
 from bert_of_theseus.rounds import Rounds, as_sequence
 from bert_of_theseus.training import (
@@ -14,6 +19,7 @@ from bert_of_theseus.training import (
     WarmupDecay,
     evaluate,
     fit,
+    plain,
     predict,
 )
 
@@ -202,6 +208,36 @@ def test_a_score_of_ones_own(task, tmp_path):
     assert result.score == max(result.history["val_score"]) == score(model, batches)
 
 
+def test_a_score_that_is_no_number_is_the_worst(tmp_path):
+    x = np.ones((4, 2), "float32")
+    options = {"loss": "mse", "metrics": (), "verbose": 0}
+    for scores, best in (([np.nan, 0.2, np.nan], 2), ([np.nan] * 3, 1)):
+        left = list(scores)
+        result = fit(
+            linear(),
+            [(x, x)],
+            [(x, x)],
+            Stage(3, 0.01),
+            directory=tmp_path / str(best),
+            score=lambda model, data, left=left: left.pop(0),
+            **options,
+        )
+        assert result.best_step == best
+        np.testing.assert_equal(result.score, scores[best - 1])
+        np.testing.assert_equal(result.history["val_score"], scores)
+
+
+def test_settings_read_alike_in_every_process():
+    def metric(true, predicted):
+        return true
+
+    wrapped = keras.metrics.MeanMetricWrapper(metric, name="m")
+    settings = {"metric": wrapped, "of": range(2), "x": np.float32(0.5), "y": np.arange(2)}
+    told = plain(settings)
+    assert (told["of"], told["x"], told["y"]) == ([0, 1], 0.5, [0, 1])
+    assert told["metric"][0] == "MeanMetricWrapper" and " at 0x" not in str(told)
+
+
 def test_evaluations_within_an_epoch(task, tmp_path):
     batches = Batches(task, 16, seed=3)  # 8 of them
     stage = Stage(epochs=2, learning_rate=0.01, evaluations_per_epoch=3)
@@ -309,6 +345,22 @@ def test_only_matrices_decay(tmp_path):
         np.testing.assert_allclose(weight, was * (0.95 if was.ndim == 2 else 1.0), rtol=1e-5)
 
 
+def test_gradients_are_clipped_by_the_norm_of_what_is_trained(tmp_path):
+    def dense():
+        return keras.layers.Dense(2, kernel_initializer="ones")
+
+    predecessor, successor = [dense(), dense()], [dense()]
+    predecessor, successor = ([keras.Input((2,)), *layers] for layers in (predecessor, successor))
+    theseus = build_theseus_model(predecessor, successor, dense(), 1.0, execution="dense")
+    data = [(np.ones((4, 2), "float32"), np.full((4, 2), 100, "float32"))]
+    stage = Stage(1, 0.01, weight_decay=0, clip_norm=0.5)
+    fit(theseus, data, stage=stage, directory=tmp_path, loss="mse", metrics=(), verbose=0)
+    moments = values(theseus.optimizer._momentums)
+    # After one step a first moment of Adam is a tenth of the gradient.
+    assert len(moments) == 2
+    assert sum((moment**2).sum() for moment in moments) ** 0.5 == pytest.approx(0.05, rel=1e-4)
+
+
 @pytest.mark.parametrize("how", ["file in the way", "no room"])
 def test_what_cannot_be_written_is_said_before_training(task, tmp_path, how):
     trained = []
@@ -331,6 +383,61 @@ def test_what_cannot_be_written_is_said_before_training(task, tmp_path, how):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not trained
     assert not list(tmp_path.rglob("*.part"))
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """Only within it: pytest writes too."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_run_that_goes_on_needs_no_room_for_what_is_there(tmp_path):
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "checkpoint.npz").write_bytes(bytes(3000))
+    with files_of_at_most(2000):
+        check_room(tmp_path, 5000)
+        with pytest.raises(OSError, match=r"need about 0.0 MB in .*, which cannot"):
+            check_room(tmp_path, 5001)
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["checkpoint.npz"]
+
+
+@pytest.mark.parametrize("how", ["system", "h5py"])
+def test_what_was_there_stays_when_a_file_cannot_be_written(tmp_path, how):
+    path = tmp_path / "weights"
+    path.write_bytes(b"before")
+
+    def write(scratch):
+        scratch.write_bytes(bytes(500 if how == "system" else 50))
+        raise RuntimeError("Can't decrement id ref count (errno = 27, error message = ...)")
+
+    problem = "weights could not be written and is as it was before: File"
+    with files_of_at_most(100), pytest.raises(OSError, match=problem):
+        replace_file(path, write)
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_fills_up_stops_at_the_next_evaluation(tmp_path, monkeypatch):
+    """And not h5py, which may end the process when it cannot close a file."""
+    x = np.ones((4, 2), "float32")
+    usage = shutil.disk_usage(tmp_path)
+
+    class Full(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            free = 0 if epoch else usage.free
+            monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+
+    options = {"directory": tmp_path, "loss": "mse", "metrics": (), "verbose": 0}
+    with pytest.raises(OSError, match=r"need about .* MB in .*, which cannot be written: No space"):
+        fit(linear(), [(x, x)], stage=Stage(2), callbacks=[Full()], **options)
+    names = ["checkpoint.npz", "model.weights.h5"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_a_loss_that_is_not_finite_stops(tmp_path):

@@ -1,9 +1,11 @@
 """Laws of the schedules, which need no Keras."""
 
+import json
 import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from bert_of_theseus import schedules as s
@@ -16,12 +18,13 @@ ALL = [
     s.AntiCurriculumReplacement(steps=10),
     s.PiecewiseReplacement([(0, 0.1), (0.5, 0.2), (1, 1)], steps=10),
     s.ModulewiseReplacement(3, steps=9),
+    s.ModulewiseReplacement(np.int64(3), start=np.float32(0.5), steps=np.int64(9)),
 ]
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=repr)
 def test_rates_are_rates_and_configs_round_trip(schedule):
-    again = type(schedule).from_config(schedule.get_config())
+    again = type(schedule).from_config(json.loads(json.dumps(schedule.get_config())))
     assert again == schedule
     for step in range(25):
         rates = schedule(step)
@@ -67,6 +70,8 @@ def test_a_fraction_is_bound_to_the_number_of_steps():
         schedule(0)
     assert schedule.bind(200) == s.LinearReplacement(0.0, steps=100)
     assert s.ConstantReplacement(0.5, fraction=0.25).bind(8)(2) == 1.0
+    config = json.dumps(s.LinearReplacement(0.0, fraction=np.float32(0.5)).get_config())
+    assert s.LinearReplacement.from_config(json.loads(config)) == schedule
 
 
 @pytest.mark.parametrize(
@@ -78,8 +83,12 @@ def test_a_fraction_is_bound_to_the_number_of_steps():
         (lambda: s.LinearReplacement(0.5, steps=3, fraction=0.5), "either `steps` or `fraction`"),
         (lambda: s.LinearReplacement(0.5, steps=0), "at least 1. Received: 0"),
         (lambda: s.LinearReplacement(0.5, fraction=1.5), r"\(0, 1\]. Received: 1.5"),
+        (lambda: s.LinearReplacement(0.5, fraction=True), r"\(0, 1\]. Received: True"),
         (lambda: s.PiecewiseReplacement([(0.5, 0), (0.2, 1)], steps=3), "rising"),
         (lambda: s.PiecewiseReplacement([], steps=3), "rising"),
+        (lambda: s.PiecewiseReplacement([0.1, 0.9], steps=3), r"rising.*Received: \[0.1, 0.9\]"),
+        (lambda: s.PiecewiseReplacement([(0, 0.1, 1)], steps=3), "rising"),
+        (lambda: s.PiecewiseReplacement([(0, 1.1)], steps=3), "rate of a point.*1.1"),
         (lambda: s.ModulewiseReplacement(0, steps=3), "`num_modules`"),
         (lambda: s.ModulewiseReplacement(2, "sideways", steps=3), "sideways"),
         (lambda: s.LinearReplacement(0.5, steps=3)(-1), "0 or more"),
