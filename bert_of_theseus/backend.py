@@ -47,6 +47,19 @@ else:
 # JAX takes the two numbers of the state as a raw key, which must be unsigned.
 SEED_DTYPE = "uint32" if BACKEND == "jax" else "int32"
 
+# Keras 2's safe mode refuses Lambda layers, but imports any module that a file names.
+SAFE_MODE_IMPORTS = KERAS_2
+
+
+def safe_mode():
+    """A context in which Keras loads no function's code.
+
+    Keras 2's `load_model` has a safe mode, and leaves it out for HDF5 files and SavedModels.
+    """
+    if not KERAS_2:
+        return contextlib.nullcontext()
+    return sys.modules[keras.layers.Lambda.__module__].serialization_lib.SafeModeScope(True)
+
 
 def add_state(layer, name, value, dtype):
     """Adds a weight of `layer` that no optimizer touches and no autocast rounds.

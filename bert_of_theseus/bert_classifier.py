@@ -10,6 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
+from .checkpoints.base import read_config
 from .files import write_json
 
 __all__ = [
@@ -85,6 +86,10 @@ def load_classifier(directory: str | os.PathLike):
         `(model, tokenizer, labels)`: a Keras model from token and segment ids to probabilities, a
         `data.Tokenizer`, and the classes' names.
 
+    Raises:
+        FileNotFoundError: one of the files is missing.
+        ValueError: a file is truncated or corrupt, or they do not fit together.
+
     Example:
 
         model, tokenizer, labels = load_classifier("runs/demo/successor")
@@ -94,11 +99,30 @@ def load_classifier(directory: str | os.PathLike):
     from bert_of_theseus.data import Tokenizer
 
     directory = Path(directory)
-    config = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
-    labels = json.loads((directory / LABELS).read_text(encoding="utf-8"))
+    config = read_config(directory / _CONFIG)
+    labels = read_label_file(directory / LABELS)
     transformer = build_bert(config)
     from bert_of_theseus.heads import classification_head
 
     model = build_classifier(transformer, classification_head(config["hidden_size"], len(labels)))
-    model.load_weights(str(directory / WEIGHTS))
+    try:
+        model.load_weights(str(directory / WEIGHTS))
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Keras and h5py have each their own errors for damage
+        raise ValueError(
+            f"{str(directory / WEIGHTS)!r} cannot be loaded into the model that {_CONFIG} and "
+            f"{LABELS} describe: {error}"
+        ) from error
     return model, Tokenizer(directory / "vocab.txt"), labels
+
+
+def read_label_file(path: Path) -> list[str]:
+    """The classes' names from labels.json."""
+    try:
+        labels = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}.") from error
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{str(path)!r} should hold a list of strings.")
+    return labels

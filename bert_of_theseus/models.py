@@ -4,10 +4,11 @@ import contextlib
 import numbers
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from .backend import frozen, keras, register, to_numpy
+from .backend import SAFE_MODE_IMPORTS, frozen, keras, register, to_numpy
 from .distillation import HiddenDistillation, LogitsDistillation, valid_number
 from .encoders import as_encoder, as_head
 from .encoders.base import one_or_all
@@ -541,13 +542,19 @@ def load_model(path: str | os.PathLike):
 
     `keras.models.load_model` knows a class of this package only once its module is imported. For
     a model with layers of bert4keras, `import bert_of_theseus.bert4keras` first. No code from the
-    file is run.
+    file is run: a Lambda layer whose function is code is refused, or in a SavedModel is what
+    TensorFlow's graph says of it, and a `.keras` file may name nothing but Keras' own classes and
+    those registered in this process (under Keras 3, what its safe mode allows).
 
     Args:
         path: what `model.save` wrote: a `.keras` file, and whatever else this Keras loads.
 
     Returns:
         The Keras model, not compiled.
+
+    Raises:
+        FileNotFoundError: there is no such `.keras` file.
+        ValueError: the file is truncated or corrupt, or asks for code.
 
     Example:
 
@@ -556,8 +563,9 @@ def load_model(path: str | os.PathLike):
         successor = bert_of_theseus.load_model("successor.keras")
     """
     from . import heads  # noqa: F401  registers its layer
+    from .checkpoints.head import load_keras_file
 
-    return keras.models.load_model(str(path), compile=False, safe_mode=True)
+    return load_keras_file(Path(path), check_names=SAFE_MODE_IMPORTS)
 
 
 def input_structure(model):

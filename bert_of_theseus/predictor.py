@@ -12,7 +12,6 @@ Example:
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .bert_classifier import LABELS, WEIGHTS, load_classifier
+from .bert_classifier import LABELS, WEIGHTS, load_classifier, read_label_file
 from .checkpoints.base import missing_file, read_json
 from .checkpoints.google import GoogleCheckpoint
 from .checkpoints.head import read_labels, stored_activation
@@ -97,6 +96,8 @@ class Predictor:
             raise ValueError(
                 f"the model has {width} outputs, and there are {len(self.labels)} labels"
             )
+        if len(set(self.labels)) < width:
+            raise ValueError(f"its labels should be distinct; they are {self.labels}")
         total = float(outputs.reshape(-1, width)[0].sum())
         if activation == "softmax" and abs(total - 1) > 0.05:  # int8 is not exact
             raise ValueError(
@@ -143,19 +144,31 @@ class Predictor:
         path, config = _read_config(directory)
         labels = read_labels(config.get("id2label"), path)
         if (directory / LABELS).is_file():
-            labels = json.loads((directory / LABELS).read_text(encoding="utf-8"))
+            labels = read_label_file(directory / LABELS)
         vocab = directory / "vocab.txt"
         if not vocab.is_file():
             raise missing_file(directory, "vocab.txt")
+        limit = config.get("max_position_embeddings", 512)
+        for name, value in (
+            ("vocab_size", config.get("vocab_size")),
+            ("max_position_embeddings", limit),
+        ):
+            if not isinstance(value, int):
+                raise ValueError(f"{str(path)!r}: {name} should be an integer, not {value!r}.")
         check_vocab(vocab, config, stacklevel=2)
         tokenizer = Tokenizer(vocab)
-        limit = config.get("max_position_embeddings", 512)
         if "id2label" not in config and (config.get("architectures") or [None])[0] == "BertModel":
             raise ValueError(
                 f"{str(path)!r} names no labels (id2label): it is an encoder without a head. Save "
                 "it with its classifier."
             )
         kind, runtime = _open(directory, kind, num_threads)
+        known, wanted = runtime.vocab_size, config.get("vocab_size")
+        if known is not None and known != wanted:
+            raise ValueError(
+                f"{str(runtime.path)!r} knows {known} tokens, and vocab_size in {str(path)!r} is "
+                f"{wanted}: they are of different models."
+            )
         limit = min(limit, runtime.max_length or limit)
         if max_length is not None and max_length > limit:
             raise ValueError(

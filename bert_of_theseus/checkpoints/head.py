@@ -156,16 +156,24 @@ def save_beside(head: Head, path: Path) -> None:
 
 def load_beside(path: Path):
     """Loads a head from a Keras file. Runs no code but Keras' own and this process'."""
-    from bert_of_theseus.backend import keras
+    return load_keras_file(path, check_names=True)
+
+
+def load_keras_file(path: Path, check_names: bool):
+    """Loads what Keras saved, without running code from the file."""
+    from bert_of_theseus.backend import keras, safe_mode
 
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-            if broken:
-                raise ValueError(f"{broken} does not match its checksum")
-            config = json.loads(archive.read("config.json"))
-        _check_names(config)
-        model = keras.models.load_model(str(path), compile=False, safe_mode=True)
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+                if broken:
+                    raise ValueError(f"{broken} does not match its checksum")
+                config = json.loads(archive.read("config.json"))
+            if check_names:
+                _check_names(config)
+        with safe_mode():
+            model = keras.models.load_model(str(path), compile=False, safe_mode=True)
         if not isinstance(model, keras.Model):  # whatever else a config describes
             raise ValueError(f"it holds a {type(model).__name__}, no model")
         return model
@@ -176,10 +184,7 @@ def load_beside(path: Path):
 
 
 def _check_names(config) -> None:
-    """Refuses a Keras config that names anything outside Keras, unless it is registered here.
-
-    Keras 2's safe mode refuses Lambda layers, but imports any module that a config names.
-    """
+    """Refuses a Keras config that names anything outside Keras, unless it is registered here."""
     if isinstance(config, list):
         for item in config:
             _check_names(item)
@@ -200,8 +205,14 @@ def _is_known(config: dict) -> bool:
     if name == "function":
         function = str(config.get("config"))
         return bool(registered(function)) or callable(getattr(keras.activations, function, None))
-    if name in ("Lambda", "__lambda__"):
+    if name == "__lambda__":
         return False
+    if name == "Lambda":  # bert4keras' masks and pooler, whose functions are known by name
+        function = config["config"].get("function")
+        return isinstance(function, str) and bool(registered(function))
+    if module in _TF_OPS:  # x[:, 0] or x + y in a model, where Keras 2 finds TensorFlow's own
+        function = str(config["config"].get("function"))
+        return function.split(".")[0] in ("__operators__", "math", "nn")
     if (name == "Functional" and module in _FUNCTIONAL) or (name, module) in _DATA:
         return True
     if registered(str(config.get("registered_name") or name)):
@@ -218,6 +229,7 @@ _FUNCTIONAL = (  # of Keras 2, tf_keras and Keras 3
     "tf_keras.src.engine.functional",
     "keras.src.models.functional",
 )
+_TF_OPS = ("keras.src.layers.core.tf_op_layer", "tf_keras.src.layers.core.tf_op_layer")
 _DATA = (("DTypePolicy", "keras"), ("__keras_tensor__", "None"), ("__tuple__", "None"))
 _KERAS_PARTS = ("constraints", "initializers", "layers", "models", "regularizers")
 

@@ -271,27 +271,33 @@ def test_epsilon_other_than_bert4keras_own_is_said(saved, tmp_path):
 # Round trips.
 
 
-def test_round_trip_of_a_hugging_face_directory(tmp_path):
+@pytest.mark.parametrize("kind", ["SequenceClassification", "TokenClassification", None])
+def test_round_trip_of_a_hugging_face_directory(kind, tmp_path):
     torch.manual_seed(0)
-    config = transformers.BertConfig(**TINY, num_labels=3, classifier_dropout=0.2)
-    theirs = transformers.BertForSequenceClassification(config).eval()
+    names = dict(enumerate(LABELS)) if kind == "TokenClassification" else None
+    config = transformers.BertConfig(**TINY, num_labels=3, id2label=names, classifier_dropout=0.2)
+    auto = getattr(transformers, f"AutoModelFor{kind}" if kind else "AutoModel")
+    theirs = auto.from_config(config).eval()
     theirs.save_pretrained(tmp_path / "a")
-    transformer, classifier, labels = load_pretrained(tmp_path / "a")
-    assert labels is None
-    save_pretrained(tmp_path / "b", transformer, classifier)
+    options = {} if kind else {"with_pool": True}  # a BertModel's pooler is its own
+    transformer, classifier, labels = load_pretrained(tmp_path / "a", **options)
+    assert labels == (names and LABELS) and (classifier is None) == (kind is None)
+    save_pretrained(tmp_path / "b", transformer, classifier, labels=labels)
     # And by way of the other kind.
-    save_checkpoint(tmp_path / "c", transformer, classifier)
-    save_pretrained(tmp_path / "d", *load_pretrained(tmp_path / "c")[:2])
+    save_checkpoint(tmp_path / "c", transformer, classifier, labels=labels)
+    again, classifier, labels = load_pretrained(tmp_path / "c", **options)
+    save_pretrained(tmp_path / "d", again, classifier, labels=labels)
     source = load_file(tmp_path / "a/model.safetensors")
     for folder in ("b", "d"):
         found = load_file(tmp_path / folder / "model.safetensors")
         assert found.keys() == source.keys()
         for name, value in source.items():
             assert found[name].tobytes() == value.tobytes() and found[name].shape == value.shape
-        config = json.loads((tmp_path / folder / "config.json").read_text())
-        assert config["classifier_dropout"] == 0.2
-    model = torch_load(transformers.AutoModelForSequenceClassification, tmp_path / "d")
+    model = torch_load(auto, tmp_path / "d")
     torch.testing.assert_close(torch_outputs(model), torch_outputs(theirs), atol=0, rtol=0)
+    if kind:
+        assert type(model) is type(theirs) and model.config.id2label == theirs.config.id2label
+        assert model.config.classifier_dropout == 0.2
 
 
 def test_round_trip_of_a_google_checkpoint(saved, tmp_path):

@@ -258,6 +258,24 @@ def test_what_the_demo_saved(tmp_path):
     expected = model.predict_on_batch([ids, 0 * ids])[0]
     np.testing.assert_allclose(values(predictor.predict("a b")), expected, atol=1e-5)
 
+    def refused(file, content):
+        original = (tmp_path / "a" / file).read_bytes()
+        (tmp_path / "a" / file).write_bytes(content(original))
+        with pytest.raises(ValueError, match=file) as caught:
+            Predictor.load(tmp_path / "a")
+        assert str(tmp_path / "a") in str(caught.value)
+        (tmp_path / "a" / file).write_bytes(original)
+
+    for file in ("bert_config.json", "labels.json", "model.weights.h5"):
+        size = (tmp_path / "a" / file).stat().st_size
+        for place in range(0, size - 2, -(-size // 20)):
+            refused(file, lambda content, place=place: content[:place])
+        refused(file, lambda content: b"{}")
+    refused("labels.json", lambda content: b'["a", 1, "c"]')
+    refused("labels.json", lambda content: b'["a", "b"]')
+    refused("bert_config.json", lambda content: content.replace(b"vocab_size", b"vocab_sizf"))
+    refused("bert_config.json", lambda content: content.replace(b": 24", b": 25"))
+
 
 def test_an_encoder_without_a_head(tmp_path):
     transformer = build_transformer_model(return_keras_model=False, **TINY)

@@ -71,6 +71,7 @@ def test_another_backend_is_refused(name, tmp_path):
 
 def test_a_keras_file_runs(tmp_path):
     model = make_model()
+    model.compile(keras.optimizers.Adam(), "sparse_categorical_crossentropy", ["accuracy"])
     model.save(tmp_path / "a.keras")
     runtime = open_runtime(tmp_path / "a.keras")
     batch = [ids.astype("int32") for ids in texts(9, 4)]
@@ -82,3 +83,12 @@ def test_a_keras_file_runs(tmp_path):
         (tmp_path / "a.keras").write_bytes(content[:place])
         with pytest.raises(ValueError, match=r"a\.keras' cannot be loaded"):
             open_runtime(tmp_path / "a.keras")
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        (tmp_path / "a.keras").write_bytes(flipped)
+        try:
+            found = open_runtime(tmp_path / "a.keras")(*batch)
+        except ValueError as error:
+            assert "a.keras' cannot be loaded" in str(error)
+        else:  # a zip file has bytes that say nothing, such as times
+            np.testing.assert_array_equal(found, runtime(*batch))

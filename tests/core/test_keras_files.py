@@ -1,12 +1,15 @@
 """Keras' own files in a process where nothing but the package is imported."""
 
+import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from bert_of_theseus import build_successor_model, build_theseus_model
+from bert_of_theseus import build_successor_model, build_theseus_model, load_model
 from bert_of_theseus.backend import KERAS_2, keras
 from bert_of_theseus.heads import classification_head
 
@@ -37,3 +40,40 @@ def test_a_fresh_process(tmp_path):
         (theseus if file.startswith("theseus") else small).save(str(tmp_path / file))
     command = [sys.executable, "-c", CODE, str(tmp_path), *files]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+
+
+RAN = []
+
+
+@pytest.mark.parametrize("form", ["a.keras", "a.h5", *(["saved_model"] if KERAS_2 else [])])
+def test_no_code_of_a_file_is_run(form, tmp_path):
+    """A Lambda's function is code in the file, in the old formats too."""
+    inputs = keras.Input((4,))
+    code = f"lambda x: (__import__({__name__!r}).RAN.append(1), x)[1]"
+    model = keras.Model(inputs, keras.layers.Lambda(eval(code), output_shape=(4,))(inputs))
+    model.save(str(tmp_path / form))
+    RAN.clear()
+    try:
+        load_model(tmp_path / form)
+    except ValueError as error:
+        assert form in str(error) and "Lambda" in str(error)
+    else:  # TensorFlow's graph of it, where there is one
+        assert form == "saved_model"
+    assert not RAN
+
+
+def test_a_file_names_nothing_outside_keras(tmp_path):
+    inputs = keras.Input((4,))
+    keras.Model(inputs, keras.layers.Dense(3)(inputs)).save(tmp_path / "a.keras")
+    with zipfile.ZipFile(tmp_path / "a.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    evil = {"module": "this", "class_name": "function", "config": "s", "registered_name": "s"}
+    config["config"]["layers"][1]["config"]["activation"] = evil
+    members["config.json"] = json.dumps(config)
+    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=r"a\.keras"):
+        load_model(tmp_path / "a.keras")
+    assert "this" not in sys.modules  # or it would have said its piece

@@ -266,6 +266,8 @@ def test_what_cannot_be_loaded(case, tmp_path):
 
 
 CONFIGS = {
+    "another model's": ({"vocab_size": 40}, r"model\.onnx' knows 33 tokens.*vocab_size.* is 40"),
+    "labels twice": ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "labels should be distinct"),
     "no labels": ({"id2label": None, "architectures": ["BertModel"]}, "names no labels"),
     "too few labels": ({"id2label": {"0": "a", "1": "b"}}, "3 outputs, and there are 2 labels"),
     "numbers": ({"id2label": ["a", "b", "c"]}, "to strings in id2label"),
