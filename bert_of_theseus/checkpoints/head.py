@@ -171,7 +171,8 @@ def load_keras_file(path: Path, check_names: bool):
                     raise ValueError(f"{broken} does not match its checksum")
                 config = json.loads(archive.read("config.json"))
             if check_names:
-                _check_names(config)
+                # How it was compiled is not read.
+                _check_names({**config, "compile_config": None})
         with safe_mode():
             model = keras.models.load_model(str(path), compile=False, safe_mode=True)
         if not isinstance(model, keras.Model):  # whatever else a config describes
