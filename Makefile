@@ -54,6 +54,7 @@ demo: $(VENV)/.stamp-install ## compress a real BERT on real text (minutes on 2 
 
 # All four run, whatever the first ones say; the exit status tells whether any failed. PyTorch's
 # threads wait by spinning: for tiny models more than one only takes cores from whatever else runs.
+test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.stamp-dev ## run the tests under each Keras
 	@failed=; \
 	for backend in $(BACKENDS); do \
@@ -64,8 +65,7 @@ test: $(VENV)/.stamp-dev ## run the tests under each Keras
 	      folders="tests/core tests/keras_hub" ;; \
 	  esac; \
 	  echo "== $$backend: pytest $$folders"; \
-	  env OMP_NUM_THREADS=1 "$$@" $(BIN)/python -m pytest $$folders $(ARGS) \
-	    || failed="$$failed $$backend"; \
+	  env "$$@" $(BIN)/python -m pytest $$folders $(ARGS) || failed="$$failed $$backend"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "error: tests failed under:$$failed" >&2; exit 1; fi
 
