@@ -5,12 +5,11 @@ Nothing here imports Keras before a function is called.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
-from .checkpoints.base import read_config
+from .checkpoints.base import read_config, read_json
 from .files import write_json
 
 __all__ = [
@@ -119,10 +118,7 @@ def load_classifier(directory: str | os.PathLike):
 
 def read_label_file(path: Path) -> list[str]:
     """The classes' names from labels.json."""
-    try:
-        labels = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is not JSON: {error}.") from error
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+    labels = read_json(path, list)
+    if not all(isinstance(label, str) for label in labels):
         raise ValueError(f"{str(path)!r} should hold a list of strings.")
     return labels

@@ -149,6 +149,13 @@ def _numbered_lines(path: Path, expected: str) -> list[tuple[int, str]]:
     return [pair for pair in enumerate(content.split("\n"), start=1) if pair[1].strip()]
 
 
+def _folder(directory, files):
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory} should be a folder with {files}; not found.")
+    return directory
+
+
 def load_iflytek(
     directory: str | os.PathLike,
     *,
@@ -171,11 +178,7 @@ def load_iflytek(
         FileNotFoundError: one of the files is missing.
         ValueError: a bad row (names file and line), an unknown label, or an empty set.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(
-            f"{directory} should be a folder with train.json, dev.json and labels.json; not found."
-        )
+    directory = _folder(directory, "train.json, dev.json and labels.json")
     label_file = directory / "labels.json"
     rows = read_json_lines(label_file, ("label", "label_des"))
     numbers = {}
@@ -232,11 +235,7 @@ def load_sst2(
         FileNotFoundError: one of the files is missing.
         ValueError: a bad row (names file and line), or an empty set.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(
-            f"{directory} should be a folder with train.tsv and dev.tsv; not found."
-        )
+    directory = _folder(directory, "train.tsv and dev.tsv")
     train, dev = (_read_sst2(directory / name) for name in ("train.tsv", "dev.tsv"))
     phrases = _phrases_by_sentence({_normalized(example.text) for example in train})
     sentences = [example for example in train if _normalized(example.text) in phrases]
@@ -292,11 +291,7 @@ def load_cluener(
         FileNotFoundError: one of the files is missing.
         ValueError: a bad row (names file and row), or an empty set.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(
-            f"{directory} should be a folder with train.json and dev.json; not found."
-        )
+    directory = _folder(directory, "train.json and dev.json")
     train, dev = (_read_cluener(directory / name) for name in ("train.json", "dev.json"))
     types = sorted({entity.type for example in train + dev for entity in example.label})
     train, dev = (_at_most(examples, limit, seed) for examples in (train, dev))
@@ -378,19 +373,18 @@ def load_folder(
     """
     if kind not in _LABELS:
         raise ValueError(f"`kind` must be one of {', '.join(_LABELS)}. Received: {kind!r}.")
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(
-            f"{directory} should be a folder with train.json and dev.json; not found."
-        )
+    directory = _folder(directory, "train.json and dev.json")
     train, dev = (_read_folder(directory / name, kind) for name in ("train.json", "dev.json"))
     names = sorted({name for row in train + dev for name in _names(kind, row.label)})
 
     def as_task_takes_it(label):
+        if kind == "classification":
+            return names.index(str(label))
+        if kind == "multi-label":
+            return [names.index(str(name)) for name in label]
         if kind == "tagging":
             return tuple(Entity(*entity) for entity in label)
-        numbers = [names.index(name) for name in _names(kind, label)]
-        return {"classification": numbers[:1], "multi-label": [numbers]}.get(kind, [label])[0]
+        return label
 
     train, dev = (
         _at_most([row._replace(label=as_task_takes_it(row.label)) for row in rows], limit, seed)

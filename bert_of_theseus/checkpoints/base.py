@@ -122,15 +122,16 @@ def missing_file(directory: str | os.PathLike, looked_for: str) -> FileNotFoundE
     )
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object from a file, or a `ValueError` naming the file."""
+def read_json(path: Path, kind: type = dict):
+    """A JSON object, or a list, from a file; or a `ValueError` naming the file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{str(path)!r} is not JSON: {error}.") from error
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise ValueError(f"{str(path)!r} should hold a JSON object. Received: {kind}.")
+    if not isinstance(content, kind):
+        expected = {dict: "object", list: "list"}[kind]
+        received = type(content).__name__
+        raise ValueError(f"{str(path)!r} should hold a JSON {expected}. Received: {received}.")
     return content
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from bert4keras.backend import keras
 from bert4keras.models import build_transformer_model
 
-from bert_of_theseus import build_successor_model
+from bert_of_theseus import build_successor_model, build_theseus_model
 from bert_of_theseus.heads import classification_head
 
 TINY = {
@@ -58,12 +58,12 @@ def test_successors_of_all_families(tmp_path):
     rng = np.random.default_rng(0)
     for name, options in FAMILIES.items():
         keras.backend.clear_session()
-        host = build(1, options)
-        width = host.output.shape[-1]
+        hosts = build(2, options), build(1, options)
+        width = hosts[0].output.shape[-1]
         head = classification_head(width, 3)
         if name == "pooled":
             head = keras.Sequential([keras.Input((width,)), keras.layers.Dense(3)])
-        small = build_successor_model(host, head)
+        small = build_successor_model(build_theseus_model(*hosts, head))
         small.set_weights([w + rng.normal(0, 0.2, w.shape) for w in small.get_weights()])
         token_ids = rng.integers(1, 40, (3, 8)) * (np.arange(8) < np.array([[8], [5], [1]]))
         inputs = [token_ids, 1 * (token_ids % 2 > 0)][: len(small.inputs)]

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from bert_of_theseus.backend import BACKEND, keras
+from bert_of_theseus.backend import BACKEND, KERAS_2
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "digits.py"
 
@@ -20,7 +20,7 @@ def script():
 
 
 @pytest.mark.skipif(
-    BACKEND != "tensorflow" or keras.__version__ < "3",
+    BACKEND != "tensorflow" or KERAS_2,
     reason="once is enough, and TensorFlow is the quickest",
 )
 def test_two_blocks_keep_what_six_know(script, capsys):

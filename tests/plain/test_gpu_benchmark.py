@@ -95,7 +95,7 @@ def test_a_tiny_run_of_speed(backend, tmp_path):
 
 
 @pytest.mark.skipif(not BACKENDS, reason="needs JAX or PyTorch")
-@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("backend", BACKENDS[-1:])  # PyTorch, which has nothing to compile
 def test_a_tiny_run_of_quality(backend, tmp_path):
     sizes = ["--rows", "64", "--layers", "1", "--seeds", "0", "--predecessor-epochs", "1"]
     sizes += ["--theseus-epochs", "1", "--output-dir", tmp_path]
