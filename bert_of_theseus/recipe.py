@@ -145,8 +145,9 @@ def compress(
     3. The successor is taken out and fine-tuned, embeddings and head included.
 
     Each stage keeps the weights that do best on `validation`, in stage 2 the successor's by the
-    successor's own score. The predecessor is as it was after stage 1 when all is done: the
-    successor gets a head and embeddings of its own.
+    successor's own score; stage 3 gives back what it began with if it finds nothing as good. The
+    predecessor is as it was after stage 1 when all is done: the successor gets a head and
+    embeddings of its own.
 
     Killed at any moment, the same call goes on from the last checkpoint, written after each
     evaluation, and ends with the same weights as one that was not interrupted, where the backend
@@ -283,7 +284,7 @@ def compress(
     judged["batch_size"] = batch_size
     stages, rows = [], []
 
-    def run(name, model, kept, stage, first=(), **more):
+    def run(name, model, kept, stage, first=(), initial_score=None, **more):
         given = callbacks.get(name, ()) if isinstance(callbacks, dict) else callbacks
         if verbose:
             print(f"\n{name}: {stage}", flush=True)
@@ -295,6 +296,7 @@ def compress(
             directory=directory / name,
             kept=kept,
             callbacks=[recorder, *first, *given],
+            initial_score=initial_score,
             settings=more,
             seed=seed,
             tensorboard=tensorboard,
@@ -340,7 +342,17 @@ def compress(
             set_replacement_rate(theseus, 1.0)
         if distillation_weight:
             trained = distil(trained, full, temperature, distillation_weight, from_logits)
-        run("successor", trained, small, successor_stage, **successor_settings)
+        # Only of what is on the validation data does the report have the score.
+        comparable = monitor is None or monitor.startswith("val_")
+        before = rows[-1].get("score") if comparable else None
+        run(
+            "successor",
+            trained,
+            small,
+            successor_stage,
+            initial_score=before,
+            **successor_settings,
+        )
         report("successor", small, successor)
 
     if latency and num_devices() == 1:

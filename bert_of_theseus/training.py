@@ -183,7 +183,8 @@ class StageResult:
         history: By name a list of a number per evaluation: `step`, `loss`, the metrics, those on
             the validation data with `val_` before their names, `replacement_rate`, `seconds`.
         monitor: String, the entry of `history` by which the best weights were chosen, or `None`.
-        best_step: Integer, the step after which they were kept.
+        best_step: Integer, the step after which they were kept; 0 if what the stage began with
+            stayed, see `fit`.
         score: Float, their score, or `None` without validation data.
         seconds, cpu_seconds: Floats, time spent, in all runs together if it was interrupted.
         stopped_early: Boolean.
@@ -224,6 +225,7 @@ def fit(
     metrics=("accuracy",),
     monitor: str | None = None,
     score: Callable | None = None,
+    initial_score: float | None = None,
     seed: int = 0,
     batch_size: int = 32,
     callbacks=(),
@@ -255,6 +257,9 @@ def fit(
             on the validation data, or the loss on it if there is no metric.
         score: Function of a model and data that returns a number, better when higher, for what is
             no Keras metric; logged as `val_score`, and then the default of `monitor`.
+        initial_score: Float, the score of the weights as they are, by `monitor`: they stay if no
+            evaluation is as good, and `best_step` is 0 then. Defaults to `None`, not known: the
+            first evaluation counts as better.
         seed: Integer. Governs dropout, the draws of the replaced modules and the order of arrays.
         batch_size: Integer, for arrays only. Defaults to `32`.
         callbacks: Further Keras callbacks. They do not take part in the resumption.
@@ -317,6 +322,8 @@ def fit(
             f"evaluations. {directory} must be one folder that all of them see: the first worker "
             "writes it, and the others read it."
         )
+    if initial_score is not None and not keeper.rounds_done:
+        keeper.begin_with(initial_score)
     if keeper.rounds_done and verbose:
         print(f"{name}: goes on after step {keeper.state['history']['step'][-1]}", flush=True)
     if keeper.rounds_done < rounds.count and not keeper.state["stopped_early"]:
@@ -331,6 +338,8 @@ def fit(
             callbacks=[*callbacks, keeper, *log],
             verbose=verbose,
         )
+    if verbose and not keeper.state["best_step"]:
+        print(f"{name}: what it began with was better and stays", flush=True)
     return keeper.finish()
 
 
@@ -514,6 +523,11 @@ class _Keeper(keras.callbacks.Callback):
         self.rounds_done = meta.pop("rounds_done")
         self.state.update(meta)
 
+    def begin_with(self, score):
+        """The weights before the first step are the best so far."""
+        self.state.update(score=float(score), best_round=-1)
+        self._write_weights()
+
     def on_epoch_begin(self, epoch, logs=None):
         self._wall, self._cpu = time.perf_counter(), time.process_time()
         reseed(self.model, [self.seed, zlib.crc32(self.name.encode()), epoch])
@@ -557,7 +571,7 @@ class _Keeper(keras.callbacks.Callback):
             check_room(self.directory, self.room, take=False)
         if self._is_better(score):
             state.update(score=score, best_step=entry["step"], best_round=epoch)
-            self._write(WEIGHTS, lambda path: self.weights.save_weights(str(path)))
+            self._write_weights()
         if self.patience is not None and epoch - state["best_round"] >= self.patience:
             state["stopped_early"] = model.stop_training = True
         state["seconds"] += time.perf_counter() - self._wall
@@ -572,7 +586,13 @@ class _Keeper(keras.callbacks.Callback):
             return True
         if math.isnan(score) or math.isnan(best):
             return not math.isnan(score)
-        return score < best if lower_is_better(self.monitor) else score > best
+        if lower_is_better(self.monitor):
+            score, best = -score, -best
+        # Of equal ones the first, except that what the stage began with gives way.
+        return score > best or (score == best and self.state["best_round"] < 0)
+
+    def _write_weights(self):
+        self._write(WEIGHTS, lambda path: self.weights.save_weights(str(path)))
 
     def _write(self, name, write):
         if is_chief():

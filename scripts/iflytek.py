@@ -370,7 +370,7 @@ def run(args: argparse.Namespace, output: Path, settings: dict, inputs: dict, st
     dev = Batches(encoded["dev"], 64, shuffle=False)
     rows = []
 
-    def stage(name, title, model, transformer, kept=None, callbacks=()):
+    def stage(name, title, model, transformer, kept=None, callbacks=(), initial_score=None):
         kept = kept or model
         print(f"\n{len(rows) + 1}/4 {title}", flush=True)
         save_description(output / name, transformer, config, inputs["tokenizer"], task.labels)
@@ -387,6 +387,7 @@ def run(args: argparse.Namespace, output: Path, settings: dict, inputs: dict, st
             ),
             directory=output / name,
             kept=kept,
+            initial_score=initial_score,
             seed=args.seed,
             callbacks=callbacks,
         )
@@ -430,7 +431,9 @@ def run(args: argparse.Namespace, output: Path, settings: dict, inputs: dict, st
         else ConstantReplacement(args.replacement_rate)
     )
     stage("theseus", title, theseus, successor, kept=compressed, callbacks=[scheduler])
-    stage("successor", f"Fine-tune the successor ({few})", compressed, successor)
+    title = f"Fine-tune the successor ({few})"
+    before = rows[-1]["validation_accuracy"]
+    stage("successor", title, compressed, successor, initial_score=before)
 
     head = classification_head(hidden_size, num_classes, name="direct_classifier")
     baseline = build_classifier(direct, head)

@@ -122,7 +122,10 @@ def test_table(output, results):
         weights = output / row["model"] / "model.weights.h5"
         assert row["bytes"] == weights.stat().st_size
         assert row["kept"] == row["dev_accuracy"] / rows[0]["dev_accuracy"]
-        assert row["validation_accuracy"] == max(row["history"]["val_accuracy"])
+        choices = list(row["history"]["val_accuracy"])
+        if row is rows[2]:  # which may give back what it began with
+            choices.append(rows[1]["validation_accuracy"])
+        assert row["validation_accuracy"] == max(choices)
         assert len(row["history"]["loss"]) == row["epochs"]
         assert row["latency_ms"] > 0
     assert results["majority_share"] == results["chance"] == 0.5

@@ -77,8 +77,10 @@ def whole(tmp_path_factory):
 def test_what_comes_out(whole):
     result, (predecessor, successor, head), (before, answers) = whole
     assert [stage.name for stage in result.stages] == ["predecessor", "theseus", "successor"]
-    for stage in result.stages:
-        assert stage.score == max(stage.history["val_accuracy"])
+    first, second, third = (stage.history["val_accuracy"] for stage in result.stages)
+    assert result.stages[0].score == max(first)
+    assert result.stages[1].score == max(second)
+    assert result.stages[2].score == max(max(second), *third)  # or what it began with
     # The report's scores are those that chose; stage 3 starts as what stage 2 kept.
     assert [row["score"] for row in result.rows] == [stage.score for stage in result.stages]
     assert (answers == VALIDATION[1]).mean() == pytest.approx(result.stages[1].score)
@@ -201,6 +203,43 @@ def test_a_fitted_predecessor_is_not_trained(tmp_path):
             latency=False,
             **{**OPTIONS, "predecessor_stage": None},
         )
+
+
+@pytest.mark.parametrize("whole_successor", [True, False])
+def test_a_third_stage_that_does_harm_gives_back_the_second(tmp_path, whole_successor):
+    begun = []
+
+    class Begin(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            begun[:] = values(weights_of_successor())
+
+    def weights_of_successor():
+        return [weight for layer in successor for weight in layer.weights]
+
+    def score(model, data):
+        """Falls with every step away from what the third stage begins with."""
+        now = values(weights_of_successor())
+        return -float(sum(np.abs(one - other).sum() for one, other in zip(now, begun)))
+
+    predecessor, successor, head = parts()
+    result = compress(
+        predecessor,
+        successor,
+        head,
+        TRAIN,
+        VALIDATION,
+        directory=tmp_path,
+        train_embeddings_and_head=whole_successor,
+        score=score,
+        callbacks={"successor": [Begin()]},
+        **OPTIONS,
+    )
+    _, second, third = result.stages
+    assert all(later < 0 for later in third.history["val_score"])
+    assert third.best_step == 0 and third.score == second.score == 0
+    for now, then in zip(values(weights_of_successor()), begun, strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert [row["score"] for row in result.rows] == [0, 0, 0]
 
 
 def test_with_losses_of_distillation(tmp_path):

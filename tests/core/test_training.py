@@ -195,6 +195,36 @@ def test_best_weights_by_any_score(task, tmp_path, monitor, best):
         np.testing.assert_array_equal(weight, expected)
 
 
+@pytest.mark.parametrize(
+    "initial, best, epochs",
+    [(0.8, None, 2), (0.7, 1, 4), (0.65, 1, 4), (None, 1, 4)],
+    ids=["better", "equal", "worse", "unknown"],
+)
+def test_what_a_stage_begins_with_may_be_the_best(task, tmp_path, initial, best, epochs):
+    scripted = Weights([0.5, 0.7, 0.6, 0.7])
+    model = build()
+    before = [np.array(weight) for weight in model.get_weights()]
+    options = {
+        "train": Batches(task, 64, seed=3),
+        "validation": Batches(task, 64),
+        "stage": Stage(epochs=4, learning_rate=0.01, patience=2),
+        "directory": tmp_path,
+        "monitor": "val_scripted",
+        "initial_score": initial,
+        "verbose": 0,
+    }
+    result = fit(model, callbacks=[scripted], **options)
+    assert result.best_step == (0 if best is None else 2 * (best + 1))
+    assert result.score == (initial if best is None else scripted.scores[best])
+    assert len(scripted.seen) == epochs and len(result.history["step"]) == epochs
+    expected = before if best is None else scripted.seen[best]
+    again = build()
+    assert fit(again, **options) == result  # the folder holds the same
+    for trained in (model, again):
+        for weight, value in zip(trained.get_weights(), expected, strict=True):
+            np.testing.assert_array_equal(weight, value)
+
+
 def test_a_score_of_ones_own(task, tmp_path):
     model = build()
 
