@@ -29,6 +29,10 @@ def values(weights):
     return [np.array(to_numpy(w if KERAS_2 else w.value)) for w in weights]
 
 
+def weights_of(layers):
+    return [weight for layer in layers for weight in layer.weights]
+
+
 def assert_same(before, after):
     """Bit for bit."""
     assert len(before) == len(after)

@@ -15,6 +15,7 @@ from core_helpers import (
     to_numpy,
     to_tensor,
     values,
+    weights_of,
 )
 
 import bert_of_theseus as package_names
@@ -89,10 +90,6 @@ class Host:
             ):
                 x = layer(x)
         return keras.Model(inputs, self.head(x))
-
-
-def weights_of(layers):
-    return [weight for layer in layers for weight in layer.weights]
 
 
 def set_path(theseus, path):

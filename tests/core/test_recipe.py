@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from core_helpers import values
+from core_helpers import assert_same, values, weights_of
 
 from bert_of_theseus import ConstantReplacement, ModulewiseReplacement, Stage, compress, schedules
 from bert_of_theseus.backend import keras
@@ -85,14 +85,13 @@ def test_what_comes_out(whole):
     assert [row["score"] for row in result.rows] == [stage.score for stage in result.stages]
     assert (answers == VALIDATION[1]).mean() == pytest.approx(result.stages[1].score)
     # The successor holds its own layers and head, and none of the predecessor's weights.
-    own = {id(weight) for layer in successor for weight in layer.weights}
-    theirs = {id(weight) for layer in [*predecessor[1:], head] for weight in layer.weights}
+    own = {id(weight) for weight in weights_of(successor)}
+    theirs = {id(weight) for weight in weights_of([*predecessor[1:], head])}
     weights = {id(weight) for weight in result.successor.weights}
     assert own <= weights and not weights & theirs
     # The predecessor is as stage 1 left it, though the successor's head went on.
     for layer, values_before in zip([*predecessor[1:], head], before, strict=True):
-        for one, other in zip(values(layer.weights), values_before, strict=True):
-            np.testing.assert_array_equal(one, other)
+        assert_same(values(layer.weights), values_before)
     moved = zip(values(result.classifier.weights), values(head.weights), strict=True)
     assert any(not np.array_equal(one, other) for one, other in moved)
 
@@ -166,7 +165,7 @@ def test_the_same_call_again_trains_nothing(whole):
 def test_a_fitted_predecessor_is_not_trained(tmp_path):
     predecessor, successor, head = parts()
     before = [values(layer.weights) for layer in [*predecessor[1:], head]]
-    given = values([weight for layer in successor for weight in layer.weights])
+    given = values(weights_of(successor))
     result = compress(
         predecessor,
         successor,
@@ -182,12 +181,10 @@ def test_a_fitted_predecessor_is_not_trained(tmp_path):
     )
     assert [stage.name for stage in result.stages] == ["theseus", "successor"]
     for layer, values_before in zip([*predecessor[1:], head], before, strict=True):
-        for one, other in zip(values(layer.weights), values_before, strict=True):
-            np.testing.assert_array_equal(one, other)
+        assert_same(values(layer.weights), values_before)
     # The modules alone were trained.
-    for one, other in zip(values(result.classifier.weights), values(head.weights), strict=True):
-        np.testing.assert_array_equal(one, other)
-    now = values([weight for layer in successor for weight in layer.weights])
+    assert_same(values(result.classifier.weights), values(head.weights))
+    now = values(weights_of(successor))
     assert any(not np.array_equal(one, other) for one, other in zip(now, given, strict=True))
     # The same call with another predecessor is another training.
     other = parts(seed=2)
@@ -211,14 +208,11 @@ def test_a_third_stage_that_does_harm_gives_back_the_second(tmp_path, whole_succ
 
     class Begin(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            begun[:] = values(weights_of_successor())
-
-    def weights_of_successor():
-        return [weight for layer in successor for weight in layer.weights]
+            begun[:] = values(weights_of(successor))
 
     def score(model, data):
         """Falls with every step away from what the third stage begins with."""
-        now = values(weights_of_successor())
+        now = values(weights_of(successor))
         return -float(sum(np.abs(one - other).sum() for one, other in zip(now, begun)))
 
     predecessor, successor, head = parts()
@@ -237,8 +231,7 @@ def test_a_third_stage_that_does_harm_gives_back_the_second(tmp_path, whole_succ
     _, second, third = result.stages
     assert all(later < 0 for later in third.history["val_score"])
     assert third.best_step == 0 and third.score == second.score == 0
-    for now, then in zip(values(weights_of_successor()), begun, strict=True):
-        np.testing.assert_array_equal(now, then)
+    assert_same(values(weights_of(successor)), begun)
     assert [row["score"] for row in result.rows] == [0, 0, 0]
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from core_helpers import values
+from core_helpers import assert_same, values
 
 from bert_of_theseus import build_theseus_model
 from bert_of_theseus.backend import BACKEND, keras
@@ -191,8 +191,7 @@ def test_best_weights_by_any_score(task, tmp_path, monitor, best):
     assert result.best_step == 2 * (best + 1) and result.score == scripted.scores[best]
     assert len(scripted.seen) == best + 4
     assert result.stopped_early
-    for weight, expected in zip(model.get_weights(), scripted.seen[best], strict=True):
-        np.testing.assert_array_equal(weight, expected)
+    assert_same(model.get_weights(), scripted.seen[best])
 
 
 @pytest.mark.parametrize(
@@ -221,8 +220,7 @@ def test_what_a_stage_begins_with_may_be_the_best(task, tmp_path, initial, best,
     again = build()
     assert fit(again, **options) == result  # the folder holds the same
     for trained in (model, again):
-        for weight, value in zip(trained.get_weights(), expected, strict=True):
-            np.testing.assert_array_equal(weight, value)
+        assert_same(trained.get_weights(), expected)
 
 
 def test_a_score_of_ones_own(task, tmp_path):
