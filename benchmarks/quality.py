@@ -257,7 +257,7 @@ def read(output: Path) -> list[dict]:
 
 def table(entries: list[dict]) -> str:
     """Mean and spread over the seeds, as a Markdown table."""
-    from bert_of_theseus.report import markdown_table
+    from bert_of_theseus.table import markdown_table
 
     before = {e["seed"]: e for e in entries if e["variant"] == "predecessor"}
 

@@ -11,30 +11,26 @@ A caller fine-tunes, replaces and fine-tunes again:
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import importlib.util
 import inspect
 import math
 import os
-import platform
-import statistics
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 
-from . import __version__
-from .backend import BACKEND, is_chief, keras, num_devices
+from .backend import is_chief, keras, num_devices
 from .callbacks import ReplacementRateScheduler
 from .encoders import as_encoder, as_head
 from .files import check_room, replace_file, write_json
 from .layers import set_replacement_rate
+from .measure import environment, measure_latency
 from .models import build_theseus_model, distil, initialize_successor
-from .report import markdown_table
-from .rounds import Source
 from .schedules import ConstantReplacement, LinearReplacement
+from .table import markdown_table
 from .training import (
+    BatchAccess,
     Stage,
     StageResult,
     described,
@@ -373,55 +369,6 @@ def compress(
     return result
 
 
-def measure_latency(
-    models: dict, examples: list, rounds: int = 3, progress=None
-) -> dict[str, float]:
-    """Seconds that each model takes for one example: the median over the examples.
-
-    Of an example the quickest of the `rounds` calls counts, and the models take turns, since
-    whatever else the machine does only ever adds to a call.
-
-    Args:
-        models: Keras models by name.
-        examples: List of inputs, each a batch of one.
-        rounds: Integer, how often to go through all examples. Defaults to `3`.
-        progress: Wraps the examples of all rounds, as `tqdm` does. Defaults to `None`.
-
-    Returns:
-        Dict of floats by name.
-    """
-    quickest = {name: [math.inf] * len(examples) for name in models}
-    turns = [*enumerate(examples)] * (rounds + 1)
-    for turn, (index, example) in enumerate(progress(turns) if progress else turns):
-        for name, model in models.items():
-            start = time.perf_counter()
-            model.predict_on_batch(example)
-            if turn >= len(examples):  # the first round compiles
-                seconds = time.perf_counter() - start
-                quickest[name][index] = min(quickest[name][index], seconds)
-    return {name: statistics.median(values) for name, values in quickest.items()}
-
-
-def environment() -> dict:
-    """What a run depends on beside its settings: versions and machine."""
-    packages = (
-        *("bert4keras", "jax", "keras", "keras-hub", "numpy"),
-        *("tensorflow", "tf-keras", "torch"),
-    )
-    versions = {"bert-of-theseus": __version__, "python": platform.python_version()}
-    for name in packages:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
-    return {
-        "versions": versions,
-        "keras": f"{keras.__name__} {keras.__version__} on {BACKEND}",
-        "machine": machine,
-    }
-
-
 def _theseus_defaults():
     parameters = inspect.signature(build_theseus_model).parameters
     own = {"predecessor", "successor", "classifier", "replacement_rate", "seed", "name"}
@@ -445,7 +392,7 @@ def _schedule_settings(schedule):
 
 
 def _single_examples(data, batch_size, count=10):
-    batches = Source(data, batch_size)
+    batches = BatchAccess(data, batch_size)
     examples = []
     for index in np.linspace(0, batches.length - 1, min(count, batches.length)).astype(int):
         inputs = batches.batch(0, int(index))[0]
@@ -491,7 +438,7 @@ def _save_report(result):
     replace_file(directory / "report.md", lambda path: path.write_text(table, encoding="utf-8"))
     if importlib.util.find_spec("matplotlib") is None:
         return
-    from .report import plot_tradeoff, plot_training
+    from .plots import plot_tradeoff, plot_training
 
     plot_training(result.history, path=directory / "training.png")
     score = "test_score" if "test_score" in rows[0] else "score"

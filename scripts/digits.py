@@ -241,7 +241,7 @@ def accuracy(model, data):
 
 def table(results):
     """Mean and standard deviation over the seeds, as Markdown."""
-    from bert_of_theseus.report import markdown_table
+    from bert_of_theseus.table import markdown_table
 
     means = {name: statistics.fmean(scores[name] for scores in results) for name in TITLES}
     rows = []
@@ -274,7 +274,7 @@ def main(arguments=None):
     args = parser.parse_args(arguments)
     check(parser, args)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from bert_of_theseus.recipe import environment
+    from bert_of_theseus.measure import environment
 
     start = time.perf_counter()
     experiment = Experiment(args)

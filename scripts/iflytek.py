@@ -360,7 +360,7 @@ def run(args: argparse.Namespace, output: Path, settings: dict, inputs: dict, st
     from bert_of_theseus.data import Batches
     from bert_of_theseus.files import replace_file, write_json
     from bert_of_theseus.heads import classification_head
-    from bert_of_theseus.recipe import measure_latency
+    from bert_of_theseus.measure import measure_latency
     from bert_of_theseus.training import WEIGHTS, Stage, fit, predict
 
     task, encoded, config = inputs["task"], inputs["encoded"], inputs["bert_config"]
@@ -490,7 +490,7 @@ def describe(args: argparse.Namespace, inputs: dict) -> dict:
 
 def report(results: dict) -> str:
     """The table and what one should know to read it, in Markdown."""
-    from bert_of_theseus.report import markdown_table
+    from bert_of_theseus.table import markdown_table
 
     table = markdown_table(
         results["rows"],

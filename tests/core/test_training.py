@@ -12,7 +12,6 @@ from bert_of_theseus.backend import BACKEND, keras
 from bert_of_theseus.data import Batches, Encoded
 from bert_of_theseus.files import check_room, replace_file
 from bert_of_theseus.heads import FirstToken, classification_head
-from bert_of_theseus.rounds import Rounds, as_sequence
 from bert_of_theseus.training import (
     NonFiniteLossError,
     Stage,
@@ -22,6 +21,7 @@ from bert_of_theseus.training import (
     plain,
     predict,
 )
+from bert_of_theseus.training.feed import Rounds, as_sequence
 
 
 def test_first_token():

@@ -8,12 +8,13 @@ import xml.etree.ElementTree
 
 import pytest
 
-from bert_of_theseus.report import markdown_table, plot_schedule, plot_tradeoff, plot_training
+from bert_of_theseus.plots import plot_schedule, plot_tradeoff, plot_training
 from bert_of_theseus.schedules import (
     ConstantReplacement,
     LinearReplacement,
     ModulewiseReplacement,
 )
+from bert_of_theseus.table import markdown_table
 
 pytest.importorskip("matplotlib")
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .backend import (
+from ..backend import (
     is_chief,
     keras,
     ops,
@@ -34,10 +34,10 @@ from .backend import (
     strategy_scope,
     to_numpy,
 )
-from .files import check_room, replace_file, write_json
-from .layers import get_replacement_rate
-from .models import input_structure
-from .rounds import Rounds, as_sequence
+from ..files import check_room, replace_file, write_json
+from ..layers import get_replacement_rate
+from ..models import input_structure
+from .feed import Rounds, as_sequence
 
 __all__ = [
     "WEIGHTS",

@@ -8,9 +8,9 @@ import zlib
 
 import numpy as np
 
-from .backend import BACKEND, keras, num_devices, to_numpy
+from ..backend import BACKEND, keras, num_devices, to_numpy
 
-__all__ = ["Rounds", "Source", "as_sequence"]
+__all__ = ["BatchAccess", "Rounds", "as_sequence"]
 
 
 class _Arrays:
@@ -52,7 +52,7 @@ class _Arrays:
         return x, self.y[rows]
 
 
-class Source:
+class BatchAccess:
     """Batches by epoch and index, of whatever `fit` takes."""
 
     def __init__(self, data, batch_size, seed=None):
@@ -131,7 +131,7 @@ def as_sequence(data, batch_size=32):
     """Wraps batches as the `Sequence` that this Keras' `fit` takes; `None` stays `None`."""
     if data is None:
         return None
-    source = Source(data, batch_size)
+    source = BatchAccess(data, batch_size)
 
     class _Sequence(keras.utils.Sequence):
         def __len__(self):
@@ -147,7 +147,7 @@ class Rounds:
     """All steps of a stage, cut into rounds of equal length, one of Keras' epochs each."""
 
     def __init__(self, data, stage, batch_size, seed):
-        self.source = Source(data, batch_size, seed)
+        self.source = BatchAccess(data, batch_size, seed)
         self.length = max(1, self.source.length // stage.evaluations_per_epoch)
         self.count = stage.epochs * min(stage.evaluations_per_epoch, self.source.length)
         self.total_steps = self.length * self.count

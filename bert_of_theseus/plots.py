@@ -1,6 +1,6 @@
-"""Results as a table and as charts.
+"""Charts of schedules, trainings and results.
 
-The charts need matplotlib, which is imported when one is drawn. They are figures of their own, not
+They need matplotlib, which is imported when one is drawn. They are figures of their own, not
 pyplot's: nothing is left behind, no window opens, and a notebook shows what a cell returns.
 """
 
@@ -13,59 +13,15 @@ import math
 import os
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["markdown_table", "plot_schedule", "plot_tradeoff", "plot_training"]
+__all__ = ["plot_schedule", "plot_tradeoff", "plot_training"]
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, less the palest.
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 _COLOURS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _GREY = "#666666"
-
-
-def markdown_table(
-    rows: Sequence[Mapping], columns: Mapping[str, tuple[str, Callable | str]]
-) -> str:
-    """Lays out rows as a Markdown table, padded so that it can be read as plain text too.
-
-    Args:
-        rows: one mapping a row; a missing or `None` value becomes a dash.
-        columns: by key of the rows, in order: the heading, and how to write a value, a function
-            or a format such as `".1%"`. Columns of numbers are aligned right.
-
-    Returns:
-        The table, without a newline at its end.
-
-    Example:
-
-        markdown_table(
-            [{"model": "predecessor", "accuracy": 0.58}],
-            {"model": ("model", ""), "accuracy": ("accuracy", ".1%")},
-        )
-    """
-    cells = [[heading for heading, _ in columns.values()]]
-    for row in rows:
-        cells.append([_cell(row.get(key), how) for key, (_, how) in columns.items()])
-    right = [any(isinstance(row.get(key), (int, float)) for row in rows) for key in columns]
-    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(columns))]
-    layout = list(zip(widths, right, strict=True))
-    lines = [
-        [
-            cell.rjust(width) if is_number else cell.ljust(width)
-            for cell, (width, is_number) in zip(line, layout, strict=True)
-        ]
-        for line in cells
-    ]
-    rule = ["-" * (w - 1) + ":" if is_number else "-" * w for w, is_number in layout]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
-
-
-def _cell(value, how) -> str:
-    if value is None:
-        return "-"
-    text = how(value) if callable(how) else format(value, how)
-    return text.replace("|", r"\|")
 
 
 def plot_schedule(

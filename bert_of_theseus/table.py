@@ -1,0 +1,51 @@
+"""Results as a Markdown table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["markdown_table"]
+
+
+def markdown_table(
+    rows: Sequence[Mapping], columns: Mapping[str, tuple[str, Callable | str]]
+) -> str:
+    """Lays out rows as a Markdown table, padded so that it can be read as plain text too.
+
+    Args:
+        rows: one mapping a row; a missing or `None` value becomes a dash.
+        columns: by key of the rows, in order: the heading, and how to write a value, a function
+            or a format such as `".1%"`. Columns of numbers are aligned right.
+
+    Returns:
+        The table, without a newline at its end.
+
+    Example:
+
+        markdown_table(
+            [{"model": "predecessor", "accuracy": 0.58}],
+            {"model": ("model", ""), "accuracy": ("accuracy", ".1%")},
+        )
+    """
+    cells = [[heading for heading, _ in columns.values()]]
+    for row in rows:
+        cells.append([_cell(row.get(key), how) for key, (_, how) in columns.items()])
+    right = [any(isinstance(row.get(key), (int, float)) for row in rows) for key in columns]
+    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(columns))]
+    layout = list(zip(widths, right, strict=True))
+    lines = [
+        [
+            cell.rjust(width) if is_number else cell.ljust(width)
+            for cell, (width, is_number) in zip(line, layout, strict=True)
+        ]
+        for line in cells
+    ]
+    rule = ["-" * (w - 1) + ":" if is_number else "-" * w for w, is_number in layout]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+
+
+def _cell(value, how) -> str:
+    if value is None:
+        return "-"
+    text = how(value) if callable(how) else format(value, how)
+    return text.replace("|", r"\|")
