@@ -198,7 +198,7 @@ def resolve(args: argparse.Namespace) -> None:
 
 def prepare(args: argparse.Namespace) -> dict:
     """Reads and checks all input, without TensorFlow; writes nothing."""
-    from bert_of_theseus import tasks
+    from bert_of_theseus import data as tasks
     from bert_of_theseus.checkpoints import find_checkpoint
     from bert_of_theseus.data import Tokenizer, load_cluener, load_folder, load_sst2
 

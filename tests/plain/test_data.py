@@ -13,13 +13,13 @@ from bert_of_theseus.data import (
     Encoded,
     Example,
     Tokenizer,
-    _name_pattern,
     load_iflytek,
     load_sst2,
     load_stdlib_docstrings,
     read_json_lines,
     split_off,
 )
+from bert_of_theseus.data.docstrings import _name_pattern
 
 LABELS = [{"label": str(i), "label_des": name} for i, name in enumerate(["打车", "地图", "其他"])]
 

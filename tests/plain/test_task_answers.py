@@ -11,21 +11,19 @@ from hypothesis import strategies as st
 from bert_of_theseus.data import (
     NO_LABEL,
     Batches,
+    Classification,
     Entity,
     Example,
-    Pair,
-    Tokenizer,
-    load_cluener,
-    load_folder,
-)
-from bert_of_theseus.tasks import (
-    Classification,
     MultiLabel,
+    Pair,
     Regression,
     SpanExtraction,
     Tagging,
+    Tokenizer,
     decode_answer,
     decode_entities,
+    load_cluener,
+    load_folder,
 )
 
 PIECES = [

@@ -5,7 +5,7 @@ Labels are whole numbers, and one of `NO_LABEL`, -1, does not count.
 
 from __future__ import annotations
 
-from .backend import keras, ops, reduce_sum, register
+from ..backend import keras, ops, reduce_sum, register
 
 __all__ = ["MaskedAccuracy", "MaskedCrossentropy"]
 

@@ -1,0 +1,67 @@
+"""Texts and their labels: files in, batches of token ids out; tasks, and their losses.
+
+Nothing here imports Keras before a head or a loss is asked for.
+
+Example:
+
+    corpus = load_iflytek("iflytek_public", seed=42)
+    task = Classification(corpus.labels)
+    tokenizer = Tokenizer("chinese_L-12_H-768_A-12/vocab.txt")
+    batches = task.batches(corpus.train, tokenizer, max_length=128, batch_size=32)
+    for (token_ids, segment_ids), labels in batches:
+        ...
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .answers import decode_answer, decode_entities, decode_labels
+from .batches import Batches
+from .corpora import load_cluener, load_folder, load_iflytek, load_sst2
+from .docstrings import load_stdlib_docstrings
+from .examples import NO_LABEL, Corpus, Entity, Example, Pair, split_off
+from .readers import read_json_lines
+from .span_tasks import SpanExtraction, Tagging
+from .tasks import Classification, MultiLabel, Regression, TextTask
+from .tokenizer import Encoded, Tokenizer
+
+if TYPE_CHECKING:
+    from .losses import MaskedAccuracy, MaskedCrossentropy
+
+__all__ = [
+    "NO_LABEL",
+    "Batches",
+    "Classification",
+    "Corpus",
+    "Encoded",
+    "Entity",
+    "Example",
+    "MaskedAccuracy",
+    "MaskedCrossentropy",
+    "MultiLabel",
+    "Pair",
+    "Regression",
+    "SpanExtraction",
+    "Tagging",
+    "TextTask",
+    "Tokenizer",
+    "decode_answer",
+    "decode_entities",
+    "decode_labels",
+    "load_cluener",
+    "load_folder",
+    "load_iflytek",
+    "load_sst2",
+    "load_stdlib_docstrings",
+    "read_json_lines",
+    "split_off",
+]
+
+
+def __getattr__(name):
+    if name in ("MaskedAccuracy", "MaskedCrossentropy"):  # which import Keras
+        from . import losses
+
+        return getattr(losses, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

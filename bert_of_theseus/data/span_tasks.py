@@ -1,0 +1,224 @@
+"""Tasks whose labels are parts of a text: named entities, and answers to questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .answers import decode_answer, decode_entities, tokens_of, trimmed, without_overlaps
+from .examples import NO_LABEL, Entity
+from .tasks import TextTask
+
+__all__ = ["SpanExtraction", "Tagging"]
+
+
+class Tagging(TextTask):
+    """Named entities: a tag for every token, in the BIO scheme.
+
+    An example's label is a list of `data.Entity`, characters of the text from `start` up to and
+    without `end`. White space at their ends is no part of them. An entity comes back whole or not
+    at all: one that begins or ends within a token, reaches the place where a text is cut, or
+    overlaps one before has no tags, its tokens no label, and `Encoded.dropped` counts it. In the
+    score it counts as missed.
+
+    The score is seqeval's over all types and texts, by characters: an entity is right if its
+    start, its end and its type are.
+
+    Args:
+        types: Names of the types of entities. `labels` are the tags: `O`, and `B-` and `I-` with
+            each type.
+        metric: `"f1"`, `"precision"` or `"recall"`. Defaults to `"f1"`.
+
+    Example:
+
+    >>> Tagging(["person", "place"]).labels
+    ['O', 'B-person', 'I-person', 'B-place', 'I-place']
+    """
+
+    _metrics = {  # noqa: RUF012
+        "f1": "seqeval.metrics",
+        "precision": "seqeval.metrics",
+        "recall": "seqeval.metrics",
+    }
+
+    def __init__(self, types: Sequence[str], metric: str = "f1"):
+        self.types = list(types)
+        super().__init__(["O", *(f"{tag}-{type}" for type in types for tag in "BI")], metric)
+
+    def get_config(self):
+        return {"types": self.types, "metric": self.metric}
+
+    def head(self, hidden_size):
+        from ..heads import tagging_head
+
+        return tagging_head(hidden_size, len(self.labels))
+
+    @property
+    def loss(self):
+        return _masked_loss()
+
+    @property
+    def metrics(self):
+        return _masked_metrics()
+
+    def encode(self, examples, tokenizer, max_length):
+        given = [self._entities(example, number) for number, example in enumerate(examples)]
+        encoded = tokenizer.encode_with_offsets(examples, max_length)
+        labels, kept = [], 0
+        for entities, offsets, cut in zip(given, encoded.offsets, encoded.cut):
+            tags = np.where(offsets[:, 0] < offsets[:, 1], 0, NO_LABEL).astype("int32")
+            for entity in without_overlaps(entities):
+                touched, whole = tokens_of(entity, offsets, cut)
+                if whole:
+                    number = 1 + 2 * self.types.index(entity.type)
+                    tags[touched] = number + 1
+                    tags[touched[0]] = number
+                    kept += 1
+                else:
+                    tags[touched] = NO_LABEL
+            labels.append(tags)
+        dropped = sum(map(len, given)) - kept
+        return encoded._replace(labels=labels, dropped=dropped)
+
+    def measure(self, outputs, encoded):
+        module = self._module()
+        wanted = [
+            _tags(without_overlaps(self._entities(example, number)), len(example.text))
+            for number, example in enumerate(encoded.examples)
+        ]
+        found = [
+            _tags(entities, len(example.text))
+            for entities, example in zip(self.decode(outputs, encoded), encoded.examples)
+        ]
+        names = dict.fromkeys((self.metric, "precision", "recall", "f1"))
+        return {
+            name: getattr(module, f"{name}_score")(wanted, found, zero_division=0) for name in names
+        }
+
+    def decode(self, outputs, encoded):
+        """The list of each text's `Entity`."""
+        return [
+            decode_entities(output, offsets, self.labels, cut)
+            for output, offsets, cut in zip(outputs, encoded.offsets, encoded.cut)
+        ]
+
+    def _entities(self, example, number):
+        text, entities = example.text, []
+        for entity in example.label:
+            start, end, type = entity
+            if type not in self.types or not 0 <= start < end <= len(text):
+                raise self._bad(
+                    number,
+                    f"entities within 0 to {len(text)} of the types {', '.join(self.types)}",
+                    entity,
+                )
+            entities.append(Entity(*trimmed(text, start, end), type))
+        return entities
+
+
+class SpanExtraction(TextTask):
+    """The part of a text that answers a question.
+
+    Of a `data.Pair` the `text` is the question, the `second_text` what is read, and the label the
+    characters of the answer in that, `(start, end)`, or `None` where there is none. Too long a
+    `second_text` is cut; an answer that is not whole then has no label, `Encoded.dropped` counts
+    it, and in the score it is missed.
+
+    Args:
+        metric: `"f1"`, the mean over the texts of how far answers overlap, by their characters
+            without white space, or `"exact_match"`. Defaults to `"f1"`.
+        max_answer_length: Integer, in tokens. Defaults to `30`.
+    """
+
+    _metrics = {"f1": None, "exact_match": None}  # noqa: RUF012
+
+    def __init__(self, metric: str = "f1", max_answer_length: int = 30):
+        super().__init__(["start", "end"], metric)
+        if max_answer_length < 1:
+            raise ValueError(
+                f"`max_answer_length` must be at least 1. Received: {max_answer_length!r}"
+            )
+        self.max_answer_length = max_answer_length
+
+    def get_config(self):
+        return {"metric": self.metric, "max_answer_length": self.max_answer_length}
+
+    def head(self, hidden_size):
+        from ..heads import span_head
+
+        return span_head(hidden_size)
+
+    @property
+    def loss(self):
+        return _masked_loss()
+
+    @property
+    def metrics(self):
+        return _masked_metrics()
+
+    def encode(self, examples, tokenizer, max_length):
+        answers = [self._answer(example, number) for number, example in enumerate(examples)]
+        encoded = tokenizer.encode_with_offsets(examples, max_length)
+        # No answer is at [CLS], as in BERT.
+        labels, dropped = np.zeros((len(examples), 2), dtype="int32"), 0
+        for row, (answer, offsets, cut) in enumerate(zip(answers, encoded.offsets, encoded.cut)):
+            if answer is None:
+                continue
+            touched, whole = tokens_of(Entity(*answer, ""), offsets, cut)
+            labels[row] = touched[[0, -1]] if whole else NO_LABEL
+            dropped += not whole
+        return encoded._replace(labels=labels, dropped=dropped)
+
+    def measure(self, outputs, encoded):
+        exact, overlap = [], []
+        decoded = self.decode(outputs, encoded)
+        for number, (example, found) in enumerate(zip(encoded.examples, decoded)):
+            wanted = self._answer(example, number)
+            exact.append(found == wanted)
+            a, b = (_characters(example.second_text, span) for span in (wanted, found))
+            overlap.append(2 * len(a & b) / (len(a) + len(b)) if a or b else 1.0)
+        return {"f1": np.mean(overlap), "exact_match": np.mean(exact)}
+
+    def decode(self, outputs, encoded):
+        """Each answer's characters `(start, end)` in the second text, or `None`."""
+        return [
+            decode_answer(output, offsets, cut, self.max_answer_length)
+            for output, offsets, cut in zip(outputs, encoded.offsets, encoded.cut)
+        ]
+
+    def _answer(self, example, number):
+        if example.second_text is None:
+            raise ValueError(
+                f"Example {number}: a `Pair` is needed, of a question and what is read."
+            )
+        if example.label is None:
+            return None
+        start, end = example.label
+        length = len(example.second_text)
+        if not 0 <= start < end <= length:
+            raise self._bad(number, f"(start, end) within 0 to {length}, or None", example.label)
+        return trimmed(example.second_text, start, end)
+
+
+def _masked_loss():
+    from .losses import MaskedCrossentropy
+
+    return MaskedCrossentropy()
+
+
+def _masked_metrics():
+    from .losses import MaskedAccuracy
+
+    return (MaskedAccuracy(),)
+
+
+def _tags(entities, length):
+    tags = ["O"] * length
+    for start, end, type in entities:
+        tags[start:end] = [f"B-{type}", *[f"I-{type}"] * (end - start - 1)]
+    return tags
+
+
+def _characters(text, span):
+    return set() if span is None else {i for i in range(*span) if not text[i].isspace()}
