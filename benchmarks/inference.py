@@ -77,7 +77,7 @@ def prepare(args) -> None:
     """Trains or draws the models, and exports them; what is there already is kept."""
     import bert_of_theseus.bert4keras  # noqa: F401  before any Keras
     from bert_of_theseus.checkpoints import load_pretrained
-    from bert_of_theseus.export import export_litert, export_onnx
+    from bert_of_theseus.deploy import export_litert, export_onnx
 
     for family in args.families:
         for depth in depths_of(args, family):
@@ -255,7 +255,7 @@ def work(arguments) -> None:
 def load(kind, directory):
     """A function of token and segment ids."""
     if kind not in (PREDICT, COMPILED):
-        from bert_of_theseus.runtimes import open_runtime
+        from bert_of_theseus.deploy.runtimes import open_runtime
 
         return open_runtime(directory / FILES[kind])
     import bert_of_theseus.bert4keras  # noqa: F401  before any Keras

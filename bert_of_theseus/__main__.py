@@ -168,7 +168,7 @@ def predict(args: argparse.Namespace) -> int:
 
 def _load(args):
     _quieten_tensorflow()
-    from bert_of_theseus.predictor import Predictor
+    from bert_of_theseus.deploy.predictor import Predictor
 
     return Predictor.load(
         args.directory,
@@ -297,7 +297,7 @@ def export(args: argparse.Namespace) -> int:
     _quieten_tensorflow()
     from bert_of_theseus.bert_classifier import WEIGHTS, load_classifier
     from bert_of_theseus.checkpoints import load_pretrained
-    from bert_of_theseus.export import export_litert, export_onnx
+    from bert_of_theseus.deploy import export_litert, export_onnx
 
     directory = Path(args.directory)
     if (directory / WEIGHTS).is_file():

@@ -16,9 +16,9 @@ Example:
     successor, classifier, labels = load_pretrained("successor")
 """
 
-from bert_of_theseus.checkpoints.base import Checkpoint
-from bert_of_theseus.checkpoints.keras_hub import load_backbone
-from bert_of_theseus.checkpoints.load import (
+from .base import Checkpoint
+from .keras_hub import load_backbone
+from .load import (
     bert4keras_models,
     check_vocab,
     find_checkpoint,
@@ -28,7 +28,7 @@ from bert_of_theseus.checkpoints.load import (
     set_layer_norm_epsilon,
     shared_initializers_allowed,
 )
-from bert_of_theseus.checkpoints.save import save_checkpoint, save_pretrained
+from .save import save_checkpoint, save_pretrained
 
 __all__ = [
     "Checkpoint",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from bert_of_theseus.checkpoints.base import Checkpoint, missing_file
+from .base import Checkpoint, missing_file
 
 # TensorFlow's C++ reader turns its own errors into Python's, by the kind of damage: a short read
 # is an IndexError, a wrong checksum a DataLossError or RuntimeError.

@@ -6,15 +6,12 @@ Two kinds of head are BERT's own, and other programs know them: pooler and dense
 
 from __future__ import annotations
 
-import json
-import sys
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from bert_of_theseus.checkpoints.base import Checkpoint, read_json
+from .base import Checkpoint, read_json
 
 SEQUENCE = "BertForSequenceClassification"
 TOKEN = "BertForTokenClassification"
@@ -53,8 +50,8 @@ def describe_head(classifier, transformer) -> Head:
     The candidates come from its dense layers; what decides is whether they compute, on random
     hidden states, what the classifier does.
     """
-    from bert_of_theseus.backend import call_layer, keras
-    from bert_of_theseus.heads import classification_head
+    from ..backend import call_layer, keras
+    from ..heads import classification_head
 
     if not isinstance(classifier, keras.layers.Layer):
         raise TypeError(f"`classifier` should be a Keras model or layer. Received: {classifier!r}.")
@@ -139,7 +136,7 @@ def apparent_activation(outputs) -> str:
 
 def save_beside(head: Head, path: Path) -> None:
     """Writes a head as a Keras file, and makes sure that it can be read again."""
-    from bert_of_theseus.backend import keras
+    from ..backend import keras
 
     head.model.save(str(path))
     x, y = head.probe
@@ -156,83 +153,9 @@ def save_beside(head: Head, path: Path) -> None:
 
 def load_beside(path: Path):
     """Loads a head from a Keras file. Runs no code but Keras' own and this process'."""
-    return load_keras_file(path, check_names=True)
+    from ..saving import load_keras_file
 
-
-def load_keras_file(path: Path, check_names: bool):
-    """Loads what Keras saved, without running code from the file."""
-    from bert_of_theseus.backend import keras, safe_mode
-
-    try:
-        if path.suffix == ".keras":
-            with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
-                if broken:
-                    raise ValueError(f"{broken} does not match its checksum")
-                config = json.loads(archive.read("config.json"))
-            if check_names:
-                # How it was compiled is not read.
-                _check_names({**config, "compile_config": None})
-        with safe_mode():
-            model = keras.models.load_model(str(path), compile=False, safe_mode=True)
-        if not isinstance(model, keras.Model):  # whatever else a config describes
-            raise ValueError(f"it holds a {type(model).__name__}, no model")
-        return model
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # Keras, h5py and zipfile have each their own errors for damage
-        raise ValueError(f"{str(path)!r} cannot be loaded: {error}") from error
-
-
-def _check_names(config) -> None:
-    """Refuses a Keras config that names anything outside Keras, unless it is registered here."""
-    if isinstance(config, list):
-        for item in config:
-            _check_names(item)
-    if not isinstance(config, dict):
-        return
-    if "class_name" in config and not _is_known(config):
-        name = config["config"] if config["class_name"] == "function" else config["class_name"]
-        raise ValueError(f"it asks for {name!r} of {config.get('module')!r}, not registered here")
-    for value in config.values():
-        _check_names(value)
-
-
-def _is_known(config: dict) -> bool:
-    from bert_of_theseus.backend import keras
-
-    name, module = config["class_name"], str(config.get("module"))
-    registered = keras.saving.get_registered_object
-    if name == "function":
-        function = str(config.get("config"))
-        return bool(registered(function)) or callable(getattr(keras.activations, function, None))
-    if name == "__lambda__":
-        return False
-    if name == "Lambda":  # bert4keras' masks and pooler, whose functions are known by name
-        function = config["config"].get("function")
-        return isinstance(function, str) and bool(registered(function))
-    if module in _TF_OPS:  # x[:, 0] or x + y in a model, where Keras 2 finds TensorFlow's own
-        function = str(config["config"].get("function"))
-        return function.split(".")[0] in ("__operators__", "math", "nn")
-    if (name == "Functional" and module in _FUNCTIONAL) or (name, module) in _DATA:
-        return True
-    if registered(str(config.get("registered_name") or name)):
-        return True
-    if module == "bert4keras.layers":  # its own version of some of Keras' layers
-        found = getattr(sys.modules.get(module), name, None)
-        return isinstance(found, type) and issubclass(found, keras.layers.Layer)
-    part = module.removeprefix("keras.") if module != "keras" else "models"
-    return part in _KERAS_PARTS and isinstance(getattr(getattr(keras, part), name, None), type)
-
-
-_FUNCTIONAL = (  # of Keras 2, tf_keras and Keras 3
-    "keras.src.engine.functional",
-    "tf_keras.src.engine.functional",
-    "keras.src.models.functional",
-)
-_TF_OPS = ("keras.src.layers.core.tf_op_layer", "tf_keras.src.layers.core.tf_op_layer")
-_DATA = (("DTypePolicy", "keras"), ("__keras_tensor__", "None"), ("__tuple__", "None"))
-_KERAS_PARTS = ("constraints", "initializers", "layers", "models", "regularizers")
+    return load_keras_file(path)
 
 
 def load_head(checkpoint: Checkpoint):
@@ -241,7 +164,7 @@ def load_head(checkpoint: Checkpoint):
     Returns:
         `(classifier, labels)`, each `None` where there is none.
     """
-    from bert_of_theseus.heads import pooler_classification_head, tagging_head
+    from ..heads import pooler_classification_head, tagging_head
 
     path = checkpoint.config_file
     config = read_json(path)

@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from bert_of_theseus.checkpoints.base import Checkpoint, missing_file, read_json
+from .base import Checkpoint, missing_file, read_json
 
 SINGLE_FILE = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"

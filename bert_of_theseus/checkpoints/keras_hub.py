@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from bert_of_theseus.checkpoints.base import ACTIVATIONS, read_json
-from bert_of_theseus.checkpoints.huggingface import HuggingFaceCheckpoint
+from .base import ACTIVATIONS, read_json
+from .huggingface import HuggingFaceCheckpoint
 
 # transformers' name of a family -> KerasHub's.
 _FAMILIES = {

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_of_theseus.checkpoints.base import (
+from .base import (
     ACTIVATIONS,
     VOCAB_DIGEST,
     Checkpoint,
     missing_file,
     read_json,
 )
-from bert_of_theseus.checkpoints.google import GoogleCheckpoint
-from bert_of_theseus.checkpoints.huggingface import HuggingFaceCheckpoint
+from .google import GoogleCheckpoint
+from .huggingface import HuggingFaceCheckpoint
 
 _KINDS = (GoogleCheckpoint, HuggingFaceCheckpoint)
 _WORD_EMBEDDINGS = "bert/embeddings/word_embeddings"
@@ -223,7 +223,7 @@ def load_pretrained(directory: str | os.PathLike, *, prefix: str = "", **kwargs)
         model = keras.Model(transformer.inputs, classifier(transformer.output))
     """
     bert4keras_models()  # before Keras
-    from bert_of_theseus.checkpoints.head import load_head
+    from .head import load_head
 
     checkpoint = find_checkpoint(directory)
     classifier, labels = load_head(checkpoint)

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bert_of_theseus.checkpoints.base import VOCAB_DIGEST, Checkpoint, read_json
-from bert_of_theseus.checkpoints.google import GoogleCheckpoint
-from bert_of_theseus.checkpoints.head import (
+from .base import VOCAB_DIGEST, Checkpoint, read_json
+from .google import GoogleCheckpoint
+from .head import (
     BESIDE,
     CLASSIFIER,
     GOOGLE_CLASSIFIER,
@@ -30,14 +30,14 @@ from bert_of_theseus.checkpoints.head import (
     describe_head,
     save_beside,
 )
-from bert_of_theseus.checkpoints.huggingface import (
+from .huggingface import (
     DIGESTS,
     SHARD_INDEX,
     SINGLE_FILE,
     HuggingFaceCheckpoint,
     from_canonical,
 )
-from bert_of_theseus.checkpoints.load import (
+from .load import (
     bert4keras_models,
     check_bert,
     check_vocab,

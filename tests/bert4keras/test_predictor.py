@@ -23,7 +23,7 @@ from bert_of_theseus.checkpoints import save_checkpoint, save_pretrained
 from bert_of_theseus.checkpoints.base import read_config
 from bert_of_theseus.data import Tokenizer as WordPieces
 from bert_of_theseus.heads import classification_head, pooler_classification_head, tagging_head
-from bert_of_theseus.predictor import KINDS
+from bert_of_theseus.deploy.predictor import KINDS
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##s", "天"]
 LABELS = ["bad", "so-so", "好"]

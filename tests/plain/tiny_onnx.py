@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bert_of_theseus.runtimes import seal
+from bert_of_theseus.deploy.runtimes import seal
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##s", "天"]
 LABELS = ["bad", "so-so", "好"]

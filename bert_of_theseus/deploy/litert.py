@@ -7,7 +7,7 @@ import tempfile
 
 import numpy as np
 
-from bert_of_theseus.export.base import (
+from .export import (
     Bert,
     check_quantize,
     keras_function,

@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from bert_of_theseus.export.base import (
+from .export import (
     Bert,
     check_quantize,
     keras_function,
@@ -16,7 +16,7 @@ from bert_of_theseus.export.base import (
     traced,
     write_export,
 )
-from bert_of_theseus.runtimes import import_package
+from .runtimes import import_package
 
 _OPSET, _IR_VERSION = 17, 9  # of 2022: what any ONNX Runtime in use reads
 _FUSED = "com.microsoft"  # the domain of ONNX Runtime's own operations

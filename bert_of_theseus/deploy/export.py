@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bert_of_theseus.files import replace_file
-from bert_of_theseus.runtimes import open_runtime, seal
+from ..files import replace_file
+from .runtimes import open_runtime, seal
 
 # How far outputs may be from Keras' own, as a share of the largest (at least 1). Rounding alone
 # stays far below in float32 and float16; in int8 it depends on the weights, so the bound there
@@ -73,7 +73,7 @@ def read_source(transformer, classifier) -> Source:
         TypeError: neither a bert4keras Transformer nor a Keras model, or no such head.
         ValueError: the model does not take token and segment ids, or Keras is not on TensorFlow.
     """
-    from bert_of_theseus.backend import BACKEND, keras
+    from ..backend import BACKEND, keras
 
     if BACKEND != "tensorflow":
         raise ValueError(f"Models are exported from Keras on TensorFlow. Received: {BACKEND}.")
@@ -110,7 +110,7 @@ def read_source(transformer, classifier) -> Source:
 
 def _embedding_rows(model, tensor) -> int | None:
     """How many ids an input may hold, by the embedding that looks them up."""
-    from bert_of_theseus.backend import keras
+    from ..backend import keras
 
     for layer in model.layers:
         if isinstance(layer, keras.layers.Embedding):
@@ -123,9 +123,9 @@ def _embedding_rows(model, tensor) -> int | None:
 
 def _as_numbers(transformer, classifier) -> Bert | None:
     """Weights and head of a plain BERT; `None` of anything else."""
-    from bert_of_theseus.checkpoints.head import CLASSIFIER, POOLER, TOKEN, describe_head
-    from bert_of_theseus.checkpoints.load import bert4keras_models, check_bert
-    from bert_of_theseus.checkpoints.save import KERAS_ACTIVATIONS, read_bert
+    from ..checkpoints.head import CLASSIFIER, POOLER, TOKEN, describe_head
+    from ..checkpoints.load import bert4keras_models, check_bert
+    from ..checkpoints.save import KERAS_ACTIVATIONS, read_bert
 
     try:
         check_bert(transformer, bert4keras_models(), "exported")

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .bert_classifier import LABELS, WEIGHTS, load_classifier, read_label_file
-from .checkpoints.base import missing_file, read_json
-from .checkpoints.google import GoogleCheckpoint
-from .checkpoints.head import read_labels, stored_activation
-from .checkpoints.huggingface import HuggingFaceCheckpoint
-from .checkpoints.load import check_vocab
-from .data import Tokenizer
+from ..bert_classifier import LABELS, WEIGHTS, load_classifier, read_label_file
+from ..checkpoints.base import missing_file, read_json
+from ..checkpoints.google import GoogleCheckpoint
+from ..checkpoints.head import read_labels, stored_activation
+from ..checkpoints.huggingface import HuggingFaceCheckpoint
+from ..checkpoints.load import check_vocab
+from ..data import Tokenizer
 
 __all__ = ["KINDS", "Predictor"]
 

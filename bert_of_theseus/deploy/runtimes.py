@@ -204,7 +204,7 @@ class KerasRuntime(Runtime):
 
     def _load(self, num_threads):
         if self._is_of_bert4keras():
-            from bert_of_theseus.checkpoints import bert4keras_models
+            from ..checkpoints import bert4keras_models
 
             bert4keras_models()  # before Keras; a file names its layers
         if num_threads is not None:
@@ -221,8 +221,8 @@ class KerasRuntime(Runtime):
             raise ValueError(f"{str(self.path)!r} cannot be loaded: {error}") from error
 
     def _load_folder(self):
-        from bert_of_theseus.backend import keras
-        from bert_of_theseus.checkpoints import find_checkpoint, load_pretrained
+        from ..backend import keras
+        from ..checkpoints import find_checkpoint, load_pretrained
 
         config = find_checkpoint(self.path).config
         transformer, classifier, _ = load_pretrained(self.path)
@@ -233,13 +233,13 @@ class KerasRuntime(Runtime):
         return keras.Model(transformer.inputs, classifier(transformer.output))
 
     def _load_file(self):
-        from bert_of_theseus import heads, layers, models  # noqa: F401  registers ours
-        from bert_of_theseus.checkpoints.head import load_beside
+        from .. import heads, layers, models  # noqa: F401  registers ours
+        from ..checkpoints.head import load_beside
 
         return load_beside(self.path)
 
     def _set_threads(self, num_threads):
-        from bert_of_theseus.backend import BACKEND
+        from ..backend import BACKEND
 
         if BACKEND != "tensorflow":
             raise ValueError(

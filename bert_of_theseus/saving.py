@@ -1,0 +1,127 @@
+"""Loads Keras files without running code from them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zipfile
+from pathlib import Path
+
+from .backend import SAFE_MODE_IMPORTS, keras, safe_mode
+
+__all__ = ["load_model"]
+
+
+def load_model(path: str | os.PathLike):
+    """Loads a model that Keras saved, without running code from the file.
+
+    `keras.models.load_model` finds the classes of this package only once their modules are
+    imported; this function imports them. For a model with bert4keras' layers, import
+    `bert_of_theseus.bert4keras` first.
+
+    A `.keras` file may name Keras' own classes and those registered in this process (in Keras 3:
+    what its safe mode allows). A Lambda layer that holds code is refused; in a SavedModel it is
+    part of TensorFlow's graph.
+
+    Args:
+        path: what `model.save` wrote: a `.keras` file, or another format that this Keras loads.
+
+    Returns:
+        The Keras model, not compiled.
+
+    Raises:
+        FileNotFoundError: the `.keras` file does not exist.
+        ValueError: the file is truncated or corrupt, or asks for code.
+
+    Example:
+
+        import bert_of_theseus
+
+        successor = bert_of_theseus.load_model("successor.keras")
+    """
+    from . import heads, layers, models  # noqa: F401  register their classes
+
+    return load_keras_file(Path(path), check_names=SAFE_MODE_IMPORTS)
+
+
+def load_keras_file(path: Path, check_names: bool = True):
+    """Loads a Keras file, after checking its integrity and, optionally, the names in its config.
+
+    Args:
+        path: the file.
+        check_names: whether to refuse a `.keras` file that names anything but Keras' own classes
+            and registered ones. Needed in Keras 2, whose safe mode imports any module.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is truncated or corrupt, or is refused.
+    """
+    try:
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                broken = archive.testzip()
+                if broken:
+                    raise ValueError(f"{broken} does not match its checksum")
+                config = json.loads(archive.read("config.json"))
+            if check_names:
+                # The model is not compiled, so the compile_config is not read.
+                _check_names({**config, "compile_config": None})
+        with safe_mode():
+            model = keras.models.load_model(str(path), compile=False, safe_mode=True)
+        if not isinstance(model, keras.Model):  # a config may describe any object
+            raise ValueError(f"it holds a {type(model).__name__}, not a model")
+        return model
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # Keras, h5py and zipfile each raise errors of their own
+        raise ValueError(f"{str(path)!r} cannot be loaded: {error}") from error
+
+
+def _check_names(config) -> None:
+    """Refuses a Keras config that names anything outside Keras that is not registered."""
+    if isinstance(config, list):
+        for item in config:
+            _check_names(item)
+    if not isinstance(config, dict):
+        return
+    if "class_name" in config and not _is_known(config):
+        name = config["config"] if config["class_name"] == "function" else config["class_name"]
+        raise ValueError(f"it asks for {name!r} of {config.get('module')!r}, not registered here")
+    for value in config.values():
+        _check_names(value)
+
+
+def _is_known(config: dict) -> bool:
+    name, module = config["class_name"], str(config.get("module"))
+    registered = keras.saving.get_registered_object
+    if name == "function":
+        function = str(config.get("config"))
+        return bool(registered(function)) or callable(getattr(keras.activations, function, None))
+    if name == "__lambda__":
+        return False
+    if name == "Lambda":  # bert4keras' masks and pooler, stored by the names of their functions
+        function = config["config"].get("function")
+        return isinstance(function, str) and bool(registered(function))
+    if module in _TF_OPS:  # x[:, 0] or x + y in a functional model of Keras 2
+        function = str(config["config"].get("function"))
+        return function.split(".")[0] in ("__operators__", "math", "nn")
+    if (name == "Functional" and module in _FUNCTIONAL) or (name, module) in _DATA:
+        return True
+    if registered(str(config.get("registered_name") or name)):
+        return True
+    if module == "bert4keras.layers":  # its own versions of some Keras layers
+        found = getattr(sys.modules.get(module), name, None)
+        return isinstance(found, type) and issubclass(found, keras.layers.Layer)
+    part = module.removeprefix("keras.") if module != "keras" else "models"
+    return part in _KERAS_PARTS and isinstance(getattr(getattr(keras, part), name, None), type)
+
+
+_FUNCTIONAL = (  # in Keras 2, tf_keras and Keras 3
+    "keras.src.engine.functional",
+    "tf_keras.src.engine.functional",
+    "keras.src.models.functional",
+)
+_TF_OPS = ("keras.src.layers.core.tf_op_layer", "tf_keras.src.layers.core.tf_op_layer")
+_DATA = (("DTypePolicy", "keras"), ("__keras_tensor__", "None"), ("__tuple__", "None"))
+_KERAS_PARTS = ("constraints", "initializers", "layers", "models", "regularizers")
