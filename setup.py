@@ -39,7 +39,7 @@ EXTRAS_REQUIRE = {
     # requirements-demo.txt.
     "demo": [
         "ml-dtypes>=0.3",
-        "requests>=2.28",
+        "pooch>=1.8.2",
         "safetensors>=0.4",
         "tokenizers>=0.19",
         "tqdm>=4.60",

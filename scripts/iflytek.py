@@ -261,7 +261,7 @@ def prepare(args: argparse.Namespace) -> dict:
     choose_keras_2()  # a Google checkpoint is read with TensorFlow below
     check_arguments(args)
     if args.download:
-        from bert_of_theseus.download import get
+        from scripts.download import get
 
         args.data_dir = args.data_dir or get("iflytek", args.cache_dir)
         if not args.bert_config:

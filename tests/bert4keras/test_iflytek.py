@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_of_theseus import download, initialize_successor
+from bert_of_theseus import initialize_successor
 from bert_of_theseus.bert_classifier import build_bert, load_classifier
 from bert_of_theseus.backend import keras
 from bert_of_theseus.data import Batches, Example, load_iflytek
 from bert_of_theseus.training import predict
+from scripts import download
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "iflytek.py"
 WORDS = ["good", "fine", "nice", "bad", "poor", "sad", "the", "app", "is", "very"]
