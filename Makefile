@@ -6,6 +6,8 @@ PYTHON ?= python3
 ARGS ?=
 # One pytest process each, as a process can hold only one Keras.
 BACKENDS ?= tf_keras tensorflow jax torch
+# `make release` tries the wheel with these.
+RELEASE_PYTHONS ?= python3.10 python3.13
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format lock clean install install-dev
+.PHONY: help demo test lint format docs release lock clean install install-dev
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -69,26 +71,57 @@ test: $(VENV)/.stamp-dev ## run the tests under each Keras
 	done; \
 	if [ -n "$$failed" ]; then echo "error: tests failed under:$$failed" >&2; exit 1; fi
 
-# The linter needs no Keras, so it gets by with a bare environment.
-$(VENV)/.stamp-lint: $(VENV)/.stamp-venv requirements-dev.txt
-	$(PIP) install --quiet --constraint requirements-dev.txt ruff
+# The tools need no Keras, so they get by with a bare environment.
+$(VENV)/.stamp-tools: $(VENV)/.stamp-venv requirements-tools.txt
+	$(PIP) install --quiet -r requirements-tools.txt
 	@touch $@
 
-lint: $(VENV)/.stamp-lint ## check style and format
+lint: $(VENV)/.stamp-tools ## check style, format, the types of the public names, and the docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/mkdocs build --strict --quiet
 
-format: $(VENV)/.stamp-lint ## fix style and format
+format: $(VENV)/.stamp-tools ## fix style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.stamp-tools ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+# Uses every public name, so that Keras and what it needs are imported.
+define TRY
+import bert_of_theseus as package
+for name in package.__all__:
+    getattr(package, name)
+print("bert_of_theseus", package.__version__, "from", package.__file__)
+endef
+
+# Publishes nothing. Pythons that are not installed are named and left out.
+release: export TRY := $(TRY)
+release: $(VENV)/.stamp-tools ## build sdist and wheel into dist/, and try the wheel
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	@for python in $(RELEASE_PYTHONS); do \
+	  if ! $$python -c "" 2>/dev/null; then \
+	    echo "== $$python is not installed: the wheel is not tried with it"; continue; \
+	  fi; \
+	  echo "== $$python: the wheel in an empty environment"; \
+	  $$python -m venv --clear build/try && build/try/bin/pip install --quiet dist/*.whl && \
+	    (cd build && try/bin/python -I -c "$$TRY" && try/bin/bert-of-theseus --help >/dev/null) \
+	    || exit 1; \
+	done
+
 # Keeps the pins that still fit; `make lock ARGS=--upgrade` takes the newest.
-lock: $(VENV)/.stamp-venv ## write requirements.txt and requirements-dev.txt from their .in files
+lock: $(VENV)/.stamp-venv ## write requirements*.txt from their .in files
 	$(PIP) install --quiet uv==$(UV_VERSION)
 	UV_PYTHON_DOWNLOADS=never $(COMPILE) $(ARGS) requirements.in --output-file requirements.txt
 	UV_PYTHON_DOWNLOADS=never $(COMPILE) $(ARGS) requirements-dev.in \
 	  --output-file requirements-dev.txt
+	UV_PYTHON_DOWNLOADS=never $(COMPILE) $(ARGS) requirements-tools.in \
+	  --output-file requirements-tools.txt
 
 clean: ## remove .venv, builds and caches; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
