@@ -7,8 +7,6 @@ Both pass their tensor on unchanged, and compare in training alone. `distil` and
 `hidden_loss_weight` of `build_theseus_model` wire them.
 """
 
-import numbers
-
 from .backend import (
     get_mask,
     identity,
@@ -20,20 +18,11 @@ from .backend import (
     reduce_sum,
     register,
 )
-from .layers import Frozen
+from .validation import number
+from .wrappers import Frozen
 
 # Below it a probability counts as this one: its logarithm and the gradient of it stay finite.
 _SMALLEST = 1e-7
-
-
-def valid_number(name, value, minimum_included=True):
-    """`value` as a float, if it is a finite number of at least (or above) 0."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"`{name}` must be a number. Received: {value!r}")
-    if not 0 <= value < float("inf") or (value == 0 and not minimum_included):
-        least = "of at least 0" if minimum_included else "above 0"
-        raise ValueError(f"`{name}` must be a finite number {least}. Received: {value!r}")
-    return float(value)
 
 
 def _mean(values, mask):
@@ -99,8 +88,8 @@ class LogitsDistillation(_Term, Frozen):
 
     def __init__(self, teacher, temperature=2.0, weight=1.0, from_logits=False, **kwargs):
         super().__init__(teacher, dropout=False, **kwargs)
-        self.temperature = valid_number("temperature", temperature, minimum_included=False)
-        self.weight = valid_number("weight", weight)
+        self.temperature = number("temperature", temperature, "(0, inf)")
+        self.weight = number("weight", weight)
         self.from_logits = from_logits
 
     @property
@@ -111,21 +100,21 @@ class LogitsDistillation(_Term, Frozen):
         outputs, *inputs = input_shape
         inputs = inputs[0] if len(inputs) == 1 else inputs
         super().build(inputs)
-        theirs = output_shape(self.teacher, inputs)
-        if outputs[-1] == 1 or tuple(theirs)[1:] != tuple(outputs)[1:]:
+        taught = output_shape(self.teacher, inputs)
+        if outputs[-1] == 1 or tuple(taught)[1:] != tuple(outputs)[1:]:
             raise ValueError(
                 "Distillation compares distributions over two classes or more: outputs of the "
                 "model and of the teacher of one shape, (batch_size, ..., classes). Received: "
-                f"{tuple(outputs)} of the model, {tuple(theirs)} of the teacher"
+                f"{tuple(outputs)} of the model, {tuple(taught)} of the teacher"
             )
 
     def call(self, inputs, training=None):
         outputs, *inputs = inputs
         if training and self.weight:
             taught = super().call(inputs[0] if len(inputs) == 1 else inputs, training)
-            theirs = self._log_probabilities(ops.stop_gradient(taught))
-            own = self._log_probabilities(outputs)
-            divergence = reduce_sum(ops.exp(theirs) * (theirs - own), -1)
+            taught = self._log_probabilities(ops.stop_gradient(taught))
+            student = self._log_probabilities(outputs)
+            divergence = reduce_sum(ops.exp(taught) * (taught - student), -1)
             self.add_loss(self.weight * self.temperature**2 * _mean(divergence, get_mask(outputs)))
         return identity(outputs)
 
@@ -136,18 +125,11 @@ class LogitsDistillation(_Term, Frozen):
 
     def get_config(self):
         config = super().get_config()
-        config["teacher"] = config.pop("layer")
         del config["dropout"]
         config.update(
             temperature=self.temperature, weight=self.weight, from_logits=self.from_logits
         )
         return config
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        teacher = keras.layers.deserialize(config.pop("teacher"), custom_objects=custom_objects)
-        return cls(teacher, **config)
 
 
 @register
@@ -176,7 +158,7 @@ class HiddenDistillation(_Term):
     def __init__(self, weight=1.0, **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
-        self.weight = valid_number("weight", weight)
+        self.weight = number("weight", weight)
 
     def call(self, inputs, training=None):
         predecessor, successor = inputs

@@ -80,7 +80,7 @@ class Encoder:
 
     def embedding_model(self, name: str) -> keras.Model | None:
         """Model: `inputs` -> `[hidden_states, *context]`; `None` if the inputs are just that."""
-        state = self._state_before(0)
+        state = self.state_before(0)
         if all(a is b for a, b in zip(state, self.inputs)):
             return None
         return keras.Model(one_or_all(self.inputs), one_or_all(state), name=name)
@@ -88,13 +88,13 @@ class Encoder:
     def module(self, indices: Sequence[int], name: str) -> keras.Model:
         """Model: `[hidden_states, *context]` -> hidden states, through the layers `indices`."""
         state = [
-            keras.Input(tuple(x.shape)[1:], dtype=x.dtype) for x in self._state_before(indices[0])
+            keras.Input(tuple(x.shape)[1:], dtype=x.dtype) for x in self.state_before(indices[0])
         ]
         return keras.Model(one_or_all(state), self.apply_layers(state, indices), name=name)
 
     def final_model(self, name: str) -> keras.Model | None:
         """Model: hidden states -> what the head is given; `None` if that is the same."""
-        last = self._state_before(self.num_hidden_layers)[0]
+        last = self.state_before(self.num_hidden_layers)[0]
         hidden_states = keras.Input(tuple(last.shape)[1:], dtype=last.dtype)
         end = self.finalize(hidden_states)
         return None if end is hidden_states else keras.Model(hidden_states, end, name=name)
@@ -103,7 +103,7 @@ class Encoder:
         """Model of all that the host makes of the last hidden states; `None` if there is none."""
         return self.final_model(name)
 
-    def _state_before(self, index: int) -> list:
+    def state_before(self, index: int) -> list:
         # Hosts whose layers keep the shape need no more than this.
         if not hasattr(self, "_embedded"):
             self._embedded = self.embed(self.inputs)
@@ -112,3 +112,7 @@ class Encoder:
 
 def one_or_all(tensors: list):
     return tensors[0] if len(tensors) == 1 else tensors
+
+
+def as_list(tensors) -> list:
+    return list(tensors) if isinstance(tensors, (list, tuple)) else [tensors]

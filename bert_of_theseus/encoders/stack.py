@@ -2,9 +2,9 @@
 
 import functools
 
-from ..backend import apply_layers_of, get_mask, keras, ops
-from ..layers import Masked
-from .base import Encoder, one_or_all
+from ..backend import KERAS_NAME, apply_layers_of, get_mask, keras, ops
+from ..wrappers import Masked
+from .base import Encoder, as_list, one_or_all
 
 
 class StackEncoder(Encoder):
@@ -52,8 +52,8 @@ class StackEncoder(Encoder):
         for part in [*layers, *filter(None, (embedding, final))]:
             if not isinstance(part, keras.layers.Layer):
                 raise TypeError(
-                    f"A stack is made of layers of the Keras in use ({keras.__name__} "
-                    f"{keras.__version__}). Received: {part!r} (of type {type(part).__name__})"
+                    f"A stack is made of layers of the Keras in use ({KERAS_NAME}). Received: "
+                    f"{part!r} (of type {type(part).__name__})"
                 )
         if not layers:
             raise ValueError("A stack needs at least one layer. Received an empty list.")
@@ -62,7 +62,7 @@ class StackEncoder(Encoder):
         if isinstance(inputs, (list, tuple)) and len(inputs) == 1:
             (inputs,) = inputs
         if like is not None and embedding is None:
-            hidden_states = like._state_before(0)[0]
+            hidden_states = like.state_before(0)[0]
             if inputs is None:
                 inputs = _copy(hidden_states)
             if not isinstance(inputs, (list, tuple)) and _alike(inputs, hidden_states):
@@ -77,7 +77,7 @@ class StackEncoder(Encoder):
                 "shape of the stack's input is not known. Put `keras.Input(shape)` in front of "
                 "the list, or use StackEncoder(layers, inputs=keras.Input(shape))."
             )
-        self.inputs = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        self.inputs = as_list(inputs)
         self.layers = layers
         self.num_hidden_layers = len(layers)
         self._embedding, self._final = embedding, final
@@ -104,8 +104,7 @@ class StackEncoder(Encoder):
     def embed(self, inputs):
         if self._embedding is None:
             return [inputs[0]]
-        state = self._embedding(one_or_all(inputs))
-        return list(state) if isinstance(state, (list, tuple)) else [state]
+        return as_list(self._embedding(one_or_all(inputs)))
 
     def apply_layer(self, state, index):
         return self._applied[index](state[0])
@@ -113,7 +112,7 @@ class StackEncoder(Encoder):
     def finalize(self, hidden_states):
         return hidden_states if self._final is None else self._final(hidden_states)
 
-    def _state_before(self, index):
+    def state_before(self, index):
         # A layer of a stack may change the shape, so each has its own.
         for i in range(len(self._states) - 1, index):
             state = self._states[i]

@@ -1,0 +1,142 @@
+"""Several devices and several workers: what differs where a batch is divided among them.
+
+`tf.distribute` runs a program per replica, and several workers may share a training. Keras' own
+distribution, on JAX, runs one program on all devices. Elsewhere there is one device.
+"""
+
+import contextlib
+
+import numpy as np
+
+from .backend import BACKEND, KERAS_2, keras, ops
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+__all__ = [
+    "is_chief",
+    "num_devices",
+    "repeatable",
+    "same_on_all_workers",
+    "needs_equal_parts",
+    "strategy_scope",
+    "uniform",
+]
+
+
+def num_devices() -> int:
+    """The number of devices that a batch is divided among."""
+    if BACKEND == "tensorflow":
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    distribution = keras.distribution.distribution()
+    return distribution.device_mesh.devices.size if distribution else 1
+
+
+def needs_equal_parts() -> bool:
+    """Whether a batch must be divisible by the number of devices: one program spans them all."""
+    return BACKEND == "jax" and num_devices() > 1
+
+
+# Draws.
+
+
+def uniform(state, shape=(), sampling="batch"):
+    """Draws numbers in [0, 1) and moves `state`, an integer weight `[seed, draws so far]`, on.
+
+    With `sampling="batch"` they are the same on all replicas of a distributed model.
+    """
+    replica = 0 if sampling == "batch" else _replica(sampling)
+    if KERAS_2:
+        seed = state.read_value() + tf.stack([replica, 0])
+        value = tf.random.stateless_uniform(shape, seed=seed)
+        state.assign_add(tf.constant([0, 1], state.dtype))
+        return value
+    return keras.random.uniform(shape, dtype="float32", seed=_WeightSeed(state, replica))
+
+
+def _replica(sampling):
+    """The number of the replica that calls this: each has its own part of the batch."""
+    if BACKEND == "tensorflow":
+        context = tf.distribute.get_replica_context()  # none while a model is being built
+        return 0 if context is None else context.replica_id_in_sync_group
+    if sampling == "replica" and num_devices() > 1:
+        raise ValueError(
+            'sampling="replica" needs replicas that run a program each, as those of '
+            "`tf.distribute` do. In Keras' own distribution one program spans all "
+            f"{num_devices()} devices, and a draw is the same on them. Use "
+            'sampling="batch", or sampling="example" for a draw per example.'
+        )
+    return 0
+
+
+if not KERAS_2:
+
+    class _WeightSeed(keras.random.SeedGenerator):
+        """A seed generator on a layer's weight: Keras does not save its own with models."""
+
+        def __init__(self, state, replica=0):
+            self.state, self.replica = state, replica
+
+        def next(self, ordered=True):
+            seed = ops.convert_to_tensor(self.state)
+            self.state.assign(seed + ops.convert_to_tensor([0, 1], dtype=self.state.dtype))
+            return seed + ops.cast(ops.stack([self.replica, 0]), seed.dtype)
+
+
+# Strategies and workers of `tf.distribute`.
+
+
+def strategy_scope(model):
+    """A context that makes variables for the strategy that `model` was built in."""
+    strategy = getattr(model, "distribute_strategy", None)  # only with Keras on TensorFlow
+    if strategy is None:
+        return contextlib.nullcontext()
+    if not KERAS_2 and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise ValueError(
+            f"Keras {keras.__version__} trains no model of a MultiWorkerMirroredStrategy (see "
+            "https://github.com/keras-team/keras/issues/20585). Use Keras 2 for several workers, "
+            "TF_KERAS=1 and TF_USE_LEGACY_KERAS=1, or MirroredStrategy on one."
+        )
+    return strategy.scope()
+
+
+def is_chief() -> bool:
+    """Whether this process writes the files. Of several workers only one does."""
+    return BACKEND != "tensorflow" or tf.distribute.get_strategy().extended.should_checkpoint
+
+
+def same_on_all_workers(number: int) -> bool:
+    """Waits for all workers and returns whether they all have this `number`."""
+    strategy = tf.distribute.get_strategy() if BACKEND == "tensorflow" else None
+    if strategy is None or strategy.cluster_resolver is None:
+        return True
+
+    @tf.function
+    def reduce():
+        mine = tf.constant(number, "int32")
+        total = tf.distribute.get_replica_context().all_reduce("SUM", tf.stack([mine, mine**2]))
+        return total
+
+    total, squares = strategy.experimental_local_results(strategy.run(reduce))[0].numpy()
+    return total**2 == squares * strategy.num_replicas_in_sync
+
+
+def repeatable(batches):
+    """Makes of `batches`, a function that returns a generator of them, what `fit` takes.
+
+    Under a strategy of `tf.distribute` that is a dataset: of a generator, Keras 3 would throw away
+    the batches that it looks at to build the model.
+    """
+    if BACKEND != "tensorflow" or not tf.distribute.has_strategy():
+        return batches()
+
+    def spec(array):
+        array = np.asarray(array)
+        # Texts differ in length from batch to batch; later dimensions do not.
+        return tf.TensorSpec([None, None, *array.shape[2:]][: array.ndim], array.dtype)
+
+    signature = tf.nest.map_structure(spec, next(batches()))
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return dataset.with_options(options)

@@ -1,0 +1,232 @@
+"""The Theseus model: predecessor and successor wired into one, module by module."""
+
+from collections.abc import Sequence
+
+from ..backend import keras, register
+from ..distillation import HiddenDistillation
+from ..encoders.base import as_list, one_or_all
+from ..encoders.initialize import copy_weights
+from ..layers import ModuleChoice
+from ..wrappers import Frozen
+from .chain import ChainedModuleChoice, ChainedRandomChoice
+from .plan import make_plan
+
+__all__ = ["TheseusModel", "bert_of_theseus", "build_theseus_model"]
+
+
+def build_theseus_model(
+    predecessor,
+    successor,
+    classifier: keras.layers.Layer | None = None,
+    replacement_rate: float = 0.5,
+    execution: str = "lazy",
+    embeddings: str = "predecessor",
+    module_map: Sequence[Sequence[int]] | None = None,
+    at_least_one: bool = False,
+    predecessor_dropout: bool = True,
+    hidden_loss_weight: float = 0.0,
+    gate: str = "bernoulli",
+    sampling: str = "batch",
+    seed: int | None = None,
+    name: str = "theseus",
+) -> keras.Model:
+    """Wires a frozen predecessor and a trainable successor into one model, module by module.
+
+    In training each module's output is the predecessor's or the successor's, at random, a draw
+    per module and batch; the task's loss is the only loss, unless `hidden_loss_weight` adds one.
+    At inference the model is the successor. Compile it and `fit` it as any Keras model, then take
+    the successor out with `build_successor_model`.
+
+    The predecessor and the classifier are frozen inside this model only: their `trainable` flags
+    stay as they are, and models compiled on them train as before. Build it when the predecessor
+    is fitted: with `embeddings="predecessor"` its embeddings are copied now.
+
+    Args:
+        predecessor: The fine-tuned encoder: a bert4keras `Transformer`
+            (`return_keras_model=False`), a KerasHub backbone or `TextClassifier`, a
+            `keras.Sequential`, a list of layers, or an `Encoder`.
+        successor: The encoder to train, of fewer layers. It may be of another kind: a list of
+            layers or models, each from `(batch_size, sequence_length, hidden_size)` to the same,
+            such as LSTMs or convolutions, gets copies of the predecessor's embedding and of what
+            follows its last layer, see `StackEncoder`.
+        classifier: Keras model or layer from the encoder's output, `(batch_size,
+            sequence_length, hidden_size)` for BERT, to the task's output; the predecessor's own.
+            Defaults to `None`, the head of a `TextClassifier`.
+        replacement_rate: Float in [0, 1]. Probability that a module is the successor's in
+            training. `set_replacement_rate` changes it later. Defaults to `0.5`.
+        execution: `"lazy"` runs only the modules that were picked, forward and backward;
+            `"dense"` runs all and picks among the outputs, as the original Keras code does. The
+            law of the outputs is the same. Defaults to `"lazy"`.
+        embeddings: `"predecessor"` copies the predecessor's embeddings into the successor and
+            keeps them frozen, as in the paper; `"replace"` makes the embeddings a module of
+            their own, chosen among both like the others. Defaults to `"predecessor"`.
+        module_map: For each successor layer the list of the predecessor's layers it replaces,
+            `[[0, 1, 2], [3, 4, 5]]`, in order and complete. Defaults to `None`, equal parts of
+            the n layers where the successor's m divide them, and otherwise parts whose sizes
+            differ by one at most: layer i replaces layers `round(i * n / m)` up to, and without,
+            `round((i + 1) * n / m)`. So 12 into 5 is parts of 2, 3, 2, 3 and 2.
+        at_least_one: Boolean. Whether a batch that would train nothing, since all modules are
+            the predecessor's (12.5 % of them for 3 modules at rate 0.5), is drawn again. Every
+            other combination then keeps its share of the rest, and at rate 0 exactly one module,
+            any, is replaced. For one rate, not one per module. Defaults to `False`.
+        predecessor_dropout: Boolean. Whether the predecessor's dropout is on in training, as in
+            the original code. Defaults to `True`.
+        hidden_loss_weight: Number of at least 0. Weight of a second loss in training, of
+            distillation: the mean over the modules of the mean squared difference between the
+            predecessor's output and the successor's, of the same input, at the positions that
+            the mask keeps. It needs both outputs, so `execution="dense"`. Defaults to `0.0`, no
+            such loss.
+        gate: `"bernoulli"`, one of the two outputs; or, of both of them and so with
+            `execution="dense"`, `"uniform"`, a mixture in shares that are drawn, or `"blend"`,
+            in shares that are not. See `BinaryRandomChoice`. Defaults to `"bernoulli"`.
+        sampling: `"batch"`, a draw per module and batch, the same on all replicas of a
+            distributed model; `"replica"`, a draw per module and replica of `tf.distribute`; or
+            `"example"`, a draw per module and example, with `execution="dense"`. Defaults to
+            `"batch"`.
+        seed: Integer for the draws. Defaults to `None`, from Python's generator.
+        name: String. Name of the model.
+
+    Returns:
+        A `keras.Model` on the predecessor's inputs, not compiled.
+
+    Raises:
+        TypeError: if the encoders or the classifier are not what can be wired.
+        ValueError: if the depths, shapes or options do not fit together.
+
+    Example:
+
+    >>> theseus = build_theseus_model(predecessor, successor, classifier, replacement_rate=0.5)
+    >>> theseus.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    >>> theseus.fit(x, y)
+    >>> small = build_successor_model(theseus)
+
+    References:
+        - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925) (Xu et al., 2020), section 3
+    """
+    plan = make_plan(
+        predecessor,
+        successor,
+        classifier,
+        replacement_rate=replacement_rate,
+        execution=execution,
+        embeddings=embeddings,
+        module_map=module_map,
+        at_least_one=at_least_one,
+        hidden_loss_weight=hidden_loss_weight,
+        gate=gate,
+        sampling=sampling,
+        seed=seed,
+    )
+    draws = iter(plan.draws)
+    replaced = False  # whether a module below was replaced; below the first there is none
+
+    def choose(choice, outputs):
+        nonlocal replaced
+        outputs = choice(outputs, replaced_below=replaced)
+        x, replaced = outputs if choice.return_replaced else (outputs, None)
+        return x
+
+    # Embeddings: the successor's, frozen, or a module of their own.
+    inputs = one_or_all(plan.predecessor.inputs)
+    x, context = plan.predecessor.inputs[0], []
+    if plan.embeddings is not None:
+        old, new = plan.embeddings
+        if embeddings == "predecessor":
+            x, *context = as_list(Frozen(new, name="frozen_successor_embeddings")(inputs))
+        else:
+            # Both are looked up in either execution: a look-up costs little.
+            old = Frozen(old, predecessor_dropout, name="frozen_predecessor_embeddings")
+            x, *context = as_list(old(inputs))
+            pair = [x, as_list(new(inputs))[0]]
+            x = choose(ChainedRandomChoice(gate=gate, sampling=sampling, **next(draws)), pair)
+
+    # Modules: a choice between the predecessor's, frozen, and the successor's.
+    for index, (old, new) in enumerate(plan.modules):
+        state = one_or_all([x, *context])
+        if execution == "lazy":
+            options = {"predecessor_dropout": predecessor_dropout, "sampling": sampling}
+            x = choose(ChainedModuleChoice(old, new, **options, **next(draws)), state)
+        else:
+            old = Frozen(old, predecessor_dropout, name=f"frozen_predecessor_module_{index}")
+            pair = [old(state), new(state)]
+            if hidden_loss_weight:
+                weight = hidden_loss_weight / len(plan.modules)
+                pair[1] = HiddenDistillation(weight, name=f"hidden_distillation_{index}")(pair)
+            x = choose(ChainedRandomChoice(gate=gate, sampling=sampling, **next(draws)), pair)
+
+    # The end of the encoder, then the head, both frozen.
+    if plan.final is not None:
+        x = Frozen(plan.final, name="frozen_successor_final")(x)
+    x = Frozen(plan.classifier, name="frozen_classifier")(x)
+    theseus = TheseusModel(plan.predecessor.input_structure, x, name=name)
+    # Hidden from Keras, which would track and save them as parts of the model.
+    object.__setattr__(theseus, "_theseus_parts", (plan.successor, plan.classifier))
+    copy_weights(plan.copied)
+    return theseus
+
+
+def bert_of_theseus(predecessor, successor, classifier) -> keras.Model:
+    """The original Keras script's function, with its wiring: dense, embeddings replaced, rate 0.5.
+
+    Unlike there, models that were compiled before this call train as they should.
+
+    Args:
+        predecessor: bert4keras `Transformer`, or what `build_theseus_model` takes.
+        successor: Likewise, of fewer layers.
+        classifier: Keras model from the encoder's output to the task's.
+
+    Returns:
+        A `keras.Model`, not compiled.
+    """
+    return build_theseus_model(
+        predecessor, successor, classifier, execution="dense", embeddings="replace"
+    )
+
+
+@register
+class TheseusModel(keras.Model):
+    """A functional model that trains the successor's modules and nothing else.
+
+    What is frozen is frozen in this model alone. No `trainable` flag of a layer is changed, so
+    the predecessor, the head and the successor can be trained in models of their own, compiled
+    before or after this one.
+    """
+
+    def _frozen_ids(self):
+        if not hasattr(self, "_frozen_weight_ids"):
+            frozen, live = set(), set()
+            for layer in self.layers:
+                if isinstance(layer, Frozen):
+                    frozen.update(map(id, layer.weights))
+                elif isinstance(layer, ModuleChoice):
+                    for side, ids in (("predecessor", frozen), ("successor", live)):
+                        for inner in getattr(layer, f"{side}_layers"):
+                            ids.update(map(id, inner.weights))
+                else:
+                    live.update(map(id, layer.weights))
+            self._frozen_weight_ids = frozenset(frozen - live)
+        return self._frozen_weight_ids
+
+    def _without_frozen(self, weights):
+        frozen = self._frozen_ids()
+        return [weight for weight in weights if id(weight) not in frozen]
+
+    def _with_frozen(self, trainable, non_trainable):
+        frozen = self._frozen_ids()
+        return [w for w in trainable if id(w) in frozen] + non_trainable
+
+    @property
+    def trainable_weights(self):
+        return self._without_frozen(super().trainable_weights)
+
+    @property
+    def non_trainable_weights(self):
+        return self._with_frozen(super().trainable_weights, super().non_trainable_weights)
+
+    @property
+    def trainable_variables(self):
+        return self._without_frozen(super().trainable_variables)
+
+    @property
+    def non_trainable_variables(self):
+        return self._with_frozen(super().trainable_variables, super().non_trainable_variables)
