@@ -1,25 +1,33 @@
 """Extension of Griffe, which reads the sources for the API pages: Keras' sections of docstrings.
 
-Griffe knows Google's sections. "Example" becomes its "Examples", whose `>>>` lines are code, and
-"Call arguments", Keras' own, becomes a list.
+Griffe knows Google's "Args", "Raises" and "Attributes". The other sections become Markdown here.
 """
 
 import re
+import textwrap
 
 import griffe
 
-CALL_ARGUMENTS = re.compile(r"^Call arguments:\n((?:    .*\n|\n(?=    ))+)", re.M)
-ITEM = re.compile(r"^    (\S[^:]*): ", re.M)
+INDENTED = r"((?:    .*\n|\n(?=    ))+)"
+SECTION = re.compile(rf"^(Call arguments|Returns|References):\n{INDENTED}", re.M)
+EXAMPLE = re.compile(r"^Example:\n\n((?:>>>|\.\.\.)(?:.+\n)+)", re.M)
+CODE = re.compile(rf"(?<=\n\n){INDENTED}")
+ITEM = re.compile(r"^(\w[^:\n]*): ", re.M)
 
 
-def to_list(match):
-    items = ITEM.sub(r"- **`\1`**: ", match.group(1))
-    return f"**Call arguments:**\n\n{items}\n"
+def to_markdown(match):
+    name, text = match.group(1), textwrap.dedent(match.group(2))
+    if name == "Call arguments":
+        text = ITEM.sub(r"- **`\1`**: ", text)
+    return f"**{name}:**\n\n{text}\n"
 
 
 class KerasSections(griffe.Extension):
     def on_instance(self, *, obj, **kwargs):
-        if obj.docstring is not None:
-            text = f"{obj.docstring.value}\n"
-            text = CALL_ARGUMENTS.sub(to_list, text)
-            obj.docstring.value = re.sub(r"^Example:$", "Examples:", text, flags=re.M).rstrip()
+        if obj.docstring is None:
+            return
+        text = SECTION.sub(to_markdown, f"{obj.docstring.value}\n")
+        text = EXAMPLE.sub(r"**Example:**\n\n```pycon\n\1```\n", text)
+        if obj.is_module:  # an indented block after a list would be part of the list
+            text = CODE.sub(lambda m: f"```python\n{textwrap.dedent(m.group(1))}```\n", text)
+        obj.docstring.value = re.sub(r"^Example:$", "**Example:**", text, flags=re.M).rstrip()

@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: formulas, pages from outside `docs/`, and nothing loaded from other servers."""
+"""Hooks of MkDocs: formulas, pages from outside `docs/`, and what would spoil a page unnoticed."""
 
 import posixpath
 import re
@@ -49,6 +49,19 @@ def on_page_markdown(markdown, page, config, files):
         return posixpath.relpath(inside, posixpath.dirname(here) or ".")
 
     return LINK.sub(to_page, markdown)
+
+
+def on_page_content(html, page, config, files):
+    """Names that an API page lists must be in the module: MkDocs leaves others out silently."""
+    module = None
+    for line in page.markdown.splitlines():
+        if line.startswith("::: "):
+            module = line[4:]
+        elif module and re.match(r" +- \w+$", line):
+            name = f"{module}.{line.strip(' -')}"
+            if f'id="{name}"' not in html:
+                raise PluginError(f"{page.file.src_uri} names {name}, which is not there")
+    return html
 
 
 def on_post_page(output, page, config):
