@@ -395,7 +395,7 @@ def _single_examples(data, batch_size, count=10):
     batches = BatchAccess(data, batch_size)
     examples = []
     for index in np.linspace(0, batches.length - 1, min(count, batches.length)).astype(int):
-        inputs = batches.batch(0, int(index))[0]
+        inputs = batches.get(0, int(index))[0]
         examples.append(_first(inputs))
     return examples
 

@@ -1,22 +1,10 @@
 """One stage of training, resumable after any interruption."""
 
+from .checkpoint import WEIGHTS, described, plain
 from .feed import BatchAccess, Rounds, as_sequence
-from .fit import (
-    WEIGHTS,
-    NonFiniteLossError,
-    Stage,
-    StageResult,
-    WarmupDecay,
-    described,
-    evaluate,
-    evaluator,
-    fit,
-    fresh,
-    lower_is_better,
-    plain,
-    predict,
-    uncompiled,
-)
+from .fit import NonFiniteLossError, fit
+from .scoring import evaluate, evaluator, fresh, lower_is_better, predict, uncompiled
+from .stage import Stage, StageResult, WarmupDecay
 
 __all__ = [
     "WEIGHTS",

@@ -256,7 +256,7 @@ def test_sst2_killed_and_taken_up(script, given, vocab, tmp_path, capsys):
         process.wait()
     assert script.main(argv) == 0
     out = capsys.readouterr().out
-    assert "predecessor: goes on after step" in out
+    assert "predecessor: resumes after step" in out
     assert "The most frequent answer, given to every text, scores 0.5000 on dev." in out
     rows = json.loads((folder / "report.json").read_text(encoding="utf-8"))["rows"]
     assert min(row["test_score"] for row in rows) > 0.9

@@ -83,11 +83,15 @@ def test_learning_rate_refuses(total, warmup):
         WarmupDecay(0.1, total, warmup)
 
 
+def test_a_stage_needs_whole_epochs():
+    with pytest.raises(TypeError, match=r"`epochs` must be an integer .* Received: 1\.5"):
+        Stage(epochs=1.5)
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"epochs": 0},
-        {"epochs": 1.5},
         {"learning_rate": 0},
         {"learning_rate": float("nan")},
         {"warmup_fraction": 1.0},
@@ -347,7 +351,7 @@ def test_arrays_lists_and_streams_are_data(task, tmp_path):
 def test_data_refused():
     with pytest.raises(TypeError, match=r"must have a length.*Received: generator"):
         Rounds((batch for batch in ()), Stage(epochs=1), 4, 0)
-    with pytest.raises(ValueError, match="not one batch"):
+    with pytest.raises(ValueError, match="at least one batch"):
         Rounds([], Stage(epochs=1), 4, 0)
     with pytest.raises(ValueError, match=r"one length.*\[3, 4\]"):
         Rounds((np.ones((3, 1)), np.ones(4)), Stage(epochs=1), 4, 0)
@@ -494,7 +498,7 @@ def test_a_loss_that_is_not_finite_stops(tmp_path):
 def test_a_broken_checkpoint_is_refused(tmp_path):
     x = np.ones((4, 2), "float32")
     (tmp_path / "checkpoint.npz").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    with pytest.raises(ValueError, match="not a complete checkpoint"):
         fit(linear(), [(x, x)], directory=tmp_path, loss="mse", metrics=(), verbose=0)
 
 

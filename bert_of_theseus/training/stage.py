@@ -1,0 +1,152 @@
+"""How one stage is trained: its settings, learning rate and optimizer, and its result."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from ..backend import keras, ops, register
+from ..validation import number, one_of, positive_integer
+
+__all__ = ["Stage", "StageResult", "WarmupDecay", "build_optimizer"]
+
+_DECAYS = ("linear", "cosine", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Settings of one training stage: AdamW, a warm-up and decay of the learning rate, clipping.
+
+    Args:
+        epochs: Integer, the maximum number of passes over the training data.
+        learning_rate: Float, the peak. Defaults to `5e-5`.
+        warmup_fraction: Float in [0, 1), the share of all steps in which the learning rate rises
+            from 0. Defaults to `0.1`.
+        decay: `"linear"` or `"cosine"`, to 0 at the last step, or `"constant"`. Defaults to
+            `"linear"`.
+        weight_decay: Float, decoupled (AdamW); 0 means plain Adam. Only matrices and embeddings
+            decay; biases and the weights of normalization layers do not. Defaults to `0.01`.
+        clip_norm: Float, the maximum global norm of the gradients of the trained weights; `None`
+            for no limit. Defaults to `1.0`.
+        evaluations_per_epoch: Integer. Each evaluation scores the model, keeps its weights if
+            they are the best so far, and writes a checkpoint. Defaults to `1`.
+        patience: Integer, the number of evaluations without a better score after which the stage
+            ends. Defaults to `None`, no early stop.
+
+    Raises:
+        TypeError: if an argument is not a number, or not an integer where it must be one.
+        ValueError: if an argument is out of its range.
+
+    Example:
+
+    >>> Stage(epochs=3, learning_rate=5e-5, patience=2)
+    """
+
+    epochs: int
+    learning_rate: float = 5e-5
+    warmup_fraction: float = 0.1
+    decay: str = "linear"
+    weight_decay: float = 0.01
+    clip_norm: float | None = 1.0
+    evaluations_per_epoch: int = 1
+    patience: int | None = None
+
+    def __post_init__(self):
+        positive_integer("epochs", self.epochs)
+        number("learning_rate", self.learning_rate, "(0, inf)")
+        number("warmup_fraction", self.warmup_fraction, "[0, 1)")
+        one_of("decay", self.decay, _DECAYS)
+        number("weight_decay", self.weight_decay)
+        if self.clip_norm is not None:
+            number("clip_norm", self.clip_norm, "(0, inf)", "or None for no limit")
+        positive_integer("evaluations_per_epoch", self.evaluations_per_epoch)
+        positive_integer("patience", self.patience, optional=True)
+
+
+@dataclasses.dataclass
+class StageResult:
+    """Outcome of one training stage.
+
+    Attributes:
+        name: String.
+        history: Dict of lists with one entry per evaluation: `step`, `loss`, the metrics, both
+            also on the validation data with the prefix `val_`, `replacement_rate`, `seconds`.
+        monitor: String, the entry of `history` by which the best weights were chosen, or `None`.
+        best_step: Integer, the step whose weights were kept. 0 if no evaluation improved on the
+            initial weights, see `initial_score` in `fit`.
+        score: Float, the score of the kept weights, or `None` without validation data.
+        seconds, cpu_seconds: Floats, time spent, summed over all runs of an interrupted stage.
+        stopped_early: Boolean. Whether `patience` ended the stage.
+    """
+
+    name: str
+    history: dict
+    monitor: str | None
+    best_step: int
+    score: float | None
+    seconds: float
+    cpu_seconds: float
+    stopped_early: bool = False
+
+
+@register
+class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Learning rate with BERT's linear warm-up to a peak, followed by a decay.
+
+    Args:
+        learning_rate: Float, the peak.
+        total_steps: Integer, the step at which it reaches 0.
+        warmup_steps: Integer, the step at which it reaches the peak. Defaults to `0`.
+        decay: `"linear"`, `"cosine"` or `"constant"`. Defaults to `"linear"`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self, learning_rate: float, total_steps: int, warmup_steps: int = 0, decay: str = "linear"
+    ):
+        if not 0 <= warmup_steps < total_steps:
+            raise ValueError(
+                "`warmup_steps` must be at least 0 and less than `total_steps`. Received: "
+                f"{warmup_steps}, {total_steps}."
+            )
+        self.learning_rate = learning_rate
+        self.total_steps = total_steps
+        self.warmup_steps = warmup_steps
+        self.decay = one_of("decay", decay, _DECAYS)
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        # `+ 1`, so that step 0 trains too: each step has the rate of its end.
+        rise = (step + 1.0) / (self.warmup_steps + 1.0)
+        left = (self.total_steps - step) / (self.total_steps - self.warmup_steps)
+        left = ops.maximum(ops.minimum(left, 1.0), 0.0)
+        fall = {
+            "linear": left,
+            "cosine": (1.0 - ops.cos(math.pi * left)) / 2.0,
+            "constant": ops.ones_like(left),
+        }[self.decay]
+        return self.learning_rate * ops.minimum(rise, fall)
+
+    def get_config(self):
+        return {
+            "learning_rate": self.learning_rate,
+            "total_steps": self.total_steps,
+            "warmup_steps": self.warmup_steps,
+            "decay": self.decay,
+        }
+
+
+def build_optimizer(stage: Stage, model: keras.Model, total_steps: int):
+    """Builds the optimizer of `stage` for the trainable weights of `model`."""
+    warmup = min(int(stage.warmup_fraction * total_steps), total_steps - 1)
+    rate = WarmupDecay(stage.learning_rate, total_steps, warmup, stage.decay)
+    if not stage.weight_decay:
+        return keras.optimizers.Adam(rate, global_clipnorm=stage.clip_norm)
+    optimizer = keras.optimizers.AdamW(
+        rate, weight_decay=stage.weight_decay, global_clipnorm=stage.clip_norm
+    )
+    vectors = [weight for weight in model.trainable_variables if len(weight.shape) < 2]
+    optimizer.exclude_from_weight_decay(var_list=vectors)
+    return optimizer
