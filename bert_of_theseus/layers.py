@@ -372,19 +372,31 @@ def set_replacement_rate(model, rate) -> None:
             `at_least_one` is given a list: it draws with equal rates only.
     """
     choices = choice_layers(model)
+    rates = rate_per_choice(rate, len(choices), any(c.needs_equal_rates for c in choices))
+    for choice, value in zip(choices, rates):
+        choice.replacement_rate.assign(value)
+
+
+def rate_per_choice(rate, count: int, equal: bool = False) -> list[float]:
+    """`rate`, a number or a list of `count` of them, as such a list, checked.
+
+    Args:
+        rate: As in `set_replacement_rate`.
+        count: Integer, the number of choices.
+        equal: Boolean. Whether all choices need one rate. Defaults to `False`.
+    """
     one_each = isinstance(rate, (list, tuple, np.ndarray))
-    rates = list(rate) if one_each else [rate] * len(choices)
-    if len(rates) != len(choices):
+    rates = list(rate) if one_each else [rate] * count
+    if len(rates) != count:
         raise ValueError(
-            f"The model has {len(choices)} choices, and {len(rates)} rates were given: {rates!r}"
+            f"The model has {count} choices, and {len(rates)} rates were given: {rates!r}"
         )
-    if one_each and any(choice.needs_equal_rates for choice in choices):
+    if one_each and equal:
         raise ValueError(
             "`at_least_one` draws again as is right where all modules have one rate, so it does "
             f"not go with a rate per module. Received: {rates!r}"
         )
-    for choice, value in zip(choices, map(valid_rate, rates)):
-        choice.replacement_rate.assign(value)
+    return [valid_rate(value) for value in rates]
 
 
 def get_replacement_rate(model) -> float:

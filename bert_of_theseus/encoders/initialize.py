@@ -11,6 +11,7 @@ __all__ = [
     "build_successor_backbone",
     "copy_weights",
     "initialize_successor",
+    "pair_initial_weights",
     "pair_weights",
     "split_into_modules",
 ]
@@ -53,6 +54,13 @@ def initialize_successor(
     References:
         - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925) (Xu et al., 2020)
     """
+    sources, pairs = pair_initial_weights(predecessor, successor, layers, module_map)
+    copy_weights(pairs)
+    return sources
+
+
+def pair_initial_weights(predecessor, successor, layers="first", module_map=None):
+    """What `initialize_successor` copies: the indices that it returns, and pairs of weights."""
     predecessor = as_encoder(predecessor)
     successor = as_encoder(successor, like=predecessor)
     sources = _source_layers(
@@ -72,8 +80,7 @@ def initialize_successor(
         if None not in ends:
             with contextlib.suppress(ValueError):  # other shapes: the successor keeps its weights
                 pairs += pair_weights(*ends, part, part)
-    copy_weights(pairs)
-    return sources
+    return sources, pairs
 
 
 def build_successor_backbone(

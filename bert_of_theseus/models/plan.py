@@ -155,6 +155,7 @@ def _embedding_models(predecessor, successor, replaced):
         )
     if new is None:
         return None
+    _check_outputs("the embeddings", old, new)
     if replaced and contexts[1] and keras.Model(new.inputs, as_list(new.outputs)[1:]).weights:
         raise ValueError(
             'embeddings="replace" replaces the hidden states alone, but the layers of '
@@ -170,6 +171,7 @@ def _module_models(predecessor, successor, layers):
     for index, indices in enumerate(layers):
         old = predecessor.module(indices, f"predecessor_module_{index}")
         new = successor.module([index], f"successor_module_{index}")
+        _check_outputs(f"module {index}", old, new)
         frozen.update(map(id, old.weights))
         trained.update(map(id, new.weights))
         if frozen & trained:
@@ -180,6 +182,17 @@ def _module_models(predecessor, successor, layers):
             )
         modules.append((old, new))
     return modules
+
+
+def _check_outputs(name, old, new):
+    shapes = [tuple(as_list(model.outputs)[0].shape) for model in (old, new)]
+    if len(shapes[0]) != len(shapes[1]) or any(
+        None not in sizes and sizes[0] != sizes[1] for sizes in zip(*shapes)
+    ):
+        raise ValueError(
+            f"Both outputs of {name} must have the same shape. Received: {shapes[0]} in the "
+            f"predecessor, {shapes[1]} in the successor."
+        )
 
 
 def _final_models(predecessor, successor):
