@@ -1,6 +1,6 @@
-"""Texts and their labels: files in, batches of token ids out; tasks, and their losses.
+"""From files to batches of token ids: corpora, BERT's tokenizer, tasks, and their losses.
 
-Nothing here imports Keras before a head or a loss is asked for.
+Only heads and losses import Keras, when they are requested.
 
 Example:
 
@@ -16,9 +16,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .answers import decode_answer, decode_entities, decode_labels
 from .batches import Batches
 from .corpora import load_cluener, load_folder, load_iflytek, load_sst2
+from .decoding import decode_answer, decode_entities, decode_labels
 from .docstrings import load_stdlib_docstrings
 from .examples import NO_LABEL, Corpus, Entity, Example, Pair, split_off
 from .readers import read_json_lines
@@ -60,7 +60,7 @@ __all__ = [
 
 
 def __getattr__(name):
-    if name in ("MaskedAccuracy", "MaskedCrossentropy"):  # which import Keras
+    if name in ("MaskedAccuracy", "MaskedCrossentropy"):  # they import Keras
         from . import losses
 
         return getattr(losses, name)

@@ -1,4 +1,4 @@
-"""Batches of encoded texts."""
+"""Padded batches of encoded texts, grouped by length."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ..validation import integer, positive_integer
 from .examples import NO_LABEL
 from .tokenizer import Encoded
 
@@ -20,35 +21,36 @@ def _padded(arrays, rows, length, value):
 
 
 class Batches:
-    """Batches of texts of like length, so that short texts cost little.
+    """Padded batches of texts of similar length, so that padding costs little.
 
-    Indexable, as `keras.utils.Sequence` is. With `shuffle`, every epoch draws new batches: the
-    texts are shuffled, sorted by length within pools of some batches, and the batches shuffled
-    again. All texts occur once an epoch; the last batch of an epoch may be smaller.
+    Indexable, like `keras.utils.Sequence`. With `shuffle`, each epoch has new batches: the texts
+    are shuffled, sorted by length within pools of 20 batches, and the batches are shuffled. Each
+    text occurs once per epoch; the last batch may be smaller.
 
-    The batches of an epoch depend on `seed` and its number alone, not on what was drawn before: a
-    run that is taken up again in epoch 3 calls `set_epoch(3)` and sees what it would have seen.
+    The batches of an epoch depend only on `seed` and the epoch's number. A run that resumes in
+    epoch 3 calls `set_epoch(3)` and gets the same batches as an uninterrupted run.
+
+    Indexing returns `([token_ids, segment_ids], labels)`: two integer arrays of shape
+    `(batch_size, sequence_length)`, and the labels, one row per text. Labels per token have shape
+    `(batch_size, sequence_length)` and are padded with `NO_LABEL`.
 
     Args:
-        encoded: what `Tokenizer.encode` returns.
-        batch_size: texts in a batch.
-        shuffle: whether the order is random; else texts are sorted by length.
-        seed: of the order.
-        multiple: batches are padded with 0 to a multiple of so many tokens, or to the longest
-            text of all, so that few different lengths occur.
+        encoded: An `Encoded`, as `Tokenizer.encode` and `TextTask.encode` return.
+        batch_size: Integer. Defaults to `32`.
+        shuffle: Boolean, whether the order is random. If not, texts are sorted by length. Defaults
+            to `True`.
+        seed: Integer, of the order. Defaults to `42`.
+        multiple: Integer. Sequence lengths are rounded up to a multiple of it (at most to the
+            length of the longest text), so that few different shapes occur. Defaults to `8`.
 
     Attributes:
-        epoch: the number of the current epoch, from 0; `on_epoch_end` moves to the next.
+        epoch: Integer, the current epoch, from 0. `on_epoch_end` moves to the next.
 
     Raises:
-        ValueError: there are no texts, or a number is not positive.
-
-    Returns (of an index): `([token_ids, segment_ids], labels)`, integer arrays of shape
-        `(batch_size, sequence_length)` and an array of a row per text, `(batch_size,)` for
-        classes. Labels by token, `(batch_size, sequence_length)`, are padded with `NO_LABEL`.
+        ValueError: if there are no texts, or a number is not positive.
     """
 
-    _POOL = 20  # Batches that are sorted together: enough to match lengths, few enough to mix.
+    _POOL = 20  # batches that are sorted together: enough to match lengths, few enough to mix
 
     def __init__(
         self,
@@ -60,15 +62,11 @@ class Batches:
         multiple: int = 8,
     ):
         if not encoded.token_ids:
-            raise ValueError("A set of texts is empty.")
-        if batch_size < 1 or multiple < 1:
-            raise ValueError(
-                f"batch_size and multiple should be positive. Received: {batch_size}, {multiple}."
-            )
+            raise ValueError("`encoded` must hold at least one text. Received an empty set.")
         self.encoded = encoded
-        self.batch_size = batch_size
+        self.batch_size = positive_integer("batch_size", batch_size)
         self.shuffle = shuffle
-        self.multiple = multiple
+        self.multiple = positive_integer("multiple", multiple)
         self.seed = seed
         self._lengths = np.array([len(ids) for ids in encoded.token_ids])
         self.set_epoch(0)
@@ -96,24 +94,22 @@ class Batches:
 
     @property
     def rows(self) -> np.ndarray:
-        """The numbers of all texts in `encoded`, in the order of the batches."""
+        """Indices into `encoded`, in the order of the batches."""
         return np.concatenate(self._batches)
 
     @property
     def labels(self) -> np.ndarray | list[np.ndarray]:
-        """The labels of all texts, a row each, in the order of the batches; by token a list."""
+        """The labels in the order of the batches; a list if they are per token."""
         labels = self.encoded.labels
         return [labels[i] for i in self.rows] if isinstance(labels, list) else labels[self.rows]
 
     def on_epoch_end(self):
-        """Moves on to the next epoch's batches."""
+        """Moves to the batches of the next epoch."""
         self.set_epoch(self.epoch + 1)
 
     def set_epoch(self, epoch: int):
-        """Jumps to the batches of an epoch, counted from 0."""
-        if epoch < 0:
-            raise ValueError(f"epoch should be at least 0. Received: {epoch}.")
-        self.epoch = epoch
+        """Moves to the batches of an epoch, counted from 0."""
+        self.epoch = epoch = integer("epoch", epoch, minimum=0)
         rows = np.arange(len(self._lengths))
         if not self.shuffle:
             rows = rows[np.argsort(self._lengths, kind="stable")]

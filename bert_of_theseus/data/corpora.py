@@ -1,13 +1,20 @@
-"""Corpora from folders: IFLYTEK, CLUENER, SST-2, and folders of one's own."""
+"""Corpora in folders: IFLYTEK, CLUENER and SST-2 as published, and your own for any task."""
 
 from __future__ import annotations
 
 import os
 
+from ..validation import one_of
 from .examples import Corpus, Entity, Example, Pair, at_most, normalized, split_off
-from .readers import existing_folder, json_objects, numbered_lines, read_json_lines
+from .readers import existing_folder, json_values, numbered_lines, read_json_lines
 
 __all__ = ["load_cluener", "load_folder", "load_iflytek", "load_sst2"]
+
+
+def _corpus(train, dev, labels, validation_fraction, limit, seed):
+    train, dev = (at_most(examples, limit, seed) for examples in (train, dev))
+    train, validation = split_off(train, validation_fraction, seed)
+    return Corpus(train, validation, dev, labels)
 
 
 def load_iflytek(
@@ -17,20 +24,22 @@ def load_iflytek(
     limit: int | None = None,
     seed: int = 42,
 ) -> Corpus:
-    """Reads CLUE's IFLYTEK folder: `train.json`, `dev.json` and `labels.json`.
+    """Reads CLUE's IFLYTEK: `train.json`, `dev.json` and `labels.json`.
 
     Args:
-        directory: the folder.
-        validation_fraction: the share of `train.json` that is cut off for validation.
-        limit: at most so many rows of `train.json`, and of `dev.json`, drawn at random.
-        seed: of the draw and of the cut.
+        directory: Path of the folder.
+        validation_fraction: Share of `train.json` that is split off for validation. Defaults to
+            `0.1`.
+        limit: Integer. Uses at most this many random rows of `train.json`, and of `dev.json`.
+            Defaults to `None`, all.
+        seed: Integer, of the choice and the split. Defaults to `42`.
 
     Returns:
         A `Corpus`.
 
     Raises:
-        FileNotFoundError: one of the files is missing.
-        ValueError: a bad row (names file and line), an unknown label, or an empty set.
+        FileNotFoundError: if a file is missing.
+        ValueError: if a row is invalid, names an unknown label, or a set is empty.
     """
     directory = existing_folder(directory, "train.json, dev.json and labels.json")
     label_file = directory / "labels.json"
@@ -46,7 +55,7 @@ def load_iflytek(
         for row in read_json_lines(directory / name, ("label", "sentence")):
             where = f"{directory / name}, line {row['line']}"
             if not isinstance(row["sentence"], str):
-                raise ValueError(f"{where}: 'sentence' should be a string.")
+                raise ValueError(f"{where}: 'sentence' must be a string.")
             number = numbers.get(str(row["label"]))
             if number is None:
                 raise ValueError(
@@ -54,11 +63,11 @@ def load_iflytek(
                     "others."
                 )
             examples.append(Example(row["sentence"], number))
-        return at_most(examples, limit, seed)
+        return examples
 
+    labels = [str(row["label_des"]) for row in rows]
     train, dev = read("train.json"), read("dev.json")
-    train, validation = split_off(train, validation_fraction, seed)
-    return Corpus(train, validation, dev, [str(row["label_des"]) for row in rows])
+    return _corpus(train, dev, labels, validation_fraction, limit, seed)
 
 
 def load_sst2(
@@ -68,26 +77,27 @@ def load_sst2(
     limit: int | None = None,
     seed: int = 42,
 ) -> Corpus:
-    """Reads GLUE's SST-2 folder, sentiment of film reviews: `train.tsv` and `dev.tsv`.
+    """Reads GLUE's SST-2, the sentiment of film reviews: `train.tsv` and `dev.tsv`.
 
-    Nine in ten rows of `train.tsv` are phrases of its other rows, each with a label of its own:
-    of 66,978 different texts 6,885 are in no other. Of a random cut's validation rows 88 % would
-    be inside a row that is trained on; of the 872 of `dev.tsv`, which are whole sentences, two
-    are. So whole sentences alone are cut off for validation, and the phrases that no other
-    sentence has are left out: by default 61,060 rows train and 688 validate.
+    Most rows of `train.tsv` are phrases of its other rows: of 66,978 different texts only 6,885
+    are whole sentences. If the validation set were a random part of it, 88 % of its texts would
+    occur within a training text; for `dev.tsv` that is 2 of 872. So the validation set is a part
+    of the whole sentences, and phrases that occur in no other sentence are left out of training.
+    By default 61,060 rows train and 688 validate.
 
     Args:
-        directory: the folder.
-        validation_fraction: the share of the whole sentences that is cut off for validation.
-        limit: at most so many rows of each set, drawn at random.
-        seed: of the draw and of the cut.
+        directory: Path of the folder.
+        validation_fraction: Share of the whole sentences that is split off for validation.
+            Defaults to `0.1`.
+        limit: Integer. Uses at most this many random rows of each set. Defaults to `None`, all.
+        seed: Integer, of the choice and the split. Defaults to `42`.
 
     Returns:
         A `Corpus`.
 
     Raises:
-        FileNotFoundError: one of the files is missing.
-        ValueError: a bad row (names file and line), or an empty set.
+        FileNotFoundError: if a file is missing.
+        ValueError: if a row is invalid or a set is empty.
     """
     directory = existing_folder(directory, "train.tsv and dev.tsv")
     train, dev = (_read_sst2(directory / name) for name in ("train.tsv", "dev.tsv"))
@@ -101,24 +111,36 @@ def load_sst2(
 
 
 def _read_sst2(path):
-    # No quoting: GLUE's quotation marks are characters of the text.
+    # GLUE's files have no quoting: quotation marks are characters of the text.
     (number, header), *lines = numbered_lines(path, "`sentence<tab>label` rows") or [(1, "")]
     if header.rstrip("\r") != "sentence\tlabel":
         raise ValueError(
-            f"{path}, line {number}: expected the header 'sentence\\tlabel'. Received: {header!r}."
+            f"{path}, line {number}: the header must be 'sentence\\tlabel'. Received: {header!r}"
         )
     if not lines:
-        raise ValueError(f"{path} is empty; expected rows below the header.")
+        raise ValueError(f"{path} is empty. It must hold rows below the header.")
     examples = []
     for number, line in lines:
         text, *labels = line.rstrip("\r").split("\t")
         if len(labels) != 1 or labels[0] not in ("0", "1") or not text.strip():
             raise ValueError(
-                f"{path}, line {number}: expected a sentence, a tab, and 0 or 1. "
-                f"Received: {line!r}."
+                f"{path}, line {number}: must be a sentence, a tab, and 0 or 1. Received: {line!r}"
             )
         examples.append(Example(text.strip(), int(labels[0])))
     return examples
+
+
+def _phrases_by_sentence(texts):
+    """The texts that are no phrase of another text, each with its phrases in `texts`."""
+    found, phrases = set(), {}
+    for text in sorted(texts, key=lambda text: (-len(text), text)):
+        if text not in found:
+            words = text.split()
+            ends = range(1, len(words) + 1)
+            spans = {" ".join(words[start:end]) for end in ends for start in range(end)}
+            phrases[text] = spans & texts
+            found |= phrases[text]
+    return phrases
 
 
 def load_cluener(
@@ -128,38 +150,38 @@ def load_cluener(
     limit: int | None = None,
     seed: int = 42,
 ) -> Corpus:
-    """Reads CLUENER2020's folder, named entities in Chinese news: `train.json` and `dev.json`.
+    """Reads CLUENER2020, named entities in Chinese news: `train.json` and `dev.json`.
 
-    The files hold JSON objects one after another, on a line each or over many.
+    The files hold JSON objects, on one line each or over several.
 
     Args:
-        directory: the folder.
-        validation_fraction: the share of `train.json` that is cut off for validation.
-        limit: at most so many rows of `train.json`, and of `dev.json`, drawn at random.
-        seed: of the draw and of the cut.
+        directory: Path of the folder.
+        validation_fraction: Share of `train.json` that is split off for validation. Defaults to
+            `0.1`.
+        limit: Integer. Uses at most this many random rows of `train.json`, and of `dev.json`.
+            Defaults to `None`, all.
+        seed: Integer, of the choice and the split. Defaults to `42`.
 
     Returns:
-        A `Corpus`. Each example's label is a tuple of `Entity`, and `labels` are the types.
+        A `Corpus`. Each label is a tuple of `Entity`, and `labels` are the entity types.
 
     Raises:
-        FileNotFoundError: one of the files is missing.
-        ValueError: a bad row (names file and row), or an empty set.
+        FileNotFoundError: if a file is missing.
+        ValueError: if a row is invalid or a set is empty.
     """
     directory = existing_folder(directory, "train.json and dev.json")
     train, dev = (_read_cluener(directory / name) for name in ("train.json", "dev.json"))
     types = sorted({entity.type for example in train + dev for entity in example.label})
-    train, dev = (at_most(examples, limit, seed) for examples in (train, dev))
-    train, validation = split_off(train, validation_fraction, seed)
-    return Corpus(train, validation, dev, types)
+    return _corpus(train, dev, types, validation_fraction, limit, seed)
 
 
 def _read_cluener(path):
     examples = []
-    for number, row in enumerate(json_objects(path), start=1):
+    for number, row in enumerate(json_values(path), start=1):
         where = f"{path}, row {number}"
         text, label = map(row.get, ("text", "label")) if isinstance(row, dict) else (None, None)
         if not isinstance(text, str) or not isinstance(label, dict):
-            raise ValueError(f"{where}: expected an object with 'text' and 'label'.")
+            raise ValueError(f"{where}: must be an object with 'text' and 'label'.")
         entities = []
         for type, names in label.items():
             try:
@@ -175,7 +197,7 @@ def _read_cluener(path):
 
 
 _CLASS = (str, int)
-# What a label is in a file, by kind of task, and whether a value is one.
+# For each kind of task: what a label is in a file, and whether a value is one.
 _LABELS = {
     "classification": ("the name of a class", lambda label: type(label) in _CLASS),
     "multi-label": (
@@ -185,13 +207,13 @@ _LABELS = {
     "regression": ("a number", lambda label: type(label) in (int, float)),
     "tagging": (
         "a list of [start, end, type]",
-        lambda label: isinstance(label, list) and all(_are(e, int, int, str) for e in label),
+        lambda label: isinstance(label, list) and all(_is_list_of(e, int, int, str) for e in label),
     ),
-    "spans": ("[start, end] or null", lambda label: label is None or _are(label, int, int)),
+    "spans": ("[start, end] or null", lambda label: label is None or _is_list_of(label, int, int)),
 }
 
 
-def _are(values, *types):
+def _is_list_of(values, *types):
     return isinstance(values, list) and [type(value) for value in values] == list(types)
 
 
@@ -203,35 +225,37 @@ def load_folder(
     limit: int | None = None,
     seed: int = 42,
 ) -> Corpus:
-    """Reads a folder of one's own, `train.json` and `dev.json`, for any kind of task.
+    """Reads a folder of your own, `train.json` and `dev.json`, for any kind of task.
 
-    The files hold JSON objects one after another, on a line each or over many, with `text`,
-    `label` and, for two texts, `second_text`.
+    The files hold JSON objects, on one line each or over several, with `text`, `label` and, for
+    pairs of texts, `second_text`.
 
     Args:
-        directory: the folder.
-        kind: what labels are. `"classification"`: the name of a class; `"multi-label"`: a list of
-            them; `"regression"`: a number; `"tagging"`: a list of `[start, end, type]`, characters
-            from `start` up to and without `end`; `"spans"`: `[start, end]` in `second_text`, the
-            answer to the question `text`, or null.
-        validation_fraction: the share of `train.json` that is cut off for validation.
-        limit: at most so many rows of `train.json`, and of `dev.json`, drawn at random.
-        seed: of the draw and of the cut.
+        directory: Path of the folder.
+        kind: String, what the labels are. `"classification"`: the name of a class.
+            `"multi-label"`: a list of such names. `"regression"`: a number. `"tagging"`: a list
+            of `[start, end, type]`, where `text[start:end]` is an entity. `"spans"`:
+            `[start, end]`, where `second_text[start:end]` answers the question `text`; null if
+            there is no answer.
+        validation_fraction: Share of `train.json` that is split off for validation. Defaults to
+            `0.1`.
+        limit: Integer. Uses at most this many random rows of `train.json`, and of `dev.json`.
+            Defaults to `None`, all.
+        seed: Integer, of the choice and the split. Defaults to `42`.
 
     Returns:
-        A `Corpus`, whose examples have the labels that `bert_of_theseus.tasks` takes.
+        A `Corpus` with the labels that the task of this kind takes.
 
     Raises:
-        FileNotFoundError: one of the files is missing.
-        ValueError: a bad row (names file and row), another kind, or an empty set.
+        FileNotFoundError: if a file is missing.
+        ValueError: if `kind` is unknown, a row is invalid, or a set is empty.
     """
-    if kind not in _LABELS:
-        raise ValueError(f"`kind` must be one of {', '.join(_LABELS)}. Received: {kind!r}.")
+    one_of("kind", kind, list(_LABELS))
     directory = existing_folder(directory, "train.json and dev.json")
     train, dev = (_read_folder(directory / name, kind) for name in ("train.json", "dev.json"))
     names = sorted({name for row in train + dev for name in _names(kind, row.label)})
 
-    def as_task_takes_it(label):
+    def convert(label):
         if kind == "classification":
             return names.index(str(label))
         if kind == "multi-label":
@@ -240,16 +264,12 @@ def load_folder(
             return tuple(Entity(*entity) for entity in label)
         return label
 
-    train, dev = (
-        at_most([row._replace(label=as_task_takes_it(row.label)) for row in rows], limit, seed)
-        for rows in (train, dev)
-    )
-    train, validation = split_off(train, validation_fraction, seed)
-    return Corpus(train, validation, dev, names)
+    train, dev = ([row._replace(label=convert(row.label)) for row in rows] for rows in (train, dev))
+    return _corpus(train, dev, names, validation_fraction, limit, seed)
 
 
 def _names(kind, label):
-    """The classes, or types of entities, that a row's label names."""
+    """The classes or entity types in a label."""
     if kind == "tagging":
         return [type for *_, type in label]
     named = {"classification": [label], "multi-label": label}
@@ -259,30 +279,17 @@ def _names(kind, label):
 def _read_folder(path, kind):
     expected, fits = _LABELS[kind]
     examples = []
-    for number, row in enumerate(json_objects(path), start=1):
+    for number, row in enumerate(json_values(path), start=1):
         where = f"{path}, row {number}"
         if not isinstance(row, dict) or not isinstance(row.get("text"), str) or "label" not in row:
-            raise ValueError(f"{where}: expected an object with 'text' and 'label'.")
+            raise ValueError(f"{where}: must be an object with 'text' and 'label'.")
         text, second, label = row["text"], row.get("second_text"), row["label"]
         if not (second is None or isinstance(second, str)) or (
             (kind == "spans" and second is None) or (kind == "tagging" and second is not None)
         ):
-            wanted = {"spans": "a text", "tagging": "left out"}.get(kind, "a text, if it is there")
-            raise ValueError(f"{where}: 'second_text' should be {wanted}.")
+            wanted = {"spans": "a string", "tagging": "absent"}.get(kind, "a string or absent")
+            raise ValueError(f"{where}: 'second_text' must be {wanted}.")
         if not fits(label):
-            raise ValueError(f"{where}: 'label' should be {expected}. Received: {label!r}.")
+            raise ValueError(f"{where}: 'label' must be {expected}. Received: {label!r}")
         examples.append(Example(text, label) if second is None else Pair(text, second, label))
     return examples
-
-
-def _phrases_by_sentence(texts: set[str]) -> dict[str, set[str]]:
-    """Of texts, those that are no phrase of another, each with what `texts` holds of it."""
-    found, phrases = set(), {}
-    for text in sorted(texts, key=lambda text: (-len(text), text)):
-        if text not in found:
-            words = text.split()
-            ends = range(1, len(words) + 1)
-            spans = {" ".join(words[start:end]) for end in ends for start in range(end)}
-            phrases[text] = spans & texts
-            found |= phrases[text]
-    return phrases

@@ -1,4 +1,4 @@
-"""A corpus without any download: the docstrings of Python's own standard library."""
+"""A corpus that needs no download: the docstrings of Python's standard library."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import os
 import re
 import sysconfig
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from .examples import Corpus, Example, at_most, normalized, split_off
 
 __all__ = ["load_stdlib_docstrings"]
 
-# Folders of the standard library that hold tests, data or other people's packages.
+# Folders in the standard library's folder with tests, data or packages of others.
 _NOT_LIBRARY = {
     "__pycache__",
     "dist-packages",
@@ -36,32 +37,34 @@ def load_stdlib_docstrings(
     limit: int | None = None,
     seed: int = 42,
     directory: str | os.PathLike | None = None,
-    progress=None,
+    progress: Callable | None = None,
 ) -> Corpus:
-    """The docstrings of Python's standard library; the class is the package each comes from.
+    """The docstrings of Python's standard library; the class is the package of each.
 
-    A few thousand short English texts on any machine. They are read from the source files, of
-    which nothing is executed. The name of the package is masked (`[MASK]`) in its texts; a text
-    that occurs twice in a package is kept once, and one that occurs in two packages not at all.
-    What is left is cut into the three sets, so no text is in two of them. The texts are those of
-    the Python that runs this, and differ a little between its versions.
+    A few thousand short English texts, on any machine. They are parsed from the source files;
+    nothing is executed. Each package's own name is masked (`[MASK]`) in its texts. A text that a
+    package holds twice is kept once; one that two packages hold is left out. So no text is in two
+    of the sets. The texts differ a little between versions of Python.
 
     Args:
-        num_classes: keep so many packages, those with the most texts.
-        min_length: drop shorter texts, in characters.
-        dev_fraction, validation_fraction: the share of all texts that is `dev`, and the share of
-            the rest that is `validation`.
-        limit: at most so many texts of `train` and `validation` together, and of `dev`.
-        seed: of the cuts.
-        directory: the library's folder; default this Python's own.
-        progress: wraps the list of files while it is read, as `tqdm` does.
+        num_classes: Integer, keeps this many packages, those with the most texts. Defaults to
+            `30`.
+        min_length: Integer, leaves out shorter texts, in characters. Defaults to `20`.
+        dev_fraction: Share of all texts that is `dev`. Defaults to `0.15`.
+        validation_fraction: Share of the other texts that is `validation`. Defaults to `0.1`.
+        limit: Integer. Uses at most this many random texts for `train` and `validation` together,
+            and for `dev`. Defaults to `None`, all.
+        seed: Integer, of the choice and the splits. Defaults to `42`.
+        directory: Path of the library. Defaults to `None`, that of the running Python.
+        progress: Function that wraps the list of files while it is read, such as `tqdm`. Defaults
+            to `None`.
 
     Returns:
-        A `Corpus`, classes in the order of their size.
+        A `Corpus`, with the classes sorted by size.
 
     Raises:
-        ValueError: the folder holds too few docstrings, as with a Python that was installed
-            without its source files.
+        ValueError: if there are too few docstrings, as when the source files of the library are
+            not installed.
     """
     root = Path(directory or sysconfig.get_paths()["stdlib"])
     texts = collections.defaultdict(set)  # normalised text -> packages it occurs in
@@ -86,9 +89,10 @@ def load_stdlib_docstrings(
     labels = largest[:num_classes]
     if len(labels) < num_classes or len(by_package[labels[-1]]) < 10:
         raise ValueError(
-            f"{root} should hold the source files of Python's standard library, with at least 10 "
-            f"docstrings in each of {num_classes} packages; found {len(files)} files and "
-            f"{sum(map(len, by_package.values()))} docstrings. Some systems install them apart."
+            f"{root} must hold the source files of Python's standard library, with at least 10 "
+            f"docstrings in each of {num_classes} packages. Received: {len(files)} files and "
+            f"{sum(map(len, by_package.values()))} docstrings. Some systems have the source files "
+            "in a package of its own."
         )
     examples = [
         Example(text, number)
@@ -101,16 +105,17 @@ def load_stdlib_docstrings(
 
 
 def _package(top: str, tops: set[str]) -> str:
-    # `decimal` has its text in `_pydecimal`, `io` in `_pyio`.
+    # The docstrings of `decimal` are in `_pydecimal`, those of `io` in `_pyio`.
     public = top.removeprefix("_").removeprefix("py")
     return public if top.startswith("_") and public in tops else top
 
 
 def _name_pattern(package: str) -> re.Pattern:
-    """Matches a package's name, and the whole word or dotted path around it.
+    """Matches a package's name together with the word or dotted path around it.
 
-    `smtplib` gives itself away as "SMTP" too, `idlelib` as "IDLE". A name of up to three letters
-    counts only as a part of its own in an identifier: `XMLParser` and `xml.dom`, not "last".
+    "lib" at either end is optional: "SMTP" names `smtplib`, "IDLE" names `idlelib`. A name of up
+    to three letters matches only at the start of a word or of a part of one: "XMLParser" and
+    "xml.dom" name `xml`, "last" does not name `ast`.
     """
     stems = {package.strip("_"), package.strip("_").removesuffix("lib").removeprefix("lib")}
     patterns = []
@@ -125,10 +130,10 @@ def _name_pattern(package: str) -> re.Pattern:
 def _docstrings(path: Path):
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Old escapes in string literals of the library.
+            warnings.simplefilter("ignore")  # invalid escape sequences in string literals
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):
-        return  # A template or a file in an odd encoding: not a module.
+        return  # a template, or a test file that is broken on purpose
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             docstring = ast.get_docstring(node)

@@ -1,4 +1,4 @@
-"""Examples, corpora, and how a corpus is cut into parts."""
+"""Examples, a corpus of them, and the split of a list of examples in two."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import collections
 import random
 from typing import NamedTuple
 
+from ..validation import positive_integer
+
 __all__ = ["NO_LABEL", "Corpus", "Entity", "Example", "Pair", "split_off"]
 
-# The label of what neither loss nor metric counts: padding, for one. See `losses`.
+# Loss and metric leave out what has this label, such as padding. See `losses`.
 NO_LABEL = -1
 
 
@@ -21,10 +23,7 @@ class Entity(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One text and its label: the number of a class, or what the task at hand takes.
-
-    See `bert_of_theseus.tasks`.
-    """
+    """A text and its label: a class index, or what the task takes (see `tasks`)."""
 
     text: str
     label: object
@@ -32,7 +31,7 @@ class Example(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Two texts that belong together, and their label; used wherever an `Example` is."""
+    """A pair of texts and its label. Valid wherever an `Example` is."""
 
     text: str
     second_text: str
@@ -40,58 +39,59 @@ class Pair(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """A task's data: three disjoint lists of `Example`, and names of classes or types of entities.
+    """Three disjoint lists of examples, and the names of their classes or entity types.
 
-    `validation` is for choosing a checkpoint, `dev` for the one number that is reported.
+    Checkpoints are chosen on `validation`; results are reported on `dev`.
     """
 
-    train: list[Example]
-    validation: list[Example]
-    dev: list[Example]
+    train: list[Example | Pair]
+    validation: list[Example | Pair]
+    dev: list[Example | Pair]
     labels: list[str]
 
     @property
     def majority_share(self) -> float:
-        """Accuracy on `dev` of always answering the most frequent class of `dev`."""
+        """Accuracy on `dev` of always predicting its most frequent class."""
         counts = collections.Counter(example.label for example in self.dev)
         return max(counts.values()) / len(self.dev)
 
 
-def at_most(examples, limit, seed):
+def at_most(examples: list, limit: int | None, seed: int) -> list:
+    """`limit` random examples in their order; all of them if there are fewer."""
+    limit = positive_integer("limit", limit, optional=True)
     if limit is None or limit >= len(examples):
         return examples
-    if limit < 1:
-        raise ValueError(f"limit should be at least 1. Received: {limit}.")
     kept = random.Random(seed).sample(range(len(examples)), limit)
     return [examples[index] for index in sorted(kept)]
 
 
 def normalized(text: str) -> str:
+    """`text` with single spaces and without case: texts that agree in it count as equal."""
     return " ".join(text.split()).casefold()
 
 
 def split_off(
-    examples: list[Example], fraction: float, seed: int
-) -> tuple[list[Example], list[Example]]:
-    """Cuts a part off a list of examples, stratified by class where classes are large enough.
+    examples: list[Example | Pair], fraction: float, seed: int
+) -> tuple[list[Example | Pair], list[Example | Pair]]:
+    """Splits a list of examples in two, stratified by class.
 
-    Rows with the same text, up to case and white space, stay on one side, whatever their labels.
-    A class's only text stays in the larger part.
+    Examples whose texts differ only in case and white space stay together, even if their labels
+    differ. A class with a single text stays in the larger part.
 
     Args:
-        examples: the list.
-        fraction: the share of the part to cut off, in (0, 1).
-        seed: the same seed makes the same cut.
+        examples: The list.
+        fraction: Share of the part to split off, in (0, 1).
+        seed: Integer. The same seed gives the same split.
 
     Returns:
-        `(rest, part)`, both in the order of `examples`.
+        The tuple `(rest, part)`, both in the order of `examples`.
 
     Raises:
-        ValueError: one of the two would be empty.
+        ValueError: if one of the two would be empty.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"fraction should be in (0, 1). Received: {fraction}.")
-    label_of = {}  # normalised text -> the class of its first row; other labels are no strata
+        raise ValueError(f"`fraction` must be a number in (0, 1). Received: {fraction!r}")
+    label_of = {}  # normalized text -> class of its first example; other labels are one stratum
     for example in examples:
         label = example.label if isinstance(example.label, int) else 0
         label_of.setdefault(normalized(example.text), label)
@@ -103,16 +103,16 @@ def split_off(
     for label in sorted(groups):
         keys = groups[label]
         rng.shuffle(keys)
-        # Spreads a class evenly over [0, 1) from a random start, so that the lowest share of all
-        # classes together is as good as that share of each.
+        # Each class is spread evenly over [0, 1) from a random start. So the texts with the lowest
+        # ranks hold every class in its proportion.
         start = rng.random()
         ranked += [((i + start) / len(keys), key) for i, key in enumerate(keys) if len(keys) > 1]
     size = max(1, round(fraction * len(label_of)))
     part = {key for _, key in sorted(ranked)[:size]}
     if not part or len(part) == len(label_of):
         raise ValueError(
-            f"{len(label_of)} different texts in {len(groups)} classes cannot be cut in two "
-            f"(fraction {fraction}); one of the sets would be empty."
+            f"`examples` must be enough to split: {len(label_of)} different texts in "
+            f"{len(groups)} classes leave one part empty at a fraction of {fraction}."
         )
     sides = [], []
     for example in examples:

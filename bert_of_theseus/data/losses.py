@@ -1,6 +1,6 @@
-"""A loss and a metric for outputs of which some have no label, such as those of padding.
+"""A loss and a metric that ignore outputs without a label, such as those of padding.
 
-Labels are whole numbers, and one of `NO_LABEL`, -1, does not count.
+Labels are integers; `NO_LABEL`, -1, marks an output without one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ def _labels_and_mask(labels):
 
 @register
 class MaskedCrossentropy(keras.losses.Loss):
-    """Mean of the cross-entropy over the outputs of a batch that have a label.
+    """Mean cross-entropy over the outputs that have a label.
 
-    Keras' own mean counts padding where the mask of the hidden states is lost, and special tokens
-    everywhere. Here labels alone decide: a batch has the same loss however far it is padded.
-    Sample weights, of texts or of single outputs, weigh the labels against each other. The loss of
-    a batch without any label is 0.
+    Keras' own loss counts padding where the mask of the hidden states is lost, and special tokens
+    everywhere. Here the labels alone decide, so a batch has the same loss at any padded length.
+    Sample weights, per text or per output, weight the mean. A batch without labels has loss 0.
 
     Call arguments:
         y_true: Integers of shape `(batch_size, n)`, classes or -1.
@@ -37,16 +36,16 @@ class MaskedCrossentropy(keras.losses.Loss):
     def __init__(self, name="masked_crossentropy", **kwargs):
         super().__init__(name=name, **kwargs)
 
-    # Not `call`: Keras would take a mean of what that returns.
+    # Not in `call`, whose result Keras would average.
     def __call__(self, y_true, y_pred, sample_weight=None):
         labels, weights = _labels_and_mask(y_true)
         losses = keras.losses.sparse_categorical_crossentropy(
             ops.maximum(labels, 0), ops.cast(y_pred, "float32")
         )
-        if sample_weight is not None:  # Keras 2 gives the mask as one
+        if sample_weight is not None:  # Keras 2 passes the mask as sample weights
             sample_weight = ops.cast(sample_weight, "float32")
-            one_each = len(sample_weight.shape) == 1
-            weights = weights * (sample_weight[:, None] if one_each else sample_weight)
+            per_text = len(sample_weight.shape) == 1
+            weights = weights * (sample_weight[:, None] if per_text else sample_weight)
         total = reduce_sum(weights)
         return reduce_sum(losses * weights) / ops.maximum(total, keras.backend.epsilon())
 
@@ -56,11 +55,11 @@ class MaskedCrossentropy(keras.losses.Loss):
 
 @register
 class MaskedAccuracy(keras.metrics.Mean):
-    """Share of the outputs with a label whose likeliest class is that label.
+    """Accuracy over the outputs that have a label.
 
     Args:
         name: String. Defaults to `"masked_accuracy"`.
-        dtype: Of the metric. Defaults to `None`, Keras' own.
+        dtype: Of the metric. Defaults to `None`, Keras' default.
     """
 
     def __init__(self, name="masked_accuracy", dtype=None):

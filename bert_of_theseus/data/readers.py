@@ -1,4 +1,4 @@
-"""Files of rows, read with errors that name the file and the line."""
+"""Readers of text files, whose errors name the file and the line or row."""
 
 from __future__ import annotations
 
@@ -11,63 +11,56 @@ __all__ = ["read_json_lines"]
 
 
 def read_json_lines(path: str | os.PathLike, keys: tuple[str, ...]) -> list[dict]:
-    """Reads a file with one JSON object a line.
+    """Reads a file with one JSON object per line.
 
-    Lines end at a newline only: texts may hold U+2028 and other characters that
-    `str.splitlines` would break at. Blank lines are skipped.
+    Only a newline ends a line: texts may hold U+2028 and other characters at which
+    `str.splitlines` would split. Blank lines are skipped.
 
     Args:
-        path: the file, UTF-8.
-        keys: what each row must have.
+        path: Path of the file, in UTF-8.
+        keys: Tuple of strings, the keys that each object must have.
 
     Returns:
-        One dict a row, with its 1-based line number under `"line"`.
+        List of dicts, each with its line number, from 1, under `"line"`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a row is not a JSON object or lacks a key (names file and line), the file is
-            not UTF-8, or it holds no row at all.
+        FileNotFoundError: if there is no such file.
+        ValueError: if a line is not a JSON object or lacks a key, or if the file is not UTF-8 or
+            has no lines.
     """
     path = Path(path)
     rows = []
-    for number, line in numbered_lines(path, "one JSON object a line"):
+    for number, line in numbered_lines(path, "one JSON object per line"):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: not JSON: {error}.") from error
         if not isinstance(row, dict):
             raise ValueError(
-                f"{path}, line {number}: expected a JSON object, received {type(row).__name__}."
+                f"{path}, line {number}: must be a JSON object. Received: {type(row).__name__}"
             )
         missing = [key for key in keys if key not in row]
         if missing:
             raise ValueError(f"{path}, line {number}: lacks {', '.join(map(repr, missing))}.")
         rows.append({**row, "line": number})
     if not rows:
-        raise ValueError(f"{path} is empty; expected one JSON object a line.")
+        raise ValueError(f"{path} is empty. It must hold one JSON object per line.")
     return rows
 
 
 def numbered_lines(path: Path, expected: str) -> list[tuple[int, str]]:
-    """The lines of a file that are not blank, each with its number from 1."""
+    """The lines of a file that are not blank, each with its number, from 1."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} should be a file with {expected}; not found.")
+        raise FileNotFoundError(f"{path} must be a file with {expected}. It was not found.")
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} should be UTF-8 text: {error}.") from error
+        raise ValueError(f"{path} must be UTF-8 text: {error}.") from error
     return [pair for pair in enumerate(content.split("\n"), start=1) if pair[1].strip()]
 
 
-def existing_folder(directory, files):
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise FileNotFoundError(f"{directory} should be a folder with {files}; not found.")
-    return directory
-
-
-def json_objects(path: Path) -> list:
-    """The JSON values of a file, which stand one after another, white space between them."""
+def json_values(path: Path) -> list:
+    """The JSON values of a file, which may stand on one line each or over several."""
     content = "\n".join(line for _, line in numbered_lines(path, "JSON objects"))
     decoder, space, values = json.JSONDecoder(), re.compile(r"\s*"), []
     position = space.match(content).end()
@@ -79,5 +72,13 @@ def json_objects(path: Path) -> list:
         values.append(value)
         position = space.match(content, position).end()
     if not values:
-        raise ValueError(f"{path} is empty; expected JSON objects.")
+        raise ValueError(f"{path} is empty. It must hold JSON objects.")
     return values
+
+
+def existing_folder(directory: str | os.PathLike, files: str) -> Path:
+    """`directory` as a path, if there is such a folder."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory} must be a folder with {files}. It was not found.")
+    return directory

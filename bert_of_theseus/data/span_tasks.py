@@ -1,33 +1,50 @@
-"""Tasks whose labels are parts of a text: named entities, and answers to questions."""
+"""Tasks whose labels are spans of a text: named entities, and answers to questions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
-from .answers import decode_answer, decode_entities, tokens_of, trimmed, without_overlaps
+from ..validation import positive_integer
+from .decoding import decode_answer, decode_entities, tokens_of, trimmed, without_overlaps
 from .examples import NO_LABEL, Entity
 from .tasks import TextTask
 
 __all__ = ["SpanExtraction", "Tagging"]
 
 
-class Tagging(TextTask):
-    """Named entities: a tag for every token, in the BIO scheme.
+class _SpanTask(TextTask):
+    """Outputs without a label, such as those of padding, count in neither loss nor metric."""
 
-    An example's label is a list of `data.Entity`, characters of the text from `start` up to and
-    without `end`. White space at their ends is no part of them. An entity comes back whole or not
-    at all: one that begins or ends within a token, reaches the place where a text is cut, or
-    overlaps one before has no tags, its tokens no label, and `Encoded.dropped` counts it. In the
-    score it counts as missed.
+    @property
+    def loss(self):
+        from .losses import MaskedCrossentropy
 
-    The score is seqeval's over all types and texts, by characters: an entity is right if its
-    start, its end and its type are.
+        return MaskedCrossentropy()
+
+    @property
+    def metrics(self):
+        from .losses import MaskedAccuracy
+
+        return (MaskedAccuracy(),)
+
+
+class Tagging(_SpanTask):
+    """Named entities: one tag per token, in the BIO scheme.
+
+    An example's label is a list of `Entity`; white space at their ends is ignored. An entity is
+    labelled only if whole tokens represent it exactly. Entities that are truncated, begin or end
+    within a token, or overlap an earlier one get no tags; their tokens get no label, `dropped` of
+    `Encoded` counts them, and the score counts them as missed.
+
+    The score is seqeval's over all texts, computed on characters: an entity is correct if its
+    start, end and type are.
 
     Args:
-        types: Names of the types of entities. `labels` are the tags: `O`, and `B-` and `I-` with
-            each type.
+        types: List of strings, the entity types. `labels` are the tags: `O`, and `B-` and `I-`
+            with each type.
         metric: `"f1"`, `"precision"` or `"recall"`. Defaults to `"f1"`.
 
     Example:
@@ -36,7 +53,7 @@ class Tagging(TextTask):
     ['O', 'B-person', 'I-person', 'B-place', 'I-place']
     """
 
-    _metrics = {  # noqa: RUF012
+    _metrics: ClassVar = {
         "f1": "seqeval.metrics",
         "precision": "seqeval.metrics",
         "recall": "seqeval.metrics",
@@ -53,14 +70,6 @@ class Tagging(TextTask):
         from ..heads import tagging_head
 
         return tagging_head(hidden_size, len(self.labels))
-
-    @property
-    def loss(self):
-        return _masked_loss()
-
-    @property
-    def metrics(self):
-        return _masked_metrics()
 
     def encode(self, examples, tokenizer, max_length):
         given = [self._entities(example, number) for number, example in enumerate(examples)]
@@ -97,7 +106,7 @@ class Tagging(TextTask):
         }
 
     def decode(self, outputs, encoded):
-        """The list of each text's `Entity`."""
+        """Returns the list of `Entity` of each text."""
         return [
             decode_entities(output, offsets, self.labels, cut)
             for output, offsets, cut in zip(outputs, encoded.offsets, encoded.cut)
@@ -108,7 +117,7 @@ class Tagging(TextTask):
         for entity in example.label:
             start, end, type = entity
             if type not in self.types or not 0 <= start < end <= len(text):
-                raise self._bad(
+                raise self._invalid(
                     number,
                     f"entities within 0 to {len(text)} of the types {', '.join(self.types)}",
                     entity,
@@ -117,29 +126,25 @@ class Tagging(TextTask):
         return entities
 
 
-class SpanExtraction(TextTask):
+class SpanExtraction(_SpanTask):
     """The part of a text that answers a question.
 
-    Of a `data.Pair` the `text` is the question, the `second_text` what is read, and the label the
-    characters of the answer in that, `(start, end)`, or `None` where there is none. Too long a
-    `second_text` is cut; an answer that is not whole then has no label, `Encoded.dropped` counts
-    it, and in the score it is missed.
+    An example is a `Pair` of the question and the text that is searched; its label is the
+    answer's `(start, end)` in `second_text`, or `None` if there is no answer. `second_text` is
+    truncated to fit; an answer that is not whole then gets no label, `dropped` of `Encoded` counts
+    it, and the score counts it as missed.
 
     Args:
-        metric: `"f1"`, the mean over the texts of how far answers overlap, by their characters
-            without white space, or `"exact_match"`. Defaults to `"f1"`.
+        metric: `"f1"`, the mean overlap of predicted and true answer, in characters other than
+            white space, or `"exact_match"`. Defaults to `"f1"`.
         max_answer_length: Integer, in tokens. Defaults to `30`.
     """
 
-    _metrics = {"f1": None, "exact_match": None}  # noqa: RUF012
+    _metrics: ClassVar = {"f1": None, "exact_match": None}
 
     def __init__(self, metric: str = "f1", max_answer_length: int = 30):
         super().__init__(["start", "end"], metric)
-        if max_answer_length < 1:
-            raise ValueError(
-                f"`max_answer_length` must be at least 1. Received: {max_answer_length!r}"
-            )
-        self.max_answer_length = max_answer_length
+        self.max_answer_length = positive_integer("max_answer_length", max_answer_length)
 
     def get_config(self):
         return {"metric": self.metric, "max_answer_length": self.max_answer_length}
@@ -149,18 +154,10 @@ class SpanExtraction(TextTask):
 
         return span_head(hidden_size)
 
-    @property
-    def loss(self):
-        return _masked_loss()
-
-    @property
-    def metrics(self):
-        return _masked_metrics()
-
     def encode(self, examples, tokenizer, max_length):
         answers = [self._answer(example, number) for number, example in enumerate(examples)]
         encoded = tokenizer.encode_with_offsets(examples, max_length)
-        # No answer is at [CLS], as in BERT.
+        # "No answer" is labelled as the position of [CLS], as in BERT.
         labels, dropped = np.zeros((len(examples), 2), dtype="int32"), 0
         for row, (answer, offsets, cut) in enumerate(zip(answers, encoded.offsets, encoded.cut)):
             if answer is None:
@@ -181,7 +178,7 @@ class SpanExtraction(TextTask):
         return {"f1": np.mean(overlap), "exact_match": np.mean(exact)}
 
     def decode(self, outputs, encoded):
-        """Each answer's characters `(start, end)` in the second text, or `None`."""
+        """Returns `(start, end)` of each answer in the second text, or `None`."""
         return [
             decode_answer(output, offsets, cut, self.max_answer_length)
             for output, offsets, cut in zip(outputs, encoded.offsets, encoded.cut)
@@ -190,27 +187,17 @@ class SpanExtraction(TextTask):
     def _answer(self, example, number):
         if example.second_text is None:
             raise ValueError(
-                f"Example {number}: a `Pair` is needed, of a question and what is read."
+                f"Example {number}: must be a `Pair` of a question and the text that is searched."
             )
         if example.label is None:
             return None
         start, end = example.label
         length = len(example.second_text)
         if not 0 <= start < end <= length:
-            raise self._bad(number, f"(start, end) within 0 to {length}, or None", example.label)
+            raise self._invalid(
+                number, f"(start, end) within 0 to {length}, or None", example.label
+            )
         return trimmed(example.second_text, start, end)
-
-
-def _masked_loss():
-    from .losses import MaskedCrossentropy
-
-    return MaskedCrossentropy()
-
-
-def _masked_metrics():
-    from .losses import MaskedAccuracy
-
-    return (MaskedAccuracy(),)
 
 
 def _tags(entities, length):

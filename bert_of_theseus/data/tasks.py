@@ -1,18 +1,7 @@
-"""Kinds of tasks: for each a head, a loss, a score and batches, for `compress` and `fit`.
+"""Tasks on texts: each knows its head, loss, metrics and score, and makes batches for `compress`.
 
-    task = Tagging(corpus.labels)
-    train, validation, dev = (
-        task.batches(examples, tokenizer, max_length=128) for examples in corpus[:3]
-    )
-    result = compress(
-        bert, small_bert, task.head(768), train, validation, test=dev, directory="runs/ner",
-        **task.options,
-    )
-    entities = task.decode(task.predict(result.successor, dev), dev.encoded)
-
-What turns outputs into answers (`decode_labels`, `decode_entities`, `decode_answer`) takes arrays,
-and nothing here imports Keras before a head or a loss is asked for. The scores come from
-scikit-learn, SciPy and seqeval, which are needed where a task's `options` name them.
+Nothing here imports Keras before a head or a loss is requested. The scores come from scikit-learn,
+SciPy and seqeval; a missing one raises an error when `TextTask.options` is read.
 """
 
 from __future__ import annotations
@@ -20,51 +9,61 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
-from .answers import decode_labels
+from ..validation import is_integer, is_number, number, one_of
 from .batches import Batches
+from .decoding import decode_labels
 from .examples import Example
 from .tokenizer import Encoded, Tokenizer
 
-__all__ = [
-    "Classification",
-    "MultiLabel",
-    "Regression",
-    "TextTask",
-]
+__all__ = ["Classification", "MultiLabel", "Regression", "TextTask"]
 
 _INSTALL = {
     "sklearn": "pip install scikit-learn",
     "scipy": "pip install scipy",
-    # Its build needs setuptools-scm beside it.
+    # seqeval can only be built with setuptools-scm installed beside it.
     "seqeval": "pip install setuptools setuptools-scm && pip install --no-build-isolation seqeval",
 }
 
 
 class TextTask:
-    """What the tasks share.
+    """Base class of the tasks.
 
     Attributes:
         labels: List of strings, the names of the head's outputs.
         metric: String, what `score` computes.
+
+    Example:
+
+    >>> corpus = load_cluener("cluener")
+    >>> task = Tagging(corpus.labels)
+    >>> train, validation, dev = (
+    ...     task.batches(examples, tokenizer, max_length=128) for examples in corpus[:3]
+    ... )
+    >>> result = compress(
+    ...     bert, small_bert, task.head(768), train, validation, test=dev, directory="runs/ner",
+    ...     **task.options,
+    ... )
+    >>> entities = task.decode(task.predict(result.successor, dev), dev.encoded)
     """
 
-    _metrics: dict = {}  # noqa: RUF012  by name: the package, and its module, that computes it
+    _metrics: ClassVar[dict[str, str | None]] = {}  # name -> module that computes it
+    _activation: ClassVar[str]
+    _loss: ClassVar[str]
+    _shown: ClassVar[tuple[str, ...]]  # by the progress bar
     labels: list[str]
 
     def __init__(self, labels: Sequence[str], metric: str):
         self.labels, self.metric = list(labels), metric
         if len(set(self.labels)) != len(self.labels) or not self.labels:
             raise ValueError(f"`labels` must be different names, at least one. Received: {labels}")
-        if metric not in self._metrics:
-            raise ValueError(
-                f"`metric` must be one of {', '.join(self._metrics)}. Received: {metric!r}"
-            )
+        one_of("metric", metric, list(self._metrics))
 
     def head(self, hidden_size: int):
-        """A new head on an encoder's hidden states of this size: a Keras model."""
+        """Returns a new head, a Keras model on hidden states of this size."""
         from ..heads import pooler_classification_head
 
         return pooler_classification_head(
@@ -73,12 +72,12 @@ class TextTask:
 
     @property
     def loss(self):
-        """As in `compile`."""
+        """The loss, as in `compile`."""
         return self._loss
 
     @property
     def metrics(self) -> tuple:
-        """As in `compile`: what the progress bar shows beside the loss."""
+        """The metrics for the progress bar, as in `compile`."""
         return self._shown
 
     @property
@@ -86,19 +85,20 @@ class TextTask:
         """Keyword arguments for `compress`, `fit` and `evaluate`: `loss`, `metrics`, `score`.
 
         Raises:
-            ImportError: if a package that `score` needs is not installed.
+            ImportError: if a package that `score` needs is missing.
         """
         self.check()
         return {"loss": self.loss, "metrics": self.metrics, "score": self.score}
 
     def get_config(self) -> dict:
+        """Returns the arguments of the constructor."""
         return {"labels": self.labels, "metric": self.metric}
 
     def encode(self, examples: list[Example], tokenizer: Tokenizer, max_length: int) -> Encoded:
-        """Token ids and labels of `examples`.
+        """Returns the token ids and labels of `examples`.
 
         Raises:
-            ValueError: if a label is not what this task takes; names the example.
+            ValueError: if a label is invalid for this task.
         """
         labels = [self._label(example.label, number) for number, example in enumerate(examples)]
         plain = [example._replace(label=0) for example in examples]
@@ -108,17 +108,17 @@ class TextTask:
     def batches(
         self, examples: list[Example], tokenizer: Tokenizer, max_length: int = 128, **options
     ) -> Batches:
-        """`Batches` of `examples`; `options` are theirs: `batch_size`, `shuffle`, `seed`."""
+        """Returns `Batches` of `examples`; `options` go to `Batches`."""
         return Batches(self.encode(examples, tokenizer, max_length), **options)
 
     def predict(self, model, batches: Batches) -> list[np.ndarray]:
-        """What `model` makes of each of the texts, in the order of `batches.encoded`.
+        """Returns the outputs for each text, in the order of `batches.encoded`.
 
-        Labels by token, and positions, have the length of the text's batch.
+        Outputs per token are as long as the text's batch was.
         """
         if not isinstance(batches, Batches):
             raise TypeError(
-                f"The score of a {type(self).__name__} takes what its `batches` returns. "
+                f"`batches` must be a `Batches`, as {type(self).__name__}.batches returns. "
                 f"Received: {type(batches).__name__}"
             )
         rows = (row for inputs, _ in batches for row in model.predict_on_batch(inputs))
@@ -126,19 +126,19 @@ class TextTask:
         return [outputs[number] for number in range(len(outputs))]
 
     def score(self, model, batches: Batches) -> float:
-        """`metric` of `model` on the texts of `batches`, better when higher."""
+        """Returns `metric` of `model` on `batches`; higher is better."""
         return float(self.measure(self.predict(model, batches), batches.encoded)[self.metric])
 
     def measure(self, outputs: list[np.ndarray], encoded: Encoded) -> dict[str, float]:
-        """`metric` of a model's `outputs`, and what is reported beside it, by name."""
+        """Returns `metric` of a model's `outputs`, and related figures, by name."""
         raise NotImplementedError
 
     def decode(self, outputs: list[np.ndarray], encoded: Encoded) -> list:
-        """What the outputs say of each text."""
+        """Returns the prediction for each text."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raises an `ImportError` if a package that `score` needs is not installed."""
+        """Raises an `ImportError` if a package that `score` needs is missing."""
         self._module()
 
     def _module(self):
@@ -153,22 +153,22 @@ class TextTask:
                 f"The metric {self.metric!r} needs {package}: {_INSTALL[package]}"
             ) from error
 
-    def _bad(self, number, expected, label):
+    def _invalid(self, number, expected, label):
         return ValueError(f"Example {number}: the label must be {expected}. Received: {label!r}")
 
 
 class Classification(TextTask):
-    """One of several classes, of a text or of a pair of texts.
+    """One class per text or pair of texts.
 
-    An example's label is the number of its class.
+    An example's label is the index of its class.
 
     Args:
-        labels: Names of the classes.
-        metric: `"accuracy"`; or, as GLUE reports some tasks, `"f1"` (of the second of two
-            classes) or `"matthews"`, the correlation; or `"macro_f1"`. Defaults to `"accuracy"`.
+        labels: List of strings, the names of the classes.
+        metric: `"accuracy"`, `"macro_f1"`, or as GLUE reports some tasks: `"f1"` (of the second of
+            two classes) or `"matthews"` (correlation). Defaults to `"accuracy"`.
     """
 
-    _metrics = {  # noqa: RUF012
+    _metrics: ClassVar = {
         "accuracy": None,
         "f1": "sklearn.metrics",
         "macro_f1": "sklearn.metrics",
@@ -180,8 +180,8 @@ class Classification(TextTask):
         super().__init__(labels, metric)
         if metric == "f1" and len(self.labels) != 2:
             raise ValueError(
-                'metric="f1" is of the second of two classes; use "macro_f1" for '
-                f"{len(self.labels)} classes."
+                'With `metric="f1"`, `labels` must be two classes; otherwise use "macro_f1". '
+                f"Received: {len(self.labels)} classes"
             )
 
     @property
@@ -203,28 +203,28 @@ class Classification(TextTask):
         return {self.metric: f1}
 
     def decode(self, outputs, encoded=None):
-        """The name of each text's likeliest class."""
+        """Returns the name of each text's most likely class."""
         return [self.labels[int(output.argmax())] for output in outputs]
 
     def _label(self, label, number):
-        if not _is_whole(label) or not 0 <= label < len(self.labels):
-            raise self._bad(number, f"an integer from 0 to {len(self.labels) - 1}", label)
+        if not is_integer(label) or not 0 <= label < len(self.labels):
+            raise self._invalid(number, f"an integer from 0 to {len(self.labels) - 1}", label)
         return int(label)
 
 
 class MultiLabel(TextTask):
-    """Any number of classes, none of them too, of a text or of a pair of texts.
+    """Any number of classes per text or pair of texts, including none.
 
-    An example's label is a list, tuple or set of numbers of classes.
+    An example's label is a list, tuple or set of class indices.
 
     Args:
-        labels: Names of the classes.
+        labels: List of strings, the names of the classes.
         metric: `"micro_f1"`, over all decisions, or `"macro_f1"`, the mean over the classes.
             Defaults to `"micro_f1"`.
-        threshold: Float, the probability from which on a class counts. Defaults to `0.5`.
+        threshold: Float, smallest probability of a predicted class. Defaults to `0.5`.
     """
 
-    _metrics = {  # noqa: RUF012
+    _metrics: ClassVar = {
         "micro_f1": "sklearn.metrics",
         "macro_f1": "sklearn.metrics",
     }
@@ -232,9 +232,7 @@ class MultiLabel(TextTask):
 
     def __init__(self, labels: Sequence[str], metric: str = "micro_f1", threshold: float = 0.5):
         super().__init__(labels, metric)
-        if not 0 < threshold < 1:
-            raise ValueError(f"`threshold` must be in (0, 1). Received: {threshold!r}")
-        self.threshold = threshold
+        self.threshold = number("threshold", threshold, "(0, 1)")
 
     def get_config(self):
         return {**super().get_config(), "threshold": self.threshold}
@@ -247,28 +245,28 @@ class MultiLabel(TextTask):
         return {self.metric: f1}
 
     def decode(self, outputs, encoded=None):
-        """The list of each text's classes, by name."""
+        """Returns the list of each text's classes, by name."""
         return [decode_labels(output, self.labels, self.threshold) for output in outputs]
 
     def _label(self, label, number):
         count = len(self.labels)
         if not isinstance(label, (list, tuple, set, frozenset)) or not all(
-            _is_whole(one) and 0 <= one < count for one in label
+            is_integer(one) and 0 <= one < count for one in label
         ):
-            raise self._bad(number, f"a list of integers from 0 to {count - 1}", label)
+            raise self._invalid(number, f"a list of integers from 0 to {count - 1}", label)
         return np.isin(np.arange(count), list(label)).astype("float32")
 
 
 class Regression(TextTask):
-    """A number, of a text or of a pair of texts: their similarity, say.
+    """A number per text or pair of texts, such as their similarity.
 
-    An example's label is a number. The head is linear, and the loss the squared error.
+    An example's label is a number. The head is linear, and the loss is the squared error.
 
     Args:
         metric: `"pearson"` or `"spearman"`, the correlation. Defaults to `"pearson"`.
     """
 
-    _metrics = {"pearson": "scipy.stats", "spearman": "scipy.stats"}  # noqa: RUF012
+    _metrics: ClassVar = {"pearson": "scipy.stats", "spearman": "scipy.stats"}
     _activation, _loss, _shown = "linear", "mean_squared_error", ("mean_absolute_error",)
 
     def __init__(self, metric: str = "pearson"):
@@ -280,21 +278,16 @@ class Regression(TextTask):
     def measure(self, outputs, encoded):
         stats = self._module()
         found, wanted = np.array(self.decode(outputs)), encoded.labels[:, 0]
-        if len(set(found)) < 2 or len(set(wanted)) < 2:  # which correlate with nothing
+        if len(set(found)) < 2 or len(set(wanted)) < 2:  # the correlation is undefined
             return {self.metric: 0.0}
         correlation = stats.pearsonr if self.metric == "pearson" else stats.spearmanr
         return {self.metric: correlation(found, wanted)[0]}
 
     def decode(self, outputs, encoded=None):
-        """The number of each text."""
+        """Returns the number for each text."""
         return [float(output[0]) for output in outputs]
 
     def _label(self, label, number):
-        is_number = isinstance(label, (int, float, np.number)) and not isinstance(label, bool)
-        if not is_number or not math.isfinite(label):
-            raise self._bad(number, "a finite number", label)
+        if not is_number(label) or not math.isfinite(label):
+            raise self._invalid(number, "a finite number", label)
         return np.array([label], dtype="float32")
-
-
-def _is_whole(value):
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""BERT's tokenizer: texts in, token ids out."""
+"""BERT's WordPiece tokenizer, and texts as token ids."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Encoded(NamedTuple):
     """Texts as token ids, with their labels.
 
     Attributes:
-        token_ids: list of arrays of shape `(length,)`.
-        labels: array of a row per text; or, of labels by token, a list of arrays of shape
+        token_ids: List of arrays of shape `(length,)`.
+        labels: Array with one row per text; for labels per token, a list of arrays of shape
             `(length,)`.
-        segment_ids: list of arrays like `token_ids`, or `None` where all are 0.
-        offsets: `None`, or a list of arrays of shape `(length, 2)`: the characters from start to
-            end that a token stands for, in the text or in the second of two. Start is end for a
-            token that is not of that text.
-        cut: boolean array, whether a text was longer than the limit; `None` if not asked for.
-        examples: what was encoded; empty if not asked for.
-        dropped: how many entities or answers have no label, since they are beyond the limit, cut
-            by it, begin or end within a token, or overlap another.
+        segment_ids: List of arrays like `token_ids`; `None` if all segments are 0.
+        offsets: List of arrays of shape `(length, 2)`: start and end of each token in the text
+            (of a pair, in the second text), in characters. They are equal for tokens that are not
+            in that text. `None` if offsets were not requested.
+        cut: Boolean array, whether each text was truncated; `None` with `offsets`.
+        examples: The encoded examples; empty if the task does not need them.
+        dropped: Integer, number of entities or answers without a label, as they are truncated,
+            do not begin and end with a token, or overlap another.
     """
 
     token_ids: list[np.ndarray]
@@ -46,19 +46,29 @@ class Tokenizer:
     """BERT's WordPiece tokenizer, from a `vocab.txt`.
 
     Args:
-        vocab_file: one token a line, `[PAD]` first.
-        lowercase: whether texts are lower-cased and accents stripped, as the checkpoint was
-            trained; default: what `tokenizer_config.json` beside the file says, else `True`.
+        vocab_file: Path of the vocabulary, one token per line, `[PAD]` first.
+        lowercase: Boolean, whether to lower-case texts and strip accents. It must agree with how
+            the checkpoint was trained. Defaults to `None`: `do_lower_case` of the
+            `tokenizer_config.json` beside `vocab_file`, or `True` without such a file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it lacks `[PAD]`, `[UNK]`, `[CLS]` or `[SEP]`, or `[PAD]` is not first.
+        FileNotFoundError: if there is no such file.
+        ValueError: if `[PAD]` is not first, or `[UNK]`, `[CLS]` or `[SEP]` is missing.
+
+    Example:
+
+    >>> tokenizer = Tokenizer("chinese_L-12_H-768_A-12/vocab.txt")
+    >>> encoded = tokenizer.encode([Example("今天天气不错", 1)], max_length=128)
+    >>> encoded.token_ids[0].shape
+    (8,)
     """
 
     def __init__(self, vocab_file: str | os.PathLike, lowercase: bool | None = None):
         path = Path(vocab_file)
         if not path.is_file():
-            raise FileNotFoundError(f"{path} should be a vocabulary, one token a line; not found.")
+            raise FileNotFoundError(
+                f"{path} must be a vocabulary, one token per line. It was not found."
+            )
         if lowercase is None:
             lowercase = _lowercase(path.with_name("tokenizer_config.json"))
         tokens = path.read_bytes().decode("utf-8").rstrip("\n").split("\n")
@@ -67,7 +77,7 @@ class Tokenizer:
         if missing:
             raise ValueError(f"{path} lacks {', '.join(missing)}, which BERT's inputs need.")
         if vocab["[PAD]"] != 0:
-            raise ValueError(f"{path} should have '[PAD]' first; it is number {vocab['[PAD]']}.")
+            raise ValueError(f"{path} must have '[PAD]' first. It is token {vocab['[PAD]']}.")
 
         from tokenizers import BertWordPieceTokenizer
 
@@ -77,62 +87,77 @@ class Tokenizer:
         self._tokenizer = BertWordPieceTokenizer(vocab, lowercase=lowercase)
 
     def encode(self, examples: list[Example], max_length: int) -> Encoded:
-        """Token ids of `[CLS] text [SEP]`, and the numbers of the classes.
+        """Token ids of `[CLS] text [SEP]`, or `[CLS] text [SEP] second_text [SEP]`, with labels.
 
-        Texts are cut to `max_length` with the `[SEP]` kept. A second text follows the first as a
-        segment of its own, and the longer of the two is cut.
+        Longer texts are truncated to `max_length` tokens with the `[SEP]` kept; of a pair, the
+        longer text is truncated.
+
+        Args:
+            examples: List of `Example` or `Pair` whose labels are integers.
+            max_length: Integer, in tokens.
+
+        Returns:
+            An `Encoded` without offsets.
         """
         encodings = self._encode(examples, max_length, "longest_first")
         labels = np.array([example.label for example in examples], dtype="int32")
         return _encoded(examples, encodings, labels)
 
     def encode_with_offsets(self, examples: list[Example], max_length: int) -> Encoded:
-        """Token ids and the characters they stand for, without labels.
+        """Token ids with the offsets of each token, without labels.
 
-        Of two texts the second is cut, and its are the characters.
+        Of a pair, the second text is truncated, and offsets refer to it.
 
-        Characters that have no token, such as accents that were stripped and joiners of emoji,
-        go with the token that they follow, or else with the one that they precede, if no white
-        space is between. So what is made of whole tokens is made of whole characters.
+        Some characters have no token, such as stripped accents and joiners of emoji. Within a
+        word they belong to the token before them, or else to the one after them. So a span of
+        whole tokens is also one of whole characters.
+
+        Args:
+            examples: List of `Example` or `Pair`.
+            max_length: Integer, in tokens.
+
+        Returns:
+            An `Encoded` with `offsets`, `cut` and `examples`; its `labels` are `None`.
         """
         encodings = self._encode(examples, max_length, "only_second")
         offsets, cut = [], np.array([bool(e.overflowing) for e in encodings], dtype=bool)
         for example, encoding, is_cut in zip(examples, encodings, cut):
             second = example.second_text is not None
             text = example.second_text if second else example.text
-            own = np.array([part == second for part in encoding.sequence_ids], dtype=bool)
-            spans = np.array(encoding.offsets, dtype="int32") * own[:, None]
-            offsets.append(_with_lone_characters(spans, np.flatnonzero(own), text, is_cut))
+            within = np.array([part == second for part in encoding.sequence_ids], dtype=bool)
+            spans = np.array(encoding.offsets, dtype="int32") * within[:, None]
+            offsets.append(_cover_characters(spans, np.flatnonzero(within), text, is_cut))
         return _encoded(examples, encodings, None)._replace(
             offsets=offsets, cut=cut, examples=examples
         )
 
     def encode_batch(self, texts: list, max_length: int, strategy: str = "longest_first") -> list:
-        """What the tokenizers library makes of texts, cut to `max_length` with the `[SEP]` kept.
+        """Encodings of the `tokenizers` library, truncated with the `[SEP]` kept.
 
         Args:
-            texts: strings, and pairs of strings, which become `[CLS] a [SEP] b [SEP]`.
-            max_length: in tokens.
-            strategy: which of a pair is cut, `"longest_first"` or `"only_second"`. Defaults to
-                `"longest_first"`.
+            texts: List of strings, or of pairs of strings for `[CLS] a [SEP] b [SEP]`.
+            max_length: Integer, in tokens.
+            strategy: `"longest_first"` or `"only_second"`, which text of a pair is truncated.
+                Defaults to `"longest_first"`.
 
         Returns:
-            An `Encoding` for each: `ids`, `type_ids`, `offsets` in characters, and in
+            List of `tokenizers.Encoding`: `ids`, `type_ids`, `offsets` in characters, and in
             `overflowing` what was cut off.
 
         Raises:
-            ValueError: the first of two texts leaves no room for the second.
+            ValueError: if the first text of a pair leaves no room for the second.
         """
         if not any(isinstance(text, tuple) for text in texts):
             strategy = "longest_first"
         self._tokenizer.enable_truncation(max_length, strategy=strategy)
         try:
             return self._tokenizer.encode_batch(texts)
-        except Exception as error:  # the library has no type of its own for it
+        except Exception as error:  # the library raises no more specific type
             if strategy != "only_second":
                 raise
             raise ValueError(
-                f"max_length {max_length} leaves no room for the second of two texts: {error}."
+                f"`max_length` must leave room for the second text. Received: {max_length}, which "
+                f"the first text fills ({error})"
             ) from error
 
     def _encode(self, examples, max_length, strategy):
@@ -148,10 +173,10 @@ def _encoded(examples, encodings, labels):
     return Encoded(ids[0], labels, ids[1] if pairs else None)
 
 
-def _with_lone_characters(offsets, own, text, is_cut):
-    """`offsets`, those of the tokens `own` widened by the characters beside them without token."""
+def _cover_characters(offsets, tokens, text, is_cut):
+    """Extends the offsets of `tokens` over the characters beside them that have no token."""
     before, end = None, 0
-    for index in own:
+    for index in tokens:
         gap = text[end : offsets[index, 0]]
         if gap:
             head = 0
@@ -160,7 +185,7 @@ def _with_lone_characters(offsets, own, text, is_cut):
                 offsets[before, 1] = end + head
             offsets[index, 0] = end + head + re.search(r"\S*\Z", gap[head:]).start()
         before, end = index, max(end, offsets[index, 1])
-    if before is not None and not is_cut:  # after a cut more tokens would follow
+    if before is not None and not is_cut:  # in a truncated text more tokens would follow
         offsets[before, 1] = end + re.match(r"\S*", text[end:]).end()
     return offsets
 
@@ -171,4 +196,4 @@ def _lowercase(config_file: Path) -> bool:
     try:
         return bool(json.loads(config_file.read_text(encoding="utf-8")).get("do_lower_case", True))
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{config_file} should hold a JSON object: {error}.") from error
+        raise ValueError(f"{config_file} must hold a JSON object: {error}.") from error

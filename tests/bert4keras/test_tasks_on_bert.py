@@ -26,7 +26,7 @@ from bert_of_theseus.backend import keras
 from bert_of_theseus.bert_classifier import build_bert
 from bert_of_theseus.checkpoints import load_pretrained
 from bert_of_theseus.data import Entity, Example, Pair, Tokenizer, load_cluener
-from bert_of_theseus.data.answers import decode_entities
+from bert_of_theseus.data.decoding import decode_entities
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "tasks.py"
 WORDS = "甲乙丙丁天地人在和"

@@ -72,7 +72,7 @@ def test_from_texts_to_a_preset(load_script, given, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("changes, problem", [
-    ({"data-dir": "nowhere"}, "nowhere should be a folder with train.tsv"),
+    ({"data-dir": "nowhere"}, "nowhere must be a folder with train.tsv"),
     ({"max-length": 2}, "--max-length 2 leaves no room"),
     ({"max-length": 13}, "--max-length 13: the model has positions for 12 tokens"),
     ({"successor-layers": 3}, "from 1 to 2, the predecessor's"),

@@ -62,11 +62,11 @@ def test_blank_lines_byte_order_mark_and_windows_line_ends(tmp_path):
     "content, problem",
     [
         (b'{"t": 1}\n{"t": }\n', r"rows, line 2: not JSON"),
-        (b'{"t": 1}\n[1]\n', r"rows, line 2: expected a JSON object, received list"),
+        (b'{"t": 1}\n[1]\n', r"rows, line 2: must be a JSON object. Received: list"),
         (b'{"t": 1}\n\n{"s": 1}\n', r"rows, line 3: lacks 't'"),
         (b"", r"rows is empty"),
         (b"\n \n", r"rows is empty"),
-        (b'{"t": "\xff"}', r"rows should be UTF-8"),
+        (b'{"t": "\xff"}', r"rows must be UTF-8"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, content, problem):
@@ -107,7 +107,7 @@ def test_missing_file(folder, name):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere should be a folder"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere must be a folder"):
         load_iflytek(tmp_path / "nowhere")
 
 
@@ -116,11 +116,11 @@ def test_missing_folder(tmp_path):
     [
         ("train.json", [row("a"), row("b", "7")], r"train\.json, line 2: unknown label '7'"),
         ("dev.json", [row("a", None)], r"dev\.json, line 1: unknown label None"),
-        ("dev.json", [row(5)], r"dev\.json, line 1: 'sentence' should be a string"),
+        ("dev.json", [row(5)], r"dev\.json, line 1: 'sentence' must be a string"),
         ("dev.json", [{"label": "0"}], r"dev\.json, line 1: lacks 'sentence'"),
         ("dev.json", [], r"dev\.json is empty"),
         ("train.json", [row("a"), "{"], r"train\.json, line 2: not JSON"),
-        ("train.json", [row("a")], r"cannot be cut in two"),
+        ("train.json", [row("a")], r"must be enough to split"),
         ("labels.json", [LABELS[0], LABELS[0]], r"labels\.json, line 2: label '0' again"),
         ("labels.json", [LABELS[0], LABELS[1], LABELS[0]], r"labels\.json, line 3: label '0'"),
     ],
@@ -172,20 +172,20 @@ def test_missing_sst2_file(sst2, name):
     (sst2 / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
         load_sst2(sst2)
-    with pytest.raises(FileNotFoundError, match=r"nowhere should be a folder"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere must be a folder"):
         load_sst2(sst2 / "nowhere")
 
 
 @pytest.mark.parametrize(
     "rows, header, problem",
     [
-        (["fine\t1", "bad\t2"], "sentence\tlabel", "line 3: expected a sentence, a tab"),
-        (["fine\t1", "", "bad"], "sentence\tlabel", "line 4: expected a sentence, a tab"),
-        (["bad\tbad\t1"], "sentence\tlabel", "line 2: expected a sentence, a tab"),
-        ([" \t1"], "sentence\tlabel", "line 2: expected a sentence, a tab"),
-        (["fine\t1"], "index\tsentence", "line 1: expected the header"),
+        (["fine\t1", "bad\t2"], "sentence\tlabel", "line 3: must be a sentence, a tab"),
+        (["fine\t1", "", "bad"], "sentence\tlabel", "line 4: must be a sentence, a tab"),
+        (["bad\tbad\t1"], "sentence\tlabel", "line 2: must be a sentence, a tab"),
+        ([" \t1"], "sentence\tlabel", "line 2: must be a sentence, a tab"),
+        (["fine\t1"], "index\tsentence", "line 1: the header must be"),
         ([], "sentence\tlabel", "is empty"),
-        ([], "", "line 1: expected the header"),
+        ([], "", "line 1: the header must be"),
     ],
 )
 @pytest.mark.parametrize("name", ["train.tsv", "dev.tsv"])
@@ -227,7 +227,7 @@ def test_split_keeps_equal_texts_together():
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
 def test_split_refuses_a_fraction(fraction):
-    with pytest.raises(ValueError, match=r"fraction should be in \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"`fraction` must be a number in \(0, 1\)"):
         split_off([Example("a", 0), Example("b", 0)], fraction, 0)
 
 
@@ -311,7 +311,7 @@ def test_texts_of_two_packages_are_dropped_and_broken_files_skipped(tmp_path):
 
 def test_library_without_sources(tmp_path):
     with pytest.raises(
-        ValueError, match=r"source files of Python's standard library.*found 0 files"
+        ValueError, match=r"source files of Python's standard library.*Received: 0 files"
     ):
         load_stdlib_docstrings(directory=tmp_path)
 
@@ -345,13 +345,13 @@ def test_tokenizer_takes_the_case_from_the_config(vocab):
     ]
     assert Tokenizer(vocab, lowercase=True).lowercase
     (vocab.parent / "tokenizer_config.json").write_text("[")
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json should hold a JSON object"):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json must hold a JSON object"):
         Tokenizer(vocab)
 
 
 @pytest.mark.parametrize(
     "tokens, problem",
-    [(VOCAB[1:], r"lacks \[PAD\]"), (VOCAB[:3], r"lacks \[SEP\]"), (VOCAB[::-1], "number 10")],
+    [(VOCAB[1:], r"lacks \[PAD\]"), (VOCAB[:3], r"lacks \[SEP\]"), (VOCAB[::-1], "token 10")],
 )
 def test_tokenizer_refuses_a_vocabulary(vocab, tokens, problem):
     vocab.write_text("\n".join(tokens), encoding="utf-8")
@@ -426,7 +426,7 @@ def test_jumping_to_an_epoch_equals_walking_there(encoded):
         assert order(jumped) == orders[epoch]
     jumped.on_epoch_end()
     assert (jumped.epoch, order(jumped)) == (2, orders[2])
-    with pytest.raises(ValueError, match=r"epoch should be at least 0\. Received: -1"):
+    with pytest.raises(ValueError, match=r"`epoch` must be an integer of at least 0\. Received: -1"):
         jumped.set_epoch(-1)
 
 
@@ -442,7 +442,7 @@ def test_batches_without_shuffling_stay(encoded):
 def test_batches_refuse(encoded):
     with pytest.raises(ValueError, match="empty"):
         Batches(Encoded([], np.array([])), 16)
-    with pytest.raises(ValueError, match=r"positive\. Received: 0, 8"):
+    with pytest.raises(ValueError, match=r"`batch_size` must be an integer of at least 1\. Received: 0"):
         Batches(encoded, 0)
     with pytest.raises(IndexError):
         Batches(encoded, 16)[13]

@@ -77,7 +77,7 @@ def refusal(script, capsys, given, argv):
 @pytest.mark.parametrize(
     "changes, problem",
     [
-        ({"data_dir": "nowhere"}, "nowhere should be a folder with train.json"),
+        ({"data_dir": "nowhere"}, "nowhere must be a folder with train.json"),
         ({"bert_config": "nowhere.json"}, "nowhere.json should be a BERT config; not found"),
         ({"vocab": "nowhere.txt"}, "nowhere.txt should be a vocabulary; not found"),
         ({"vocab": None}, "--bert-config and --vocab go together"),
@@ -115,7 +115,7 @@ def test_bad_arguments_are_refused(script, capsys, given, changes, problem):
     "file, content, problem",
     [
         ("data/train.json", '{"label": "0", "sentence": "a"}\n{', "train.json, line 2: not JSON"),
-        ("data/dev.json", "[]", "dev.json, line 1: expected a JSON object, received list"),
+        ("data/dev.json", "[]", "dev.json, line 1: must be a JSON object. Received: list"),
         ("data/dev.json", '{"label": "0"}', "dev.json, line 1: lacks 'sentence'"),
         ("data/dev.json", '{"label": "9", "sentence": "a"}', "dev.json, line 1: unknown label '9'"),
         ("data/dev.json", "", "dev.json is empty"),

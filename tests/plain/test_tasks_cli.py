@@ -38,11 +38,11 @@ def arguments(given, task="cluener", **changes):
 @pytest.mark.parametrize("changes, problem", [
     ({"task": "squad"}, "invalid choice: 'squad'"),
     ({"data-dir": None}, "required: --data-dir"),
-    ({"data-dir": "nowhere"}, "nowhere should be a folder with train.json"),
+    ({"data-dir": "nowhere"}, "nowhere must be a folder with train.json"),
     ({"vocab": None}, "cluener needs a BERT"),
     ({"task": "spans", "vocab": None}, "spans needs a BERT"),
-    ({"task": "tagging"}, "train.json, row 1: 'label' should be a list of [start, end, type]"),
-    ({"vocab": "nowhere.txt"}, "nowhere.txt should be a vocabulary"),
+    ({"task": "tagging"}, "train.json, row 1: 'label' must be a list of [start, end, type]"),
+    ({"vocab": "nowhere.txt"}, "nowhere.txt must be a vocabulary"),
     ({"vocab": None, "bert-config": "x.json"}, "--bert-config needs --vocab"),
     ({"bert-config": "nowhere.json"}, "nowhere.json should be a BERT config"),
     ({"bert-dir": "."}, "--bert-dir excludes --vocab"),
@@ -70,7 +70,7 @@ def test_bad_data_is_named_without_tensorflow(given):
     command = [sys.executable, "-X", "importtime", str(SCRIPT), *arguments(given)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
-    assert "dev.json, row 1: expected an object" in result.stderr
+    assert "dev.json, row 1: must be an object" in result.stderr
     imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
     assert imported.isdisjoint({"tensorflow", "keras", "tf_keras", "bert4keras"})
 
