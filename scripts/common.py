@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -48,6 +49,65 @@ positive = number(int, "a whole number of at least 1", lambda value: value >= 1)
 seed_number = number(int, "a whole number from 0 to 2**31 - 1", lambda value: 0 <= value < 2**31)
 rate = number(float, "a number above 0 and below 1", lambda value: 0 < value < 1)
 share = number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+STAGES = ("predecessor", "theseus", "successor")
+
+
+def add_stage_arguments(parser: Parser, default) -> None:
+    """Adds epochs and learning rate of each stage, batch size and seed.
+
+    Args:
+        parser: The parser.
+        default: Function that describes the default of a setting, given its name.
+    """
+    add = parser.add_argument_group("training").add_argument
+    for stage in STAGES:
+        add(f"--{stage}-epochs", metavar="N", type=positive, help=default(f"{stage}_epochs"))
+    for stage in STAGES:
+        key = f"{stage}_learning_rate"
+        add(f"--{stage}-learning-rate", metavar="X", type=rate, help=default(key))
+    add("--batch-size", metavar="N", type=positive, default=32, help="default %(default)s")
+    add("--seed", metavar="N", type=seed_number, default=42, help="default %(default)s")
+
+
+def fill_in(args: argparse.Namespace, defaults: dict) -> None:
+    """Sets what was not given to its default."""
+    for key, value in defaults.items():
+        if getattr(args, key) is None:
+            setattr(args, key, value)
+
+
+def stages(args: argparse.Namespace) -> dict:
+    """The stages that `add_stage_arguments` describes, as arguments of `compress`."""
+    from bert_of_theseus.training import Stage
+
+    return {
+        f"{name}_stage": Stage(
+            getattr(args, f"{name}_epochs"), getattr(args, f"{name}_learning_rate")
+        )
+        for name in STAGES
+    }
+
+
+def run_script(parser: Parser, argv: list[str] | None, work) -> int:
+    """Parses the arguments, calls `work` with them, and returns the exit code.
+
+    An error in what was given is one line on stderr.
+    """
+    args = parser.parse_args(argv)
+    try:
+        work(args)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"\n{parser.prog}: interrupted; the same command resumes from the last checkpoint.",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
 
 
 def check_packages() -> None:
