@@ -1,4 +1,4 @@
-"""Measurements: the latency of models, and the versions and machine of a run."""
+"""Measurements for reports: the latency of models, and the versions and machine of a run."""
 
 from __future__ import annotations
 
@@ -9,30 +9,38 @@ import platform
 import statistics
 import time
 
-from . import __version__
-from .backend import BACKEND, keras
+import numpy as np
 
-__all__ = ["environment", "measure_latency"]
+from . import __version__
+from .backend import BACKEND, KERAS_NAME
+from .training.feed import BatchAccess
+
+__all__ = ["environment", "measure_latency", "single_examples"]
+
+_PACKAGES = (
+    *("bert4keras", "jax", "keras", "keras-hub", "numpy"),
+    *("tensorflow", "tf-keras", "tokenizers", "torch"),
+)
 
 
 def measure_latency(
     models: dict, examples: list, rounds: int = 3, progress=None
 ) -> dict[str, float]:
-    """Seconds that each model takes for one example: the median over the examples.
+    """Measures the time that each model takes for one example.
 
-    Of an example the quickest of the `rounds` calls counts, and the models take turns, since
-    whatever else the machine does only ever adds to a call.
+    For each example the fastest of the `rounds` calls counts, as other processes only ever slow a
+    call down. The models take turns, so that they share whatever load there is.
 
     Args:
-        models: Keras models by name.
+        models: Dict of Keras models by name.
         examples: List of inputs, each a batch of one.
-        rounds: Integer, how often to go through all examples. Defaults to `3`.
-        progress: Wraps the examples of all rounds, as `tqdm` does. Defaults to `None`.
+        rounds: Integer, the number of passes over the examples. Defaults to `3`.
+        progress: Function that wraps the list of all calls, such as `tqdm`. Defaults to `None`.
 
     Returns:
-        Dict of floats by name.
+        Dict of floats by name: seconds, the median over the examples.
     """
-    quickest = {name: [math.inf] * len(examples) for name in models}
+    fastest = {name: [math.inf] * len(examples) for name in models}
     turns = [*enumerate(examples)] * (rounds + 1)
     for turn, (index, example) in enumerate(progress(turns) if progress else turns):
         for name, model in models.items():
@@ -40,25 +48,35 @@ def measure_latency(
             model.predict_on_batch(example)
             if turn >= len(examples):  # the first round compiles
                 seconds = time.perf_counter() - start
-                quickest[name][index] = min(quickest[name][index], seconds)
-    return {name: statistics.median(values) for name, values in quickest.items()}
+                fastest[name][index] = min(fastest[name][index], seconds)
+    return {name: statistics.median(values) for name, values in fastest.items()}
+
+
+def single_examples(data, batch_size: int, count: int = 10) -> list:
+    """Inputs for `measure_latency`: the first example of up to `count` batches of `data`."""
+    batches = BatchAccess(data, batch_size)
+    indices = np.linspace(0, batches.length - 1, min(count, batches.length)).astype(int)
+    return [_first(batches.get(0, int(index))[0]) for index in indices]
+
+
+def _first(inputs):
+    if isinstance(inputs, dict):
+        return {key: _first(part) for key, part in inputs.items()}
+    if isinstance(inputs, (list, tuple)):
+        return [_first(part) for part in inputs]
+    return np.asarray(inputs)[:1]
 
 
 def environment() -> dict:
-    """What a run depends on beside its settings: versions and machine."""
-    packages = (
-        *("bert4keras", "jax", "keras", "keras-hub", "numpy"),
-        *("tensorflow", "tf-keras", "torch"),
-    )
+    """Describes what a run depends on beside its settings: versions, Keras and machine."""
     versions = {"bert-of-theseus": __version__, "python": platform.python_version()}
-    for name in packages:
+    for name in _PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
     return {
         "versions": versions,
-        "keras": f"{keras.__name__} {keras.__version__} on {BACKEND}",
-        "machine": machine,
+        "keras": f"{KERAS_NAME} on {BACKEND}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     }

@@ -1,107 +1,35 @@
-"""The method from end to end: predecessor, Theseus, successor, in one call that can be resumed.
+"""The whole method in one call: predecessor, Theseus model, successor, with a report.
 
-A caller fine-tunes, replaces and fine-tunes again:
-
-    result = compress(
-        predecessor, successor, classifier, train, validation, directory="runs/sentiment"
-    )
-    result.successor.save("successor.keras")
+result = compress(
+    predecessor, successor, classifier, train, validation, directory="runs/sentiment"
+)
+result.successor.save("successor.keras")
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import inspect
-import math
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from .backend import is_chief, keras, num_devices
-from .callbacks import ReplacementRateScheduler
+from .backend import keras
+from .compressed import Compressed
+from .distribution import is_chief, num_devices
 from .encoders import as_encoder, as_head
-from .files import check_room, replace_file, write_json
+from .encoders.base import Encoder
+from .encoders.initialize import copy_weights
+from .files import check_room, write_json
 from .layers import set_replacement_rate
-from .measure import environment, measure_latency
-from .models import build_theseus_model, distil, initialize_successor
+from .measure import environment, measure_latency, single_examples
+from .method import Method
 from .schedules import ConstantReplacement, LinearReplacement
-from .table import markdown_table
-from .training import (
-    BatchAccess,
-    Stage,
-    StageResult,
-    described,
-    evaluator,
-    fit,
-    lower_is_better,
-    plain,
-    uncompiled,
-)
+from .training import Stage, described, evaluator, fit, lower_is_better, plain, uncompiled
 
-__all__ = ["Compressed", "Stage", "compress", "measure_latency"]
+__all__ = ["Compressed", "Stage", "compress"]
 
-TITLES = {
-    "predecessor": "predecessor",
-    "theseus": "successor after Theseus",
-    "successor": "successor, fine-tuned",
-}
-
-
-@dataclasses.dataclass(repr=False)
-class Compressed:
-    """What `compress` returns.
-
-    Attributes:
-        successor: The compressed model: a plain Keras model, not compiled, or a KerasHub
-            `TextClassifier` if the predecessor was one.
-        classifier: Its head, fine-tuned with it: not the one that was given, which is the
-            predecessor's.
-        predecessor: The predecessor's model, encoder and head, not compiled.
-        theseus: The Theseus model. It shares its modules with `successor`.
-        stages: List of `StageResult`, one per stage that was trained.
-        rows: The report, a dict per model: `model`, `layers`, `parameters`, `score` (on the
-            validation data), `test_score`, `kept` (share of the predecessor's score),
-            `latency_ms`, `seconds`, `cpu_seconds`.
-        settings: Dict of every setting, version and seed.
-        directory: Where all of it is saved.
-    """
-
-    successor: keras.Model
-    classifier: keras.layers.Layer
-    predecessor: keras.Model
-    theseus: keras.Model
-    stages: list[StageResult]
-    rows: list[dict]
-    settings: dict
-    directory: Path
-
-    @property
-    def table(self) -> str:
-        """The report as a Markdown table."""
-        return _table(self.rows)
-
-    @property
-    def history(self) -> list[dict]:
-        """A record per stage, by evaluation: `steps`, `loss`, `val_loss`, `score`, ..."""
-        records = []
-        for stage in self.stages:
-            record = {"stage": stage.name, "steps": stage.history["step"]}
-            for key in ("loss", "val_loss", "replacement_rate"):
-                if key in stage.history:
-                    record[key] = stage.history[key]
-            if stage.monitor is not None:
-                record["score"] = stage.history[stage.monitor]
-            records.append({**record, "best_step": stage.best_step})
-        return records
-
-    def _repr_markdown_(self):
-        return self.table
-
-    def __repr__(self):
-        return f"{self.table}\n\nSaved in {self.directory}"
+STAGES = ("predecessor", "theseus", "successor")
 
 
 def compress(
@@ -134,60 +62,60 @@ def compress(
     verbose="auto",
     **theseus_options,
 ) -> Compressed:
-    """Compresses a predecessor into a successor: the three stages, with a report.
+    """Compresses a predecessor into a successor, in three stages, and writes a report.
 
     1. The predecessor is fine-tuned, unless it is already.
-    2. The Theseus model replaces its modules by the successor's, at a rate that `schedule` moves.
+    2. The Theseus model is trained: the successor's modules replace the predecessor's, at a rate
+       that `schedule` sets.
     3. The successor is taken out and fine-tuned, embeddings and head included.
 
-    Each stage keeps the weights that do best on `validation`, in stage 2 the successor's by the
-    successor's own score; stage 3 gives back what it began with if it finds nothing as good. The
-    predecessor is as it was after stage 1 when all is done: the successor gets a head and
-    embeddings of its own.
+    Every stage keeps its best weights by validation score. Stage 2 is scored with the successor
+    alone. If stage 3 never improves, stage 2's weights are returned. Stages 2 and 3 do not change
+    the predecessor: the successor has embeddings and a head of its own.
 
-    Killed at any moment, the same call goes on from the last checkpoint, written after each
-    evaluation, and ends with the same weights as one that was not interrupted, where the backend
-    computes the same twice. For that what is built before, the head's first weights say, should
-    be the same too: call `keras.utils.set_random_seed` first.
+    After any interruption, the same call resumes from the last checkpoint; one is written at each
+    evaluation. It ends with the same weights as a run that was never interrupted, if the backend
+    is deterministic and the models are built with the same weights each time: call
+    `keras.utils.set_random_seed` before building them.
 
     Args:
         predecessor, successor, classifier: As in `build_theseus_model`: two encoders, and a Keras
-            model or layer from the encoder's output to the task's. Of a KerasHub `TextClassifier`
-            as predecessor the head is used if no other is given.
-        train, validation: Data, as in `bert_of_theseus.training.fit`: what the model takes, so for
-            KerasHub what a preprocessor makes of texts.
-        directory: Folder of the run; one folder per run.
-        predecessor_stage: `Stage`, or `None` for a predecessor and a classifier that are fitted.
+            model or layer from the encoder's output to the task's output. The default classifier
+            is the head of the predecessor, if that is a KerasHub `TextClassifier`.
+        train, validation: Data, as in `bert_of_theseus.training.fit`: the model's inputs, so for
+            KerasHub the output of a preprocessor.
+        directory: Folder of the run. Each run needs one of its own.
+        predecessor_stage: `Stage`, or `None` if predecessor and classifier are fine-tuned already.
         theseus_stage: `Stage`.
-        successor_stage: `Stage`, or `None` to leave it out.
+        successor_stage: `Stage`, or `None` to skip stage 3.
         schedule: Replacement schedule of stage 2: see `bert_of_theseus.schedules`. A float is a
-            constant rate.
-        initialize: Which of the fine-tuned predecessor's layers the successor starts from, see
-            `initialize_successor`; `None` leaves the successor's layers as they are: pretrained,
-            or of another kind than the predecessor's. Defaults to `"first"`.
-        train_embeddings_and_head: Boolean. Whether stage 3 trains them too, or the modules alone.
-            Defaults to `True`.
-        distillation_weight: Float. If above 0, stages 2 and 3 add so many times the distillation
+            constant rate. Defaults to a linear rise from 0.3 to 1 in three quarters of the stage.
+        initialize: Layers of the fine-tuned predecessor that initialize the successor, see
+            `initialize_successor`. `None` keeps the successor's weights, for layers that are
+            pretrained or of another kind than the predecessor's. Defaults to `"first"`.
+        train_embeddings_and_head: Boolean. Whether stage 3 trains them too, rather than the
+            modules alone. Defaults to `True`.
+        distillation_weight: Float. If above 0, stages 2 and 3 add this multiple of a distillation
             loss on the predecessor's outputs, see `distil`. Defaults to `0.0`: the task's loss is
             the only loss.
         temperature: Float, of the distillation. Defaults to `2.0`.
-        from_logits: Boolean, whether the classifier's outputs are logits rather than
-            probabilities; for the distillation, and for the default of `loss`. Defaults to
-            `None`: what a `TextClassifier` says of its head, `False` for any other.
+        from_logits: Boolean. Whether the classifier's outputs are logits rather than
+            probabilities; used by the distillation and by the default of `loss`. Defaults to
+            `None`: as the head of a `TextClassifier` says, `False` for any other.
         loss: As in `training.fit`. Defaults to `None`, sparse categorical crossentropy.
         metrics, monitor, score, batch_size, tensorboard, verbose: As in `training.fit`.
-        test: Data that is only reported, never chosen on. Defaults to `None`.
+        test: Data for the report alone. Defaults to `None`.
         seed: Integer. Defaults to `0`.
-        callbacks: Further Keras callbacks, for all stages; or a dict of them by stage.
-        latency: Boolean. Whether to measure the milliseconds per example for the report, on one
-            device: with a distributed model nothing is measured. Defaults to `True`.
+        callbacks: Further Keras callbacks for all stages, or a dict of lists by stage.
+        latency: Boolean. Whether to measure the milliseconds per example for the report. Models
+            on several devices are not measured. Defaults to `True`.
         **theseus_options: Options of `build_theseus_model`: `execution`, `embeddings`,
             `module_map`, `at_least_one`, `predecessor_dropout`, `gate`, `sampling`,
             `hidden_loss_weight`.
 
     Returns:
-        A `Compressed`. In `directory` are left: `settings.json`, `report.md`, `report.json`,
-        `training.png`, `tradeoff.png` (with matplotlib), and per stage a folder with the weights.
+        A `Compressed`. `directory` holds `settings.json`, `report.md`, `report.json`, with
+        matplotlib `training.png` and `tradeoff.png`, and a folder with the weights of each stage.
 
     Raises:
         NonFiniteLossError, OSError, ValueError: as in `training.fit`; and, before anything is
@@ -203,106 +131,194 @@ def compress(
     """
     if train is None:
         raise TypeError("`train` must be the data to train on. Received: None")
-    directory = Path(directory)
     predecessor = as_encoder(predecessor)
     successor = as_encoder(successor, like=predecessor)
     classifier = as_head(classifier, predecessor)
     if from_logits is None:
         from_logits = getattr(classifier, "from_logits", False)
-    if loss is None:
-        loss = "sparse_categorical_crossentropy"
-        if from_logits:
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    if isinstance(schedule, (int, float)):
-        schedule = ConstantReplacement(schedule)
-    scheduler = ReplacementRateScheduler(schedule)
-    _check_options(theseus_options)
-
-    def build():
-        return build_theseus_model(predecessor, successor, classifier, seed=seed, **theseus_options)
-
-    def start():
-        if initialize is not None:
-            module_map = theseus_options.get("module_map")
-            initialize_successor(predecessor, successor, initialize, module_map=module_map)
-
-    # What does not fit together is said before anything is trained.
-    first = schedule.bind(1) if hasattr(schedule, "bind") else schedule
-    set_replacement_rate(build(), first(0))
-    start()
-    # Of which the stages' results are functions, beside what `fit` is told; they go into its check.
-    defaults = _theseus_defaults()
-    distillation = {"weight": distillation_weight, "temperature": temperature}
-    theseus_settings = {
-        "schedule": _schedule_settings(schedule),
-        "initialize": initialize,
-        "distillation": distillation if distillation_weight else None,
-        **{
-            name: value for name, value in theseus_options.items() if plain(value) != defaults[name]
+    method = Method(
+        schedule=ConstantReplacement(schedule) if isinstance(schedule, (int, float)) else schedule,
+        initialize=initialize,
+        train_embeddings_and_head=train_embeddings_and_head,
+        distillation_weight=distillation_weight,
+        temperature=temperature,
+        from_logits=from_logits,
+        seed=seed,
+        theseus_options=theseus_options,
+    )
+    recipe = _Recipe(
+        predecessor,
+        successor,
+        classifier,
+        method,
+        stages=dict(zip(STAGES, (predecessor_stage, theseus_stage, successor_stage))),
+        data={"train": train, "validation": validation, "test": test},
+        scoring={
+            "loss": _default_loss(from_logits) if loss is None else loss,
+            "metrics": metrics,
+            "monitor": monitor,
+            "score": score,
+            "batch_size": batch_size,
         },
-    }
-    successor_settings = {
-        "train_embeddings_and_head": train_embeddings_and_head,
-        "distillation": distillation if distillation_weight else None,
-    }
-    settings = {
-        "stages": {
-            "predecessor": predecessor_stage and dataclasses.asdict(predecessor_stage),
-            "theseus": dataclasses.asdict(theseus_stage),
-            "successor": successor_stage and dataclasses.asdict(successor_stage),
-        },
-        "theseus": {**defaults, **theseus_settings},
-        "successor": successor_settings,
-        "layers": [predecessor.num_hidden_layers, successor.num_hidden_layers],
-        "batch_size": batch_size,
-        "loss": described(loss),
-        "metrics": [described(metric) for metric in metrics],
-        "monitor": monitor,
-        "score": score and described(score),
-        "from_logits": from_logits,
-        "seed": seed,
-        "command": sys.argv,
-        **environment(),
-    }
-    settings = plain(settings)
-    full = predecessor.model(classifier, name="predecessor")
-    if is_chief() and not (directory / "report.json").exists():
-        # What the first two stages leave, and the third needs.
-        check_room(directory, 4 * (2 + 8) * full.count_params())
+        directory=Path(directory),
+        callbacks=callbacks,
+        tensorboard=tensorboard,
+        verbose=verbose,
+    )
+    return recipe.run(latency)
 
-    def note(logs):
-        # Once a stage has found nothing in the folder that other settings made.
+
+def _default_loss(from_logits):
+    if from_logits:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return "sparse_categorical_crossentropy"
+
+
+@dataclasses.dataclass
+class _Recipe:
+    """One run of `compress`: a method per stage, each followed by a row of the report."""
+
+    predecessor: Encoder
+    successor: Encoder
+    classifier: keras.layers.Layer
+    method: Method
+    stages: dict
+    data: dict
+    scoring: dict
+    directory: Path
+    callbacks: Sequence | Mapping
+    tensorboard: bool
+    verbose: str | int
+
+    def run(self, latency: bool) -> Compressed:
+        self.prepare()
+        self.train_predecessor()
+        self.train_theseus()
+        self.train_successor()
+        if latency and num_devices() == 1:
+            self.measure_latency()
+        return self.finish()
+
+    def prepare(self):
+        """Checks everything before anything is trained, and collects the settings."""
+        parts = self.predecessor, self.successor, self.classifier
+        self.initial_weights = self.method.check(*parts)
+        self.settings = plain(self._settings())
+        self.predecessor_model = self.predecessor.model(self.classifier, name="predecessor")
+        if is_chief() and not (self.directory / "report.json").exists():
+            # Two stages leave weights, and the third needs 8 more copies while it trains.
+            check_room(self.directory, 4 * (2 + 8) * self.predecessor_model.count_params())
+        self.results, self.rows = [], []
+
+    def train_predecessor(self):
+        model = self.predecessor_model
+        if self.stages["predecessor"] is not None:
+            self._fit("predecessor", uncompiled(model), kept=model)
+        self._report("predecessor", model, self.predecessor)
+
+    def train_theseus(self):
+        copy_weights(self.initial_weights)
+        self.theseus = self.method.build(self.predecessor, self.successor, self.classifier)
+        self.head = self.successor.own_head(self.classifier)
+        self.successor_model = self.successor.model(self.head, name="successor")
+        self.head.set_weights(self.classifier.get_weights())
+        self._fit(
+            "theseus",
+            self.method.with_teacher(self.theseus, self.predecessor_model),
+            kept=self.successor_model,
+            callbacks=[self.method.scheduler],
+            settings=self.method.theseus_settings,
+        )
+        self._report("theseus", self.successor_model, self.successor)
+
+    def train_successor(self):
+        if self.stages["successor"] is None:
+            return
+        if self.method.train_embeddings_and_head:
+            model = uncompiled(self.successor_model)
+        else:
+            model = self.theseus
+            set_replacement_rate(model, 1.0)
+        # The report's score is that of the validation data.
+        monitor = self.scoring["monitor"]
+        comparable = monitor is None or monitor.startswith("val_")
+        self._fit(
+            "successor",
+            self.method.with_teacher(model, self.predecessor_model),
+            kept=self.successor_model,
+            initial_score=self.rows[-1].get("score") if comparable else None,
+            settings=self.method.successor_settings,
+        )
+        self._report("successor", self.successor_model, self.successor)
+
+    def measure_latency(self):
+        data = (
+            self.data["validation"] if self.data["validation"] is not None else self.data["train"]
+        )
+        models = {"predecessor": self.predecessor_model, "successor": self.successor_model}
+        seconds = measure_latency(models, single_examples(data, self.scoring["batch_size"]))
+        for row in self.rows:
+            name = "predecessor" if row is self.rows[0] else "successor"
+            row["latency_ms"] = 1000 * seconds[name]
+
+    def finish(self) -> Compressed:
+        def score(row):
+            return row.get("test_score", row.get("score"))
+
+        best = score(self.rows[0])
+        has_share = best and not lower_is_better(self.results[-1].monitor)
+        for row in self.rows:
+            row["kept"] = score(row) / best if has_share else None
+        result = Compressed(
+            self.successor.finished(self.successor_model, self.head),
+            self.head,
+            self.predecessor.finished(self.predecessor_model, self.classifier),
+            self.theseus,
+            self.results,
+            self.rows,
+            self.settings,
+            self.directory,
+        )
         if is_chief():
-            write_json(directory / "settings.json", settings)
+            result.save_report()
+        if self.verbose:
+            print(f"\n{result}")
+        return result
 
-    recorder = keras.callbacks.LambdaCallback(on_train_begin=note)
-    judged = {"loss": loss, "metrics": metrics, "monitor": monitor, "score": score}
-    judged["batch_size"] = batch_size
-    stages, rows = [], []
-
-    def run(name, model, kept, stage, first=(), initial_score=None, **more):
-        given = callbacks.get(name, ()) if isinstance(callbacks, dict) else callbacks
-        if verbose:
-            print(f"\n{name}: {stage}", flush=True)
+    def _fit(self, name, model, kept, *, callbacks=(), settings=None, **options):
+        given = self.callbacks
+        if isinstance(given, Mapping):
+            given = given.get(name, ())
+        if self.verbose:
+            print(f"\n{name}: {self.stages[name]}", flush=True)
         result = fit(
             model,
-            train,
-            validation,
-            stage,
-            directory=directory / name,
+            self.data["train"],
+            self.data["validation"],
+            self.stages[name],
+            directory=self.directory / name,
             kept=kept,
-            callbacks=[recorder, *first, *given],
-            initial_score=initial_score,
-            settings=more,
-            seed=seed,
-            tensorboard=tensorboard,
-            verbose=verbose,
-            **judged,
+            callbacks=[self._settings_writer(), *callbacks, *given],
+            settings=settings,
+            seed=self.method.seed,
+            tensorboard=self.tensorboard,
+            verbose=self.verbose,
+            **self.scoring,
+            **options,
         )
-        stages.append(result)
+        self.results.append(result)
 
-    def report(name, model, encoder):
-        spent = stages[-1] if stages and stages[-1].name == name else None
+    def _settings_writer(self):
+        """Writes `settings.json` once `fit` trains, so has not refused the folder."""
+
+        def write(logs):
+            if is_chief():
+                write_json(self.directory / "settings.json", self.settings)
+
+        return keras.callbacks.LambdaCallback(on_train_begin=write)
+
+    def _report(self, name, model, encoder):
+        spent = self.results[-1] if self.results and self.results[-1].name == name else None
         row = {
             "model": name,
             "layers": encoder.num_hidden_layers,
@@ -310,138 +326,28 @@ def compress(
             "seconds": spent and spent.seconds,
             "cpu_seconds": spent and spent.cpu_seconds,
         }
-        judge = evaluator(model, **judged)
-        for key, data in (("score", validation), ("test_score", test)):
-            if data is not None:
-                row[key] = judge(data)
-        rows.append(row)
+        evaluate = evaluator(model, **self.scoring)
+        for key, data in (("score", "validation"), ("test_score", "test")):
+            if self.data[data] is not None:
+                row[key] = evaluate(self.data[data])
+        self.rows.append(row)
 
-    if predecessor_stage is not None:
-        run("predecessor", uncompiled(full), full, predecessor_stage)
-    report("predecessor", full, predecessor)
-
-    start()
-    theseus = build()
-    head = successor.own_head(classifier)
-    small = successor.model(head, name="successor")
-    head.set_weights(classifier.get_weights())
-    trained = theseus
-    if distillation_weight:
-        trained = distil(theseus, full, temperature, distillation_weight, from_logits)
-    run("theseus", trained, small, theseus_stage, [scheduler], **theseus_settings)
-    report("theseus", small, successor)
-
-    if successor_stage is not None:
-        trained = uncompiled(small)
-        if not train_embeddings_and_head:
-            trained = theseus
-            set_replacement_rate(theseus, 1.0)
-        if distillation_weight:
-            trained = distil(trained, full, temperature, distillation_weight, from_logits)
-        # Only of what is on the validation data does the report have the score.
-        comparable = monitor is None or monitor.startswith("val_")
-        before = rows[-1].get("score") if comparable else None
-        run(
-            "successor",
-            trained,
-            small,
-            successor_stage,
-            initial_score=before,
-            **successor_settings,
-        )
-        report("successor", small, successor)
-
-    if latency and num_devices() == 1:
-        examples = _single_examples(validation if validation is not None else train, batch_size)
-        took = measure_latency({"predecessor": full, "successor": small}, examples)
-        for row in rows:
-            row["latency_ms"] = 1000 * took["predecessor" if row is rows[0] else "successor"]
-    for row in rows:
-        best = rows[0].get("test_score", rows[0].get("score"))
-        own = row.get("test_score", row.get("score"))
-        row["kept"] = own / best if best and not lower_is_better(stages[-1].monitor) else None
-    models = successor.finished(small, head), head, predecessor.finished(full, classifier), theseus
-    result = Compressed(*models, stages, rows, settings, directory)
-    if is_chief():
-        _save_report(result)
-    if verbose:
-        print(f"\n{result}")
-    return result
-
-
-def _theseus_defaults():
-    parameters = inspect.signature(build_theseus_model).parameters
-    own = {"predecessor", "successor", "classifier", "replacement_rate", "seed", "name"}
-    return {name: parameters[name].default for name in parameters if name not in own}
-
-
-def _check_options(options):
-    valid = _theseus_defaults()
-    unknown = sorted(set(options) - set(valid))
-    if unknown:
-        raise TypeError(
-            f"compress() takes no {', '.join(map(repr, unknown))}. Beside its own arguments it "
-            f"takes those of build_theseus_model: {', '.join(sorted(valid))}."
-        )
-
-
-def _schedule_settings(schedule):
-    if hasattr(schedule, "get_config"):
-        return [type(schedule).__name__, schedule.get_config()]
-    return described(schedule)
-
-
-def _single_examples(data, batch_size, count=10):
-    batches = BatchAccess(data, batch_size)
-    examples = []
-    for index in np.linspace(0, batches.length - 1, min(count, batches.length)).astype(int):
-        inputs = batches.get(0, int(index))[0]
-        examples.append(_first(inputs))
-    return examples
-
-
-def _first(inputs):
-    if isinstance(inputs, dict):
-        return {key: _first(part) for key, part in inputs.items()}
-    if isinstance(inputs, (list, tuple)):
-        return [_first(part) for part in inputs]
-    return np.asarray(inputs)[:1]
-
-
-def _table(rows):
-    return markdown_table(
-        rows,
-        {
-            "model": ("model", TITLES.get),
-            "layers": ("layers", "d"),
-            "parameters": ("parameters", lambda count: f"{count / 1e6:.2f} M"),
-            "score": ("validation", ".4f"),
-            "test_score": ("test", ".4f"),
-            "kept": ("kept", ".1%"),
-            "latency_ms": ("ms per example", ".2f"),
-            "cpu_seconds": ("CPU s to train", ".0f"),
-        },
-    )
-
-
-def _save_report(result):
-    directory, rows = result.directory, result.rows
-    write_json(
-        directory / "report.json",
-        {
-            "rows": rows,
-            "stages": [dataclasses.asdict(stage) for stage in result.stages],
-            "settings": result.settings,
-        },
-    )
-    table = result.table + "\n"
-    replace_file(directory / "report.md", lambda path: path.write_text(table, encoding="utf-8"))
-    if importlib.util.find_spec("matplotlib") is None:
-        return
-    from .plots import plot_tradeoff, plot_training
-
-    plot_training(result.history, path=directory / "training.png")
-    score = "test_score" if "test_score" in rows[0] else "score"
-    if all(math.isfinite(row.get(key, math.nan)) for row in rows for key in ("latency_ms", score)):
-        named = [{**row, "model": TITLES[row["model"]]} for row in rows]
-        plot_tradeoff(named, y=score, path=directory / "tradeoff.png")
+    def _settings(self):
+        scoring, method = self.scoring, self.method
+        return {
+            "stages": {
+                name: stage and dataclasses.asdict(stage) for name, stage in self.stages.items()
+            },
+            "theseus": {**method.defaults, **method.theseus_settings},
+            "successor": method.successor_settings,
+            "layers": [self.predecessor.num_hidden_layers, self.successor.num_hidden_layers],
+            "batch_size": scoring["batch_size"],
+            "loss": described(scoring["loss"]),
+            "metrics": [described(metric) for metric in scoring["metrics"]],
+            "monitor": scoring["monitor"],
+            "score": scoring["score"] and described(scoring["score"]),
+            "from_logits": method.from_logits,
+            "seed": method.seed,
+            "command": sys.argv,
+            **environment(),
+        }

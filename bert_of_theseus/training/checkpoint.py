@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backend import is_chief, keras, to_numpy
+from ..backend import keras, to_numpy
+from ..distribution import is_chief
 from ..files import check_room, replace_file, write_json
 from .stage import StageResult
 

@@ -8,7 +8,8 @@ import zlib
 
 import numpy as np
 
-from ..backend import BACKEND, keras, num_devices, to_numpy
+from ..backend import keras, to_numpy
+from ..distribution import needs_equal_parts, num_devices
 
 __all__ = ["BatchAccess", "Rounds", "as_sequence"]
 
@@ -67,7 +68,7 @@ class BatchAccess:
         self.epoch, self.position, self.iterator = 0, 0, None
         if hasattr(data, "set_epoch"):
             data.set_epoch(0)
-        if BACKEND == "jax" and num_devices() > 1 and self.indexable:
+        if self.indexable and needs_equal_parts():
             self._check_division()
 
     def _check_division(self):

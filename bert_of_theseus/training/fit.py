@@ -18,7 +18,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from ..backend import keras, repeatable, reseed, same_on_all_workers, to_numpy
+from ..backend import keras, reseed, to_numpy
+from ..distribution import repeatable, same_on_all_workers
 from ..layers import get_replacement_rate
 from .checkpoint import StageFolder, described, frozen_checksum
 from .feed import Rounds, as_sequence

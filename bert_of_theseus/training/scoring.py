@@ -6,8 +6,8 @@ import functools
 import math
 from collections.abc import Callable
 
-from ..backend import keras, strategy_scope
-from ..models import input_structure
+from ..backend import input_structure, keras
+from ..distribution import strategy_scope
 from .feed import as_sequence
 
 __all__ = [

@@ -1,0 +1,110 @@
+"""The result of `compress`: the models, the history of their training, and a report."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+from pathlib import Path
+
+from .backend import keras
+from .files import replace_file, write_json
+from .table import markdown_table
+from .training import StageResult
+
+__all__ = ["Compressed"]
+
+_TITLES = {
+    "predecessor": "predecessor",
+    "theseus": "successor after Theseus",
+    "successor": "successor, fine-tuned",
+}
+_COLUMNS = {
+    "model": ("model", _TITLES.get),
+    "layers": ("layers", "d"),
+    "parameters": ("parameters", lambda count: f"{count / 1e6:.2f} M"),
+    "score": ("validation", ".4f"),
+    "test_score": ("test", ".4f"),
+    "kept": ("kept", ".1%"),
+    "latency_ms": ("ms per example", ".2f"),
+    "cpu_seconds": ("CPU s to train", ".0f"),
+}
+
+
+@dataclasses.dataclass(repr=False)
+class Compressed:
+    """Result of `compress`.
+
+    Attributes:
+        successor: The compressed model: a plain Keras model, not compiled, or a KerasHub
+            `TextClassifier` if the predecessor was one.
+        classifier: The head of the successor, fine-tuned with it. The head that was given belongs
+            to the predecessor.
+        predecessor: The predecessor's model, encoder and head, not compiled.
+        theseus: The Theseus model. It shares its modules with `successor`.
+        stages: List of `StageResult`, one per stage that was trained.
+        rows: The report, a dict per model: `model`, `layers`, `parameters`, `score` (on the
+            validation data), `test_score`, `kept` (share of the predecessor's score),
+            `latency_ms`, `seconds`, `cpu_seconds`.
+        settings: Dict of all settings, versions and seeds.
+        directory: Folder in which everything is saved.
+    """
+
+    successor: keras.Model
+    classifier: keras.layers.Layer
+    predecessor: keras.Model
+    theseus: keras.Model
+    stages: list[StageResult]
+    rows: list[dict]
+    settings: dict
+    directory: Path
+
+    @property
+    def table(self) -> str:
+        """The report as a Markdown table."""
+        return markdown_table(self.rows, _COLUMNS)
+
+    @property
+    def history(self) -> list[dict]:
+        """A dict per stage, as `plot_training` takes it: `steps`, `loss`, `val_loss`, `score`."""
+        records = []
+        for stage in self.stages:
+            record = {"stage": stage.name, "steps": stage.history["step"]}
+            for key in ("loss", "val_loss", "replacement_rate"):
+                if key in stage.history:
+                    record[key] = stage.history[key]
+            if stage.monitor is not None:
+                record["score"] = stage.history[stage.monitor]
+            records.append({**record, "best_step": stage.best_step})
+        return records
+
+    def save_report(self) -> None:
+        """Writes `report.json` and `report.md`, and with matplotlib the charts."""
+        content = {
+            "rows": self.rows,
+            "stages": [dataclasses.asdict(stage) for stage in self.stages],
+            "settings": self.settings,
+        }
+        write_json(self.directory / "report.json", content)
+        table = f"{self.table}\n"
+        replace_file(
+            self.directory / "report.md", lambda path: path.write_text(table, encoding="utf-8")
+        )
+        if importlib.util.find_spec("matplotlib") is not None:
+            self._save_charts()
+
+    def _save_charts(self):
+        from .plots import plot_tradeoff, plot_training
+
+        plot_training(self.history, path=self.directory / "training.png")
+        score = "test_score" if "test_score" in self.rows[0] else "score"
+        numbers = [row.get(key, math.nan) for row in self.rows for key in ("latency_ms", score)]
+        if all(map(math.isfinite, numbers)):
+            named = [{**row, "model": _TITLES[row["model"]]} for row in self.rows]
+            plot_tradeoff(named, y=score, path=self.directory / "tradeoff.png")
+
+    def _repr_markdown_(self):
+        return self.table
+
+    def __repr__(self):
+        return f"{self.table}\n\nSaved in {self.directory}"

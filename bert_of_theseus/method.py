@@ -1,0 +1,101 @@
+"""How `compress` trains the successor, in stages 2 and 3."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+
+from .backend import keras
+from .callbacks import ReplacementRateScheduler
+from .encoders.initialize import pair_initial_weights
+from .layers import rate_per_choice
+from .models import build_theseus_model, distil
+from .models.plan import make_plan
+from .training import described, plain
+from .validation import number
+
+__all__ = ["Method"]
+
+
+@dataclasses.dataclass
+class Method:
+    """How the successor is initialized and trained: what `compress` is told about stages 2 and 3.
+
+    Whatever changes the weights of a stage must be in the settings of that stage, or a run with
+    another value would resume from its checkpoints.
+    """
+
+    schedule: Callable
+    initialize: str | Sequence[int] | None
+    train_embeddings_and_head: bool
+    distillation_weight: float
+    temperature: float
+    from_logits: bool
+    seed: int
+    theseus_options: dict
+
+    def __post_init__(self):
+        number("distillation_weight", self.distillation_weight)
+        number("temperature", self.temperature, "(0, inf)")
+        unknown = sorted(set(self.theseus_options) - set(self.defaults))
+        if unknown:
+            raise TypeError(
+                f"compress() takes no {', '.join(map(repr, unknown))}. Beside its own arguments it "
+                f"takes those of build_theseus_model: {', '.join(sorted(self.defaults))}."
+            )
+        self.scheduler = ReplacementRateScheduler(self.schedule)
+
+    @property
+    def defaults(self) -> dict:
+        """The defaults of `theseus_options`."""
+        parameters = inspect.signature(build_theseus_model).parameters
+        others = {"predecessor", "successor", "classifier", "replacement_rate", "seed", "name"}
+        return {name: parameters[name].default for name in parameters if name not in others}
+
+    @property
+    def theseus_settings(self) -> dict:
+        given = {k: v for k, v in self.theseus_options.items() if plain(v) != self.defaults[k]}
+        return {
+            "schedule": described(self.schedule),
+            "initialize": self.initialize,
+            "distillation": self._distillation,
+            **given,
+        }
+
+    @property
+    def successor_settings(self) -> dict:
+        return {
+            "train_embeddings_and_head": self.train_embeddings_and_head,
+            "distillation": self._distillation,
+        }
+
+    @property
+    def _distillation(self):
+        options = {"weight": self.distillation_weight, "temperature": self.temperature}
+        return options if self.distillation_weight else None
+
+    def check(self, predecessor, successor, classifier):
+        """Raises what does not fit; returns the pairs of weights that initialize the successor."""
+        options = {**self.defaults, **self.theseus_options, "seed": self.seed}
+        del options["predecessor_dropout"]
+        plan = make_plan(predecessor, successor, classifier, replacement_rate=0.5, **options)
+        schedule = self.schedule
+        rate = (schedule.bind(1) if hasattr(schedule, "bind") else schedule)(0)
+        count = len(plan.draws)
+        rate_per_choice(rate, count, equal=options["at_least_one"] and count > 1)
+        if self.initialize is None:
+            return []
+        module_map = options["module_map"]
+        return pair_initial_weights(predecessor, successor, self.initialize, module_map)[1]
+
+    def build(self, predecessor, successor, classifier) -> keras.Model:
+        return build_theseus_model(
+            predecessor, successor, classifier, seed=self.seed, **self.theseus_options
+        )
+
+    def with_teacher(self, model, teacher) -> keras.Model:
+        """`model`, with the loss of distillation if there is one."""
+        if not self.distillation_weight:
+            return model
+        return distil(model, teacher, self.temperature, self.distillation_weight, self.from_logits)
