@@ -1,4 +1,4 @@
-"""What a saved model can do, from the shell: `python -m bert_of_theseus --help`."""
+"""The command line: `python -m bert_of_theseus --help`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bert_of_theseus import __version__
+from . import __version__
 
-# Nothing else is imported up here, so that --help answers at once.
+# Nothing else is imported at the top, so that --help is quick.
 
 _FIELDS = ("text", "sentence")
-_CHUNK = 1 << 18  # Bytes that are read at once, at most.
+_CHUNK = 1 << 18  # bytes to read at once, at most
 _BAD_LINES, _CANNOT, _INTERRUPTED, _NO_READER = 1, 2, 130, 141
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bert-of-theseus",
-        description="What a saved model can do. The folder DIR is what save_pretrained wrote.",
+        description="Uses a saved model. DIR is a folder that save_pretrained wrote.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
   echo "A joy to watch." | python -m bert_of_theseus predict successor
@@ -40,11 +40,11 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_predict(commands) -> None:
     parser = commands.add_parser(
         "predict",
-        help="label texts, one a line",
+        help="label texts, one per line",
         description=(
-            "Labels texts, one a line, and writes a JSON object for each: the number of the line, "
-            "the label, its probability, and those of all labels. Lines end at a newline only; "
-            "results come as the lines do, and memory does not grow with their number."
+            "Labels texts, one per line, and writes a JSON object for each: the line's number, "
+            "the label, its probability, and those of all labels. Only a newline ends a line. "
+            "Results are written as lines arrive, and memory does not grow with their number."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
@@ -54,40 +54,42 @@ def _add_predict(commands) -> None:
   python -m bert_of_theseus predict successor dev.json --jsonl --field sentence --echo
   python -m bert_of_theseus predict pairs --jsonl --field premise --field hypothesis < rows.jsonl
 
-A line that cannot be used (empty, not UTF-8, not JSON, without the field) is reported with its
-number on stderr, and the rest goes on. Exit status: 0; 1 if there were such lines; 2 if nothing
-could be done; 130 after Ctrl-C.""",
+A line that cannot be used (empty, not UTF-8, not JSON, without the field) is reported on stderr
+with its number, and the others are still labelled. Exit status: 0; 1 if there were such lines; 2 if
+nothing could be done; 130 after Ctrl-C.""",
     )
     parser.add_argument("directory", metavar="DIR", help="folder of the saved model")
     parser.add_argument(
         "file", metavar="FILE", nargs="?", default="-", help="texts, UTF-8; default: stdin"
     )
     parser.add_argument(
-        "--output", metavar="FILE", help="where the results go, replacing it; default: stdout"
+        "--output", metavar="FILE", help="where the results go; a file is replaced; default: stdout"
     )
-    what = parser.add_argument_group("what a line is")
+    what = parser.add_argument_group("what a line holds")
     what.add_argument("--jsonl", action="store_true", help="a JSON object (default: a text)")
     what.add_argument(
         "--field",
         action="append",
         metavar="NAME",
-        help="field of the object that holds the text, twice for a pair of texts; default: the "
-        f"first there is of {', '.join(_FIELDS)}. Implies --jsonl",
+        help="the object's field with the text; give it twice for a pair of texts; default: the "
+        f"first of {', '.join(_FIELDS)} that is there. Implies --jsonl",
     )
     what.add_argument(
-        "--pairs", action="store_true", help="two texts with a tab between, for a model of pairs"
+        "--pairs", action="store_true", help="two texts separated by a tab, for a model of pairs"
     )
-    parser.add_argument("--echo", action="store_true", help="put the line into its result as input")
+    parser.add_argument(
+        "--echo", action="store_true", help="put the line into its result, as input"
+    )
     parser.add_argument(
         "--top",
         type=_positive,
         metavar="N",
-        help="the N most probable labels only; default: all",
+        help="only the N most probable labels; default: all",
     )
     parser.add_argument(
         "--kind",
         help="form of the model: onnx, int8.onnx, tflite, float16.tflite, int8.tflite, keras; "
-        "default: the fastest in DIR that computes exactly what the model does",
+        "default: the fastest in DIR that is not quantized",
     )
     parser.add_argument(
         "--max-length", type=_positive, metavar="N", help="cut texts to N tokens; default: the "
@@ -105,11 +107,11 @@ could be done; 130 after Ctrl-C.""",
 def _add_export(commands) -> None:
     parser = commands.add_parser(
         "export",
-        help="write a model in the forms that run fast",
+        help="convert a model to a format that runs faster",
         description=(
-            "Writes the model in DIR in forms that run faster, beside it: model.onnx for ONNX "
-            "Runtime, which needs neither Keras nor TensorFlow, model.tflite for LiteRT. What is "
-            "written is compared with the model first."
+            "Converts the model in DIR to formats that run faster, and writes them there: "
+            "model.onnx for ONNX Runtime, which needs neither Keras nor TensorFlow, model.tflite "
+            "for LiteRT. Each file's outputs are compared with the model's first."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
@@ -118,17 +120,17 @@ def _add_export(commands) -> None:
   python -m bert_of_theseus export successor --litert --float32 --float16
                                                       model.tflite, model.float16.tflite
 
-Exit status: 0; 2 if a file could not be written, and what was there before is.""",
+Exit status: 0; 2 if a file could not be written. An older file is then left as it was.""",
     )
     parser.add_argument("directory", metavar="DIR", help="folder of the saved model")
-    form = parser.add_argument_group("forms (default: --onnx)")
+    form = parser.add_argument_group("formats (default: --onnx)")
     form.add_argument("--onnx", action="store_true", help="for ONNX Runtime")
     form.add_argument("--litert", action="store_true", help="for LiteRT (TensorFlow Lite)")
     stored = parser.add_argument_group("how weights are stored (default: --float32)")
-    stored.add_argument("--float32", action="store_true", help="as they are")
-    stored.add_argument("--float16", action="store_true", help="in half the size, with --litert")
+    stored.add_argument("--float32", action="store_true", help="unchanged")
+    stored.add_argument("--float16", action="store_true", help="half the size, with --litert only")
     stored.add_argument(
-        "--int8", action="store_true", help="in a quarter of the size; the results change a little"
+        "--int8", action="store_true", help="a quarter of the size; results change a little"
     )
     parser.set_defaults(run=export)
 
@@ -168,7 +170,7 @@ def predict(args: argparse.Namespace) -> int:
 
 def _load(args):
     _quieten_tensorflow()
-    from bert_of_theseus.deploy.predictor import Predictor
+    from .deploy import Predictor
 
     return Predictor.load(
         args.directory,
@@ -190,7 +192,7 @@ def _predict_lines(predictor, source, output, bar, args) -> int:
 
     number = num_bad = 0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of libraries
+        warnings.simplefilter("ignore")  # from libraries
         warnings.filterwarnings("default", module=r"(__main__|bert_of_theseus\..*)$")
         warnings.showwarning = lambda message, *args, **kwargs: say(f"warning: {message}")
         for lines in _lines(source, 8 * predictor.batch_size):
@@ -208,7 +210,7 @@ def _predict_lines(predictor, source, output, bar, args) -> int:
                     texts.append(text)
             for n, content, result in zip(numbers, inputs, predictor.predict(texts)):
                 row = {"line": n, **({"input": content} if args.echo else {}), **result}
-                # The escapes of JSON, for the halves of characters that UTF-8 has no bytes for.
+                # JSON escapes for lone surrogates, which UTF-8 cannot encode.
                 text = json.dumps(_shortened(row, args.top), ensure_ascii=False) + "\n"
                 output.write(text.encode("utf-8", "backslashreplace"))
             output.flush()
@@ -220,8 +222,8 @@ def _predict_lines(predictor, source, output, bar, args) -> int:
 
 
 def _lines(source, at_most: int) -> Iterator[list[bytes]]:
-    """The lines that have come, some at a time, without waiting for more of them."""
-    start: list[bytes] = []  # of a line whose end has not come
+    """The lines that have arrived, up to `at_most` at a time, without waiting for more."""
+    start: list[bytes] = []  # of a line whose end has not arrived
     while chunk := os.read(source.fileno(), _CHUNK):
         *lines, rest = chunk.split(b"\n")
         if lines:
@@ -263,11 +265,11 @@ def _read(line: bytes, number: int, args):
             raise ValueError(f"no field {field!r}")
         if not isinstance(row[field], str):
             kind = type(row[field]).__name__
-            raise ValueError(f"field {field!r} should be a string, received {kind}")
+            raise ValueError(f"field {field!r} must be a string, received {kind}")
         try:
             row[field].encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"field {field!r} is no valid Unicode: {error.reason}") from error
+            raise ValueError(f"field {field!r} is not valid Unicode: {error.reason}") from error
         if not row[field].strip():
             raise ValueError(f"field {field!r} is empty")
     texts = tuple(row[field] for field in fields)
@@ -275,7 +277,7 @@ def _read(line: bytes, number: int, args):
 
 
 def _shortened(value, top: int | None):
-    """A result with six digits, and with the most probable labels only."""
+    """A result rounded to six digits, with only the most probable labels."""
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, list):
@@ -289,21 +291,17 @@ def _shortened(value, top: int | None):
 
 
 def export(args: argparse.Namespace) -> int:
-    """Writes a model in other forms; returns the exit status."""
+    """Converts a model; returns the exit status."""
     stored = [name for name in ("float32", "float16", "int8") if getattr(args, name)]
     stored = stored or ["float32"]
     if args.float16 and not args.litert:
-        raise ValueError("--float16 is a form of --litert.")
+        raise ValueError("--float16 needs --litert.")
     _quieten_tensorflow()
-    from bert_of_theseus.bert_classifier import WEIGHTS, load_classifier
-    from bert_of_theseus.checkpoints import load_pretrained
-    from bert_of_theseus.deploy import export_litert, export_onnx
+    from .checkpoints import load_pretrained
+    from .deploy import export_litert, export_onnx
 
     directory = Path(args.directory)
-    if (directory / WEIGHTS).is_file():
-        model = [load_classifier(directory)[0]]
-    else:
-        model = list(load_pretrained(directory)[:2])
+    transformer, classifier, _ = load_pretrained(directory)
     for name in stored:
         infix, quantize = ("", None) if name == "float32" else (f"{name}.", name)
         paths = []
@@ -312,13 +310,13 @@ def export(args: argparse.Namespace) -> int:
         if args.litert:
             paths.append((directory / f"model.{infix}tflite", export_litert))
         for path, write in paths:
-            write(path, *model, quantize=quantize)
+            write(path, transformer, classifier, quantize=quantize)
             print(f"{path}  {path.stat().st_size / 1e6:.1f} MB", flush=True)
     return 0
 
 
 def _quieten_tensorflow() -> None:
-    """No start-up notices, and none of new traces: batches have different shapes."""
+    """Turns off TensorFlow's start-up notices and its warnings about retracing."""
     import logging
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -330,7 +328,7 @@ def _is_same(path, source) -> bool:
 
 
 def _count_lines(source) -> int | None:
-    """The lines that are left in a file; `None` for a pipe or a terminal."""
+    """The number of lines left in a file; `None` for a pipe or a terminal."""
     import stat
 
     descriptor = source.fileno()
@@ -350,7 +348,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args)
     except BrokenPipeError:
-        # Whoever read has seen enough, as `head` does. Python would complain once more at its end.
+        # The reader has closed the pipe, as `head` does. Keep Python from reporting it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _NO_READER
     except (ValueError, TypeError, OSError, ImportError) as error:

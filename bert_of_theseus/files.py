@@ -1,31 +1,50 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes, checksums of a folder's files, and JSON."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-__all__ = ["check_room", "replace_file", "write_json"]
+__all__ = [
+    "CHECKSUMS",
+    "check_files",
+    "check_room",
+    "read_checksums",
+    "read_json",
+    "replace_file",
+    "replace_listed_file",
+    "sha256",
+    "write_json",
+]
+
+CHECKSUMS = "checksums.json"
 
 
 def check_room(directory: str | os.PathLike, size: int, take: bool = True) -> None:
-    """Makes `directory`, and makes sure that it can hold `size` bytes.
+    """Creates `directory` and checks that the files in it can grow to `size` bytes in all.
 
-    What it holds already counts: a run that goes on needs no room for what it has written. Unless
-    `take`, the file system is only asked, which is quick anywhere, and knows no quotas and limits.
+    Files that are already there count towards `size`, so a resumed run asks for the rest only.
+
+    Args:
+        directory: the folder.
+        size: bytes that its files need in all.
+        take: whether to allocate the missing bytes for a moment, which quotas and limits on file
+            sizes refuse. Otherwise the file system's free space is read, which is quick everywhere.
 
     Raises:
-        OSError: if not, naming the folder and the size.
+        OSError: there is no room; names the folder and the size.
     """
     directory = Path(directory)
     probe = directory / "room.part"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        probe.unlink(missing_ok=True)  # of a process that was killed
+        probe.unlink(missing_ok=True)  # left by a killed process
         files = [path for path in directory.rglob("*") if path.is_file()]
         missing = max(1, size - sum(path.stat().st_size for path in files))
         if shutil.disk_usage(directory).free < missing:
@@ -33,13 +52,12 @@ def check_room(directory: str | os.PathLike, size: int, take: bool = True) -> No
         try:
             with open(probe, "wb") as file:
                 if take and hasattr(os, "posix_fallocate"):
-                    # Takes the space for a moment: quotas and limits count too.
                     os.posix_fallocate(file.fileno(), 0, missing)
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
-            return  # this file system cannot tell
+            return  # not supported by this file system
         raise OSError(
             error.errno,
             f"Checkpoints and weights need about {size / 1e6:,.1f} MB in {directory}, which cannot "
@@ -47,8 +65,18 @@ def check_room(directory: str | os.PathLike, size: int, take: bool = True) -> No
         ) from error
 
 
-def replace_file(path, write):
-    """Writes a file as a whole or not at all."""
+def replace_file(path: str | os.PathLike, write: Callable[[Path], None]) -> None:
+    """Writes a file completely or not at all.
+
+    Args:
+        path: the file. It is replaced by the new content, or left as it was if `write` fails.
+        write: function that writes the content to the path that it is called with, in the same
+            folder.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    path = Path(path)
     scratch = path.with_name(f"part-{path.name}")
     try:
         write(scratch)
@@ -56,7 +84,7 @@ def replace_file(path, write):
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         scratch.unlink(missing_ok=True)
-        # h5py raises either, at times with the number in its text alone.
+        # h5py raises either class, and at times gives the number in the text only.
         said = re.search(r"errno = (\d+)", str(error))
         number = getattr(error, "errno", None) or (said and int(said[1]))
         if not number:
@@ -71,6 +99,105 @@ def replace_file(path, write):
     os.replace(scratch, path)
 
 
-def write_json(path, content):
+def replace_listed_file(path: str | os.PathLike, write: Callable[[Path], None]) -> None:
+    """As `replace_file`, and lists the file in its folder's checksums.json.
+
+    The file's old line is removed before the file is replaced, and its new line is added last. So
+    wherever this is cut short, a reader finds the old file or the new one, complete.
+    """
+    path = Path(path)
+    digest = None
+
+    def write_and_unlist(scratch):
+        nonlocal digest
+        write(scratch)
+        digest = sha256(scratch)
+        listed = read_checksums(path.parent)
+        if listed.pop(path.name, None):
+            write_json(path.parent / CHECKSUMS, listed)
+
+    replace_file(path, write_and_unlist)
+    listed = {**read_checksums(path.parent), path.name: digest}
+    write_json(path.parent / CHECKSUMS, dict(sorted(listed.items())))
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_checksums(directory: str | os.PathLike) -> dict[str, str]:
+    """SHA-256 by file name from a folder's checksums.json; empty where there is no such file.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    path = Path(directory) / CHECKSUMS
+    if not path.is_file():
+        return {}
+    listed = read_json(path, last_comma=True)
+    broken = [name for name, digest in listed.items() if not _is_sha256(digest)]
+    if broken:
+        raise ValueError(f"{str(path)!r} must map file names to SHA-256 checksums: {broken[0]!r}.")
+    return listed
+
+
+def _is_sha256(value) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def check_files(directory: str | os.PathLike, names: Iterable[str]) -> None:
+    """Compares files with the checksums.json of their folder.
+
+    Files that it does not list, and folders without one, pass.
+
+    Raises:
+        ValueError: a file differs or is missing; names it.
+    """
+    directory = Path(directory)
+    listed = read_checksums(directory)
+    for name in names:
+        path = directory / name
+        if name not in listed or (path.is_file() and sha256(path) == listed[name]):
+            continue
+        what = "does not match its checksum" if path.is_file() else "is missing, but listed"
+        raise ValueError(
+            f"{str(path)!r} {what} in {CHECKSUMS}: it is truncated, corrupt or another model's. "
+            f"If you changed or removed it on purpose, delete its line in {CHECKSUMS}."
+        )
+
+
+def read_json(path: Path, kind: type = dict, last_comma: bool = False):
+    """Reads a JSON object, or a list, from a file.
+
+    Args:
+        path: the file.
+        kind: `dict` or `list`.
+        last_comma: whether to accept a comma before the closing brace, which remains when the
+            last line of an object is deleted.
+
+    Raises:
+        ValueError: it is not JSON, or of another kind; names the file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if last_comma:
+            text = re.sub(r",(\s*\})", r"\1", text)
+        content = json.loads(text)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}.") from error
+    if not isinstance(content, kind):
+        expected = {dict: "object", list: "list"}[kind]
+        received = type(content).__name__
+        raise ValueError(f"{str(path)!r} must hold a JSON {expected}. Received: {received}.")
+    return content
+
+
+def write_json(path: str | os.PathLike, content) -> None:
+    """Writes indented JSON with `replace_file`."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
     replace_file(path, lambda scratch: scratch.write_text(text + "\n", encoding="utf-8"))

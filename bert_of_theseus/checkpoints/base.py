@@ -1,31 +1,26 @@
-"""What both kinds of checkpoint have in common: one config, one set of tensor names."""
+"""The interface of both checkpoint formats: one config, one set of tensor names."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
-# Spellings of an activation in config files -> the name that bert4keras' models are built with.
-# "gelu" is the exact (erf) one: BERT was published with it, and both Hugging Face and bert4keras
-# read the name that way. Google's later code approximates it with tanh under the same name; the
-# two differ by less than 5e-4 per unit.
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "swish",
-    "swish": "swish",
-    "tanh": "tanh",
-    "linear": "linear",
-}
+from ..files import check_files, read_json
+from ..validation import is_integer, is_number
 
-# Key of our tokenizer_config.json under which the SHA-256 of vocab.txt stands.
-VOCAB_DIGEST = "vocab_sha256"
+# The name of each activation in bert4keras: its spellings in config files, the one that
+# `transformers` writes first. "gelu" is the exact one (erf): BERT was published with it, and both
+# Hugging Face and bert4keras read the name that way. Google's later code approximates it with tanh
+# under the same name; the two differ by less than 5e-4 per unit.
+SPELLINGS = {
+    "gelu": ("gelu", "gelu_python", "gelu_erf"),
+    "gelu_tanh": ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_tanh"),
+    "swish": ("silu", "swish"),
+    "relu": ("relu",),
+    "tanh": ("tanh",),
+    "linear": ("linear",),
+}
+ACTIVATIONS = {spelling: name for name, spellings in SPELLINGS.items() for spelling in spellings}
 
 _SIZES = (
     "vocab_size",
@@ -34,7 +29,7 @@ _SIZES = (
     "num_attention_heads",
     "intermediate_size",
 )
-# What a config may leave out, with the values of BERT-base.
+# Optional keys of a config, with the values of BERT-base.
 _DEFAULTS = {
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
@@ -44,42 +39,55 @@ _DEFAULTS = {
     "layer_norm_eps": 1e-12,
 }
 
-# Options of Hugging Face's BertConfig that change the computation, with the one value that the
-# Keras model computes.
+# Options of Hugging Face's BertConfig that change the computation, with the only value that
+# bert4keras' BERT supports.
 _FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 
 
 class Checkpoint:
-    """A pretrained BERT on disk, read without loading it.
+    """A pretrained BERT on disk, read tensor by tensor.
 
-    Opening one reads the config and the table of contents; a tensor's values are read when
-    `tensor` is called. Every kind of checkpoint uses the names and the orientation of Google's
-    TensorFlow checkpoints (`bert/encoder/layer_0/output/dense/kernel`, kernels stored as
-    `(input_size, output_size)`), which are also those of bert4keras' `variable_mapping()`.
+    Opening one reads the config and the table of contents; `tensor` reads a tensor's values. All
+    formats use the names and the orientation of Google's TensorFlow checkpoints
+    (`bert/encoder/layer_0/output/dense/kernel`, kernels stored as `(input_size, output_size)`),
+    which are also those of bert4keras' `variable_mapping()`.
 
-    A kind of checkpoint is a subclass with `config_file`, `_dtypes_and_shapes` and `_read`.
+    A format is a subclass with `config_file`, `tensor_files`, `_dtypes_and_shapes` and `_read`.
 
     Args:
         directory: the folder that holds the checkpoint.
 
     Attributes:
         directory: the folder, a `Path`.
-        config: dict of BERT's own hyperparameters, checked and complete, as
+        config: dict of BERT's hyperparameters, checked and complete, as
             `build_transformer_model` takes them.
         names: the tensors' names, sorted.
     """
 
     format = "checkpoint"
+    _verified = False
 
     def __init__(self, directory: str | os.PathLike):
         self.directory = Path(directory)
-        self.config = read_config(self.config_file)
+        path = self.config_file
+        check_files(self.directory, [path.name])
+        self.config = read_config(path)
         self._contents = self._dtypes_and_shapes()
         self.names = sorted(self._contents)
 
     @property
+    def config_file(self) -> Path:
+        """Path of the config."""
+        raise NotImplementedError
+
+    @property
+    def tensor_files(self) -> list[Path]:
+        """Paths of all files that the tensors are read from."""
+        raise NotImplementedError
+
+    @property
     def vocab_path(self) -> Path:
-        """Path of `vocab.txt`; `FileNotFoundError` where there is none."""
+        """Path of `vocab.txt`; raises a `FileNotFoundError` if there is none."""
         path = self.directory / "vocab.txt"
         if not path.is_file():
             raise missing_file(self.directory, "vocab.txt")
@@ -99,10 +107,13 @@ class Checkpoint:
         Raises:
             ValueError: the file is truncated or corrupt.
         """
+        if not self._verified:
+            check_files(self.directory, [path.name for path in self.tensor_files])
+            self._verified = True
         return self._read(name).astype("float32", copy=False)
 
     def stored_name(self, name: str) -> str:
-        """What the file itself calls the tensor `name`, whether it holds it or not."""
+        """The name that the file gives to the tensor `name`, whether it holds it or not."""
         return name
 
     def __repr__(self) -> str:
@@ -110,11 +121,11 @@ class Checkpoint:
 
 
 def missing_file(directory: str | os.PathLike, looked_for: str) -> FileNotFoundError:
-    """The error that says what was looked for in `directory`, and what is there instead."""
+    """An error that names what was looked for in `directory`, and what is there instead."""
     directory = Path(directory)
     if not directory.is_dir():
         what = "a file" if directory.exists() else "missing"
-        return FileNotFoundError(f"{str(directory)!r} should be a checkpoint folder; it is {what}.")
+        return FileNotFoundError(f"{str(directory)!r} must be a checkpoint folder; it is {what}.")
     found = sorted(path.name + "/" * path.is_dir() for path in directory.iterdir())
     shown = ", ".join(found[:20]) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
     return FileNotFoundError(
@@ -122,27 +133,14 @@ def missing_file(directory: str | os.PathLike, looked_for: str) -> FileNotFoundE
     )
 
 
-def read_json(path: Path, kind: type = dict):
-    """A JSON object, or a list, from a file; or a `ValueError` naming the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is not JSON: {error}.") from error
-    if not isinstance(content, kind):
-        expected = {dict: "object", list: "list"}[kind]
-        received = type(content).__name__
-        raise ValueError(f"{str(path)!r} should hold a JSON {expected}. Received: {received}.")
-    return content
-
-
 def read_config(path: Path) -> dict:
     """BERT's hyperparameters from `bert_config.json` or `config.json`, checked and complete.
 
-    Only the keys that shape the model are kept: the rest of the file would reach bert4keras'
-    constructor as keyword arguments.
+    Only the keys that define the model are kept: bert4keras' constructor would take the others as
+    keyword arguments.
 
     Raises:
-        ValueError: the file describes something else than a BERT encoder, or not all of one.
+        ValueError: the file does not describe a BERT encoder, or not completely.
     """
     raw = read_json(path)
     model_type = raw.get("model_type", "bert")
@@ -161,22 +159,15 @@ def read_config(path: Path) -> dict:
     for key, default in _DEFAULTS.items():
         config[key] = default if raw.get(key) is None else raw[key]
 
-    problems = []
-    for key, value in config.items():
-        if key == "hidden_act":
-            if not isinstance(value, str) or value not in ACTIVATIONS:
-                problems.append(f"{key} should be one of {', '.join(ACTIVATIONS)}, not {value!r}")
-        elif key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not _is_number(value) or not 0 <= value < 1:
-                problems.append(f"{key} should be in [0, 1), not {value!r}")
-        elif key == "layer_norm_eps":
-            if not _is_number(value) or not 0 < value < 1:
-                problems.append(f"{key} should be in (0, 1), not {value!r}")
-        elif not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            problems.append(f"{key} should be a positive integer, not {value!r}")
+    problems = [
+        f"{key} must be {expected}, not {value!r}"
+        for key, value in config.items()
+        for expected in [_problem(key, value)]
+        if expected
+    ]
     for key, value in _FIXED.items():
         if raw.get(key) not in (None, value):
-            problems.append(f"{key} should be {value!r}, not {raw[key]!r}")
+            problems.append(f"{key} must be {value!r}, not {raw[key]!r}")
     if not problems and config["hidden_size"] % config["num_attention_heads"]:
         problems.append(
             f"hidden_size {config['hidden_size']} is not a multiple of num_attention_heads "
@@ -188,5 +179,13 @@ def read_config(path: Path) -> dict:
     return config
 
 
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _problem(key: str, value) -> str | None:
+    """What the value of `key` must be, if it is anything else."""
+    if key == "hidden_act":
+        valid = isinstance(value, str) and value in ACTIVATIONS
+        return None if valid else f"one of {', '.join(ACTIVATIONS)}"
+    if key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        return None if is_number(value) and 0 <= value < 1 else "in [0, 1)"
+    if key == "layer_norm_eps":
+        return None if is_number(value) and 0 < value < 1 else "in (0, 1)"
+    return None if is_integer(value) and value >= 1 else "a positive integer"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from .base import Checkpoint, missing_file
 
-# TensorFlow's C++ reader turns its own errors into Python's, by the kind of damage: a short read
-# is an IndexError, a wrong checksum a DataLossError or RuntimeError.
+# TensorFlow's C++ reader raises Python errors that depend on the damage: an IndexError for a short
+# read, a DataLossError or RuntimeError for a wrong checksum.
 _READER_ERRORS = (RuntimeError, ValueError, LookupError)
 
 
 class GoogleCheckpoint(Checkpoint):
-    """A folder as Google published BERT, and others the Chinese RoBERTa-wwm.
+    """A TensorFlow checkpoint in the layout of Google's BERT and the Chinese RoBERTa-wwm.
 
     The config is `bert_config.json`, or else the only `bert_config*.json` (`bert_config_rbt3.json`)
     or `config.json`; the tensors are the only `*.ckpt*.index` with its `.data-*` files.
@@ -36,6 +36,10 @@ class GoogleCheckpoint(Checkpoint):
                 names = ", ".join(path.name for path in found)
                 raise ValueError(f"{str(self.directory)!r} holds several configs: {names}.")
         raise missing_file(self.directory, "bert_config.json (beside a TensorFlow checkpoint)")
+
+    @property
+    def tensor_files(self) -> list[Path]:
+        return [self._index, *self.directory.glob(f"{self._index.stem}.data-*")]
 
     def _dtypes_and_shapes(self):
         import tensorflow as tf
@@ -61,7 +65,7 @@ class GoogleCheckpoint(Checkpoint):
         return {name: (dtypes[name].name, tuple(shape)) for name, shape in shapes.items()}
 
     def _check_data_files(self, prefix: Path) -> None:
-        # The reader opens the index alone and would notice a missing part tensors later.
+        # The reader opens only the index; a missing part would show up tensors later.
         found = {path.name for path in self.directory.iterdir()}
         pattern = re.compile(re.escape(prefix.name) + r"\.data-\d{5}-of-(\d{5})")
         counts = {int(match[1]) for match in map(pattern.fullmatch, found) if match} or {1}

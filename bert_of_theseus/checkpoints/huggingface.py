@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from pathlib import Path
 
-from .base import Checkpoint, missing_file, read_json
+from ..files import read_json
+from .base import Checkpoint, missing_file
 
 SINGLE_FILE = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
 
-# Key of safetensors' metadata under which our own files keep the SHA-256 of each tensor's bytes.
-# The format has no checksum; others' files have none, and are read without.
-DIGESTS = "sha256"
-
 # safetensors' names of the types that weights are stored in.
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
-# Names that no rule covers. The next-sentence kernel is stored as (2, hidden_size) in both kinds
-# of checkpoint, so it has a name of its own and is not transposed.
+# Names that the rules below do not cover. Both formats store the next-sentence kernel as
+# (2, hidden_size), so it is not transposed and is not called a kernel.
 _SPECIAL = {
     "cls.predictions.bias": "cls/predictions/output_bias",
     "cls.seq_relationship.weight": "cls/seq_relationship/output_weights",
@@ -77,13 +72,13 @@ def from_canonical(name: str, prefix: str = "") -> str:
 
 
 class HuggingFaceCheckpoint(Checkpoint):
-    """A folder as `transformers` saves a BERT: one `model.safetensors`, or shards with an index."""
+    """A BERT as `transformers` saves it: one `model.safetensors`, or shards with an index."""
 
     format = "Hugging Face directory"
 
     @staticmethod
     def find_tensors(directory: Path) -> list[Path]:
-        """The file that holds the tensors, or says which files do: none or one path."""
+        """`model.safetensors` or the index of shards: a list of one path, or of none."""
         paths = [directory / SINGLE_FILE, directory / SHARD_INDEX]
         return [path for path in paths if path.is_file()][:1]
 
@@ -98,9 +93,9 @@ class HuggingFaceCheckpoint(Checkpoint):
         return self._stored.get(name) or from_canonical(name, self._prefix)
 
     def _dtypes_and_shapes(self):
-        self._files, self._stored, self._digests = {}, {}, {}
+        self._files, self._stored = {}, {}
         contents = {}
-        for path in self._tensor_files():
+        for path in self.tensor_files:
             for stored, (dtype, shape) in self._open(path).items():
                 name = to_canonical(stored)
                 if name in contents:
@@ -116,7 +111,8 @@ class HuggingFaceCheckpoint(Checkpoint):
         self._prefix = "bert." if any(s.startswith("bert.") for s in self._stored.values()) else ""
         return contents
 
-    def _tensor_files(self) -> list[Path]:
+    @property
+    def tensor_files(self) -> list[Path]:
         found = self.find_tensors(self.directory)
         if not found:
             raise missing_file(self.directory, f"{SINGLE_FILE} or {SHARD_INDEX}")
@@ -124,12 +120,12 @@ class HuggingFaceCheckpoint(Checkpoint):
             return found
         shards = read_json(found[0]).get("weight_map")
         if not isinstance(shards, dict) or not shards:
-            raise ValueError(f"{str(found[0])!r} should map tensors to files in 'weight_map'.")
+            raise ValueError(f"{str(found[0])!r} must map tensors to files in 'weight_map'.")
         names = sorted(set(map(str, shards.values())))
         outside = [name for name in names if Path(name).name != name]
         if outside:
             raise ValueError(
-                f"{str(found[0])!r} should name files beside it. Received: {', '.join(outside)}."
+                f"{str(found[0])!r} must name files beside it. Received: {', '.join(outside)}."
             )
         missing = [name for name in names if not (self.directory / name).is_file()]
         if missing:
@@ -142,24 +138,19 @@ class HuggingFaceCheckpoint(Checkpoint):
 
         try:
             with safe_open(str(path), framework="np") as file:
-                digests = json.loads((file.metadata() or {}).get(DIGESTS, "{}"))
-                names = file.keys()
-                if digests and (not isinstance(digests, dict) or digests.keys() != set(names)):
-                    raise ValueError(f"its {DIGESTS} should name its tensors")
-                self._digests.update(digests)
-                slices = {name: file.get_slice(name) for name in names}
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
                 return {
                     name: (_DTYPES.get(s.get_dtype(), s.get_dtype()), tuple(s.get_shape()))
                     for name, s in slices.items()
                 }
-        except (SafetensorError, ValueError) as error:
+        except SafetensorError as error:
             raise ValueError(f"{str(path)!r} is truncated or corrupt: {error}.") from error
 
     def _read(self, name):
         from safetensors import SafetensorError, safe_open
 
         if self.dtype(name) == "bfloat16":
-            import ml_dtypes  # noqa: F401  teaches NumPy the type
+            import ml_dtypes  # noqa: F401  registers the type with NumPy
 
         path = self._files[name]
         try:
@@ -167,9 +158,4 @@ class HuggingFaceCheckpoint(Checkpoint):
                 value = file.get_tensor(self._stored[name])
         except SafetensorError as error:
             raise ValueError(f"{str(path)!r} is truncated or corrupt: {error}.") from error
-        digest = self._digests.get(self._stored[name])
-        if digest is not None and hashlib.sha256(value.tobytes()).hexdigest() != digest:
-            raise ValueError(
-                f"{str(path)!r} is corrupt: {self._stored[name]} does not match its checksum."
-            )
         return value.T if name.endswith("/kernel") and value.ndim == 2 else value

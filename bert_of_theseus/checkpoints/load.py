@@ -1,9 +1,8 @@
-"""From a folder to a model: which kind of checkpoint it is, and a bert4keras BERT from it."""
+"""Builds bert4keras' BERT from a checkpoint's folder, of either format."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import warnings
@@ -11,13 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .base import (
-    ACTIVATIONS,
-    VOCAB_DIGEST,
-    Checkpoint,
-    missing_file,
-    read_json,
-)
+from ..files import check_files
+from ..validation import integer
+from .base import ACTIVATIONS, Checkpoint, missing_file
 from .google import GoogleCheckpoint
 from .huggingface import HuggingFaceCheckpoint
 
@@ -26,9 +21,9 @@ _WORD_EMBEDDINGS = "bert/embeddings/word_embeddings"
 
 
 def find_checkpoint(directory: str | os.PathLike) -> Checkpoint:
-    """Opens the BERT checkpoint in a folder, of whichever kind it is.
+    """Opens the BERT checkpoint in a folder, of either format.
 
-    Reads the config and the table of contents, no values.
+    Reads the config and the table of contents, but no values.
 
     Args:
         directory: a folder with `bert_config.json` and one `*.ckpt*` (Google), or with
@@ -40,7 +35,8 @@ def find_checkpoint(directory: str | os.PathLike) -> Checkpoint:
 
     Raises:
         FileNotFoundError: the folder or one of the files is missing; says what is there.
-        ValueError: a file cannot be read, or describes something else than a BERT encoder.
+        ValueError: a file cannot be read, does not match the folder's checksums.json, or does not
+            describe a BERT encoder.
     """
     path = Path(directory)
     kinds = [kind for kind in _KINDS if path.is_dir() and kind.find_tensors(path)]
@@ -60,34 +56,29 @@ def find_checkpoint(directory: str | os.PathLike) -> Checkpoint:
 def check_vocab(vocab_path: str | os.PathLike, config: dict, stacklevel: int = 1) -> int:
     """Checks that a vocabulary fits a model's embeddings.
 
-    Every token needs a row, so more tokens than rows is an error. Fewer is harmless (some models
-    pad their embeddings to a round number), and so a warning. A vocabulary that we wrote has its
-    checksum beside it, in tokenizer_config.json, and must match it.
+    Every token needs a row, so more tokens than rows is an error. Fewer tokens are a warning: some
+    models pad their embeddings to a round number. Where the folder has a checksums.json that lists
+    vocab.txt and tokenizer_config.json, they must match it.
 
     Args:
         vocab_path: `vocab.txt`, one token a line.
         config: a dict with `vocab_size`, as `Checkpoint.config`.
-        stacklevel: whose line a warning names, as in `warnings.warn`; default the caller's.
+        stacklevel: as in `warnings.warn`, for a warning at the caller's line. Defaults to 1.
 
     Returns:
         The number of tokens.
 
     Raises:
-        ValueError: too many tokens, none, a token twice (bert4keras would then shift the ids of
-            all later ones), `[PAD]` at another place than the first (the model masks id 0), or
-            the file is not the one that was written.
+        ValueError: there are too many tokens or none, a token stands twice (bert4keras would then
+            shift the ids of all later ones), `[PAD]` is not the first (the model masks id 0), or a
+            file does not match its checksum.
     """
     path, rows = str(vocab_path), config["vocab_size"]
-    settings = Path(vocab_path).with_name("tokenizer_config.json")
-    digest = read_json(settings).get(VOCAB_DIGEST) if settings.is_file() else None
-    if digest not in (None, hashlib.sha256(Path(vocab_path).read_bytes()).hexdigest()):
-        raise ValueError(
-            f"{path!r} does not match its checksum in {settings.name}: it is truncated, corrupt, "
-            f"or another model's. Remove {VOCAB_DIGEST} there if you changed it on purpose."
-        )
+    folder, name = os.path.split(vocab_path)
+    check_files(folder, [name, "tokenizer_config.json"])
     try:
         with open(vocab_path, encoding="utf-8") as lines:
-            # As bert4keras reads it: first word of the line, by which no two lines may agree.
+            # As bert4keras reads it: the first word of a line. No two lines may share it.
             tokens = [(line.split() or [""])[0] for line in lines]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path!r} is not UTF-8 text: {error}.") from error
@@ -103,7 +94,7 @@ def check_vocab(vocab_path: str | os.PathLike, config: dict, stacklevel: int = 1
                 f"{path!r} holds {token!r} twice, in lines {seen[token]} and {number}."
             )
     if seen.get("[PAD]", 1) != 1:
-        raise ValueError(f"{path!r} should have '[PAD]' in line 1, not in line {seen['[PAD]']}.")
+        raise ValueError(f"{path!r} must have '[PAD]' in line 1, not in line {seen['[PAD]']}.")
     if len(tokens) > rows:
         raise ValueError(
             f"{path!r} holds {len(tokens)} tokens, but the model's embeddings have {rows} rows "
@@ -112,7 +103,7 @@ def check_vocab(vocab_path: str | os.PathLike, config: dict, stacklevel: int = 1
     if len(tokens) < rows:
         warnings.warn(
             f"{path!r} holds {len(tokens)} tokens and the model's embeddings have {rows} rows; "
-            "the rest is not used.",
+            "the other rows are not used.",
             stacklevel=stacklevel + 1,
         )
     return len(tokens)
@@ -128,18 +119,18 @@ def load_bert(
 ):
     """Builds a bert4keras BERT and loads a checkpoint's weights.
 
-    Read: the embeddings, the first `num_hidden_layers` layers, the pooler with `with_pool=True`,
-    and BERT's own pretraining heads with `with_mlm=True` or `with_nsp=True`. Not read, on purpose:
-    deeper layers, heads of other tasks, an optimizer's variables. Anything else in the encoder
-    that is missing, misshapen or left over is an error.
+    Loads the embeddings, the first `num_hidden_layers` layers, the pooler with `with_pool=True`,
+    and BERT's pretraining heads with `with_mlm=True` or `with_nsp=True`. Skips deeper layers, heads
+    of other tasks and an optimizer's variables. Anything else in the encoder that is missing,
+    misshapen or left over is an error.
 
     Args:
         directory: a folder with a Google checkpoint or a Hugging Face directory.
-        num_hidden_layers: take only the first so many layers; default all.
-        prefix: put before the name of each layer, so that two models can live in one.
+        num_hidden_layers: number of layers to load, from the first. Defaults to all.
+        prefix: put before the name of each layer, so that one model can hold two encoders.
         with_pool: whether the output is the pooled `[CLS]`, `(batch_size, hidden_size)`, instead of
             the hidden states, `(batch_size, sequence_length, hidden_size)`.
-        **kwargs: anything else that bert4keras' `build_transformer_model` takes, such as
+        **kwargs: other arguments of bert4keras' `build_transformer_model`, such as
             `dropout_rate`, `sequence_length`, `keep_tokens` or `application`.
 
     Returns:
@@ -150,72 +141,94 @@ def load_bert(
         ValueError: the checkpoint does not fit the model or cannot be read. All tensors at fault
             are named at once.
     """
-    model = kwargs.pop("model", "bert")
-    if model not in ("bert", "roberta"):
-        raise ValueError(f"`model` should be 'bert' or 'roberta'. Received: {model!r}.")
-    checkpoint = find_checkpoint(directory)
-    depth = checkpoint.config["num_hidden_layers"]
-    if num_hidden_layers is None:
-        num_hidden_layers = depth
-    elif not isinstance(num_hidden_layers, int) or isinstance(num_hidden_layers, bool):
-        raise TypeError(f"`num_hidden_layers` should be an int. Received: {num_hidden_layers!r}.")
-    if not 1 <= num_hidden_layers <= depth:
-        raise ValueError(
-            f"`num_hidden_layers` should be from 1 to {depth}, the layers of the checkpoint in "
-            f"{str(directory)!r}. Received: {num_hidden_layers}."
-        )
-    options = {**checkpoint.config, **kwargs}
-    options["hidden_act"] = _activation(options["hidden_act"])
-    options.update(
-        num_hidden_layers=num_hidden_layers, prefix=prefix, with_pool=with_pool, model=model
+    return _load_bert(
+        find_checkpoint(directory), num_hidden_layers, prefix, with_pool=with_pool, **kwargs
     )
-    build_transformer_model = bert4keras_models().build_transformer_model
-    with shared_initializers_allowed():  # what they make is replaced below
-        transformer = build_transformer_model(return_keras_model=False, **options)
+
+
+def _load_bert(checkpoint: Checkpoint, num_hidden_layers, prefix: str, model="bert", **kwargs):
+    if model not in ("bert", "roberta"):
+        raise ValueError(f"`model` must be 'bert' or 'roberta'. Received: {model!r}.")
+    depth = checkpoint.config["num_hidden_layers"]
+    num_hidden_layers = integer("num_hidden_layers", num_hidden_layers, 1, depth, optional=True)
+    options = {**checkpoint.config, **kwargs, "prefix": prefix, "model": model}
+    options["hidden_act"] = _activation(options["hidden_act"])
+    options["num_hidden_layers"] = num_hidden_layers or depth
+    transformer = _build(options)
     _load(transformer, checkpoint, options)
     return transformer
+
+
+def build_bert(config: dict, *, num_hidden_layers: int | None = None, prefix: str = ""):
+    """Builds a bert4keras BERT with random weights.
+
+    Args:
+        config: BERT's hyperparameters, as `Checkpoint.config`.
+        num_hidden_layers: number of layers. Defaults to the config's.
+        prefix: put before the name of each layer, so that one model can hold two encoders.
+
+    Returns:
+        A bert4keras `Transformer`.
+    """
+    options = {**config, "num_hidden_layers": num_hidden_layers or config["num_hidden_layers"]}
+    transformer = _build({**options, "prefix": prefix})
+    # In Keras 2 the weights that share an initializer start with equal values, queries as keys.
+    for layer in transformer.layers.values():
+        for weight in getattr(layer, "weights", ()):
+            if len(weight.shape) > 1:
+                weight.assign(transformer.initializer(weight.shape))
+    set_layer_norm_epsilon(transformer, config["layer_norm_eps"])
+    return transformer
+
+
+def _build(options: dict):
+    """A bert4keras `Transformer` whose weights are to be replaced."""
+    build_transformer_model = bert4keras_models().build_transformer_model
+    with shared_initializers_allowed():
+        return build_transformer_model(return_keras_model=False, **options)
 
 
 def load_weights(transformer, directory: str | os.PathLike) -> None:
     """Loads a checkpoint's weights into a bert4keras BERT, all of them or none.
 
-    What is read is what the model has: see `load_bert`. Frozen layers are loaded too. LayerNorm's
-    epsilon, which bert4keras fixes at 1e-12, is set to the checkpoint's.
+    Loads what the model has, as `load_bert` does, frozen layers too. LayerNorm's epsilon, which
+    bert4keras fixes at 1e-12, is set to the checkpoint's.
 
     Args:
         transformer: what `build_transformer_model(..., return_keras_model=False)` returns.
         directory: a folder with a Google checkpoint or a Hugging Face directory.
 
     Raises:
-        TypeError: `transformer` is no bert4keras `Transformer`.
+        TypeError: `transformer` is not a bert4keras `Transformer`.
         FileNotFoundError: the folder or one of the files is missing; says what is there.
         ValueError: the checkpoint does not fit the model or cannot be read. All tensors at fault
-            are named at once, and the model is as it was.
+            are named at once, and the model is unchanged.
     """
     checkpoint = find_checkpoint(directory)
     _load(transformer, checkpoint, checkpoint.config)
 
 
 def load_pretrained(directory: str | os.PathLike, *, prefix: str = "", **kwargs):
-    """Loads a bert4keras BERT with its head: what `save_pretrained` or `save_checkpoint` wrote.
+    """Loads a bert4keras BERT with its head.
 
-    Likewise what `transformers` saved of a `BertForSequenceClassification` or a
-    `BertForTokenClassification`, and what Google's `run_classifier.py` did. No code from the
-    folder is run: a head.keras may name classes of Keras and those registered in this process.
+    Reads what `save_pretrained` and `save_checkpoint` write, a `BertForSequenceClassification` or
+    `BertForTokenClassification` of `transformers`, and the output of Google's `run_classifier.py`.
+    Files that the folder's checksums.json lists must match it. No code from the folder is run: a
+    head.keras may name Keras' own classes and those registered in this process.
 
     Args:
         directory: a folder with a Hugging Face directory or a Google checkpoint.
-        prefix: put before the name of each of the encoder's layers.
+        prefix: put before the name of each layer of the encoder.
         **kwargs: as for `load_bert`.
 
     Returns:
         `(transformer, classifier, labels)`: a bert4keras `Transformer`, a Keras model on its
-        output or `None`, and the classes' names or `None`.
+        output or `None`, and the class names or `None`.
 
     Raises:
         FileNotFoundError: the folder or one of the files is missing; says what is there.
-        ValueError: the checkpoint, its head or its vocabulary cannot be read, or they do not fit
-            together.
+        ValueError: the checkpoint, its head or its vocabulary cannot be read, do not match their
+            checksums, or do not fit together.
 
     Example:
 
@@ -223,7 +236,7 @@ def load_pretrained(directory: str | os.PathLike, *, prefix: str = "", **kwargs)
         model = keras.Model(transformer.inputs, classifier(transformer.output))
     """
     bert4keras_models()  # before Keras
-    from .head import load_head
+    from .heads import load_head
 
     checkpoint = find_checkpoint(directory)
     classifier, labels = load_head(checkpoint)
@@ -231,16 +244,19 @@ def load_pretrained(directory: str | os.PathLike, *, prefix: str = "", **kwargs)
         kwargs["with_pool"] = len(classifier.input_shape) == 2
     if (checkpoint.directory / "vocab.txt").is_file():
         check_vocab(checkpoint.vocab_path, checkpoint.config, stacklevel=2)
-    return load_bert(directory, prefix=prefix, **kwargs), classifier, labels
+    else:
+        check_files(checkpoint.directory, ["vocab.txt"])
+    depth = kwargs.pop("num_hidden_layers", None)
+    return _load_bert(checkpoint, depth, prefix, **kwargs), classifier, labels
 
 
 def _activation(hidden_act):
-    """The name that bert4keras knows an activation by; anything but a name passes through."""
+    """bert4keras' name of an activation; anything but a name is returned as it is."""
     return ACTIVATIONS.get(hidden_act, hidden_act) if isinstance(hidden_act, str) else hidden_act
 
 
 def bert4keras_models():
-    """bert4keras' models, once the set-up that they need on today's TensorFlow is done."""
+    """The module `bert4keras.models`, set up for today's TensorFlow."""
     import bert_of_theseus.bert4keras  # noqa: F401, I001  must come first
     from bert4keras import backend, models
 
@@ -252,9 +268,9 @@ def bert4keras_models():
 
 @contextlib.contextmanager
 def shared_initializers_allowed():
-    """Silences Keras 2 about bert4keras, whose layers use one initializer for several weights.
+    """Silences Keras 2's warning that bert4keras uses one initializer for several weights.
 
-    These then start with the same values, so it is for models that get other ones.
+    They start with equal values, so this is for models whose weights are then replaced.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The initializer TruncatedNormal is unseeded")
@@ -284,7 +300,7 @@ def _load(transformer, checkpoint: Checkpoint, options: dict) -> None:
             f"The {checkpoint.format} {str(checkpoint.directory)!r} does not fit the model "
             f"(nothing was loaded):\n- " + "\n- ".join(problems)
         )
-    # All values before the first assignment: a damaged file may show only now.
+    # Read all values before the first assignment: damage may show up only now.
     values = {name: checkpoint.tensor(name) for name in targets}
     broken = [name for name, value in values.items() if not np.isfinite(value).all()]
     if broken:
@@ -293,11 +309,12 @@ def _load(transformer, checkpoint: Checkpoint, options: dict) -> None:
             f"was loaded): {', '.join(map(checkpoint.stored_name, broken))}."
         )
     models.K.batch_set_value(
-        # bert4keras' own hook picks the rows of `keep_tokens` and turns the next-sentence kernel.
+        # bert4keras' `load_variable` selects the rows in `keep_tokens` and transposes the
+        # next-sentence kernel.
         [(weight, transformer.load_variable(values, name)) for name, weight in targets.items()]
     )
     set_layer_norm_epsilon(transformer, checkpoint.config["layer_norm_eps"])
-    # So that a saved model can say what became of the rest. Deeper layers are meant to go.
+    # `save_pretrained` warns about these. Deeper layers are left out on purpose.
     known = set(checkpoint.names)
     transformer.left_out = [
         name
@@ -309,20 +326,18 @@ def _load(transformer, checkpoint: Checkpoint, options: dict) -> None:
 
 
 def check_bert(transformer, models, verb: str) -> None:
-    """Refuses what is no bert4keras BERT of the plain kind."""
+    """Raises an error for anything but bert4keras' plain BERT."""
     if not isinstance(transformer, models.Transformer):
         raise TypeError(
-            "`transformer` should be a bert4keras Transformer, from "
+            "`transformer` must be a bert4keras Transformer, from "
             "build_transformer_model(..., return_keras_model=False). Received: "
             f"{type(transformer).__name__}."
         )
-    # ALBERT, NEZHA, ELECTRA and others are subclasses of BERT with parts of their own.
+    # ALBERT, NEZHA, ELECTRA and others are subclasses of BERT that override these methods.
     kind = type(transformer)
-    own_parts = ("apply_embeddings", "apply_main_layers", "variable_mapping")
-    if any(getattr(kind, part) is not getattr(models.BERT, part) for part in own_parts):
-        raise ValueError(
-            f"bert4keras' BERT can be {verb}, and no other kind. Received: {kind.__name__}."
-        )
+    methods = ("apply_embeddings", "apply_main_layers", "variable_mapping")
+    if any(getattr(kind, part) is not getattr(models.BERT, part) for part in methods):
+        raise ValueError(f"Only bert4keras' BERT can be {verb}. Received: {kind.__name__}.")
 
 
 def weights_by_name(transformer) -> dict:
@@ -332,13 +347,13 @@ def weights_by_name(transformer) -> dict:
         layer = transformer.layers.get(transformer.prefixed(key))
         if layer is not None:
             weights = _weights(layer)
-            # A conditional LayerNorm has further weights, which start at zero: no effect.
+            # A conditional LayerNorm has more weights, which start at zero and have no effect.
             if len(weights) < len(names) or not (
                 len(weights) == len(names) or getattr(layer, "conditional", False)
             ):
                 raise ValueError(
-                    f"Layer {layer.name!r} should have {len(names)} weights ({', '.join(names)}). "
-                    f"It has {len(weights)}."
+                    f"Layer {layer.name!r} must have {len(names)} weights ({', '.join(names)}). "
+                    f"Received: {len(weights)}."
                 )
             targets.update(zip(names, weights, strict=False))
     return targets
@@ -346,7 +361,7 @@ def weights_by_name(transformer) -> dict:
 
 def _weights(layer) -> list:
     """A layer's weights in the order of `variable_mapping()`, frozen or not."""
-    # `layer.weights` puts trainable ones first, so a frozen `q_dense` would move to the end.
+    # `layer.weights` lists trainable weights first, so a frozen `q_dense` would move to the end.
     parts = ("q_dense", "k_dense", "v_dense", "o_dense")
     if hasattr(layer, "i0_dense"):
         parts = ("i0_dense", "o_dense")
@@ -355,7 +370,7 @@ def _weights(layer) -> list:
 
 
 def _problems(transformer, checkpoint: Checkpoint, options: dict, targets: dict) -> list[str]:
-    """Everything that keeps a checkpoint from fitting a model, from names and shapes alone."""
+    """All mismatches between a checkpoint and a model that names and shapes show."""
     config, problems = checkpoint.config, []
     depth, heads = transformer.num_hidden_layers, transformer.num_attention_heads
     if depth > config["num_hidden_layers"]:
@@ -384,12 +399,12 @@ def _problems(transformer, checkpoint: Checkpoint, options: dict, targets: dict)
     outside = [name for name in checkpoint.names if not name.startswith("bert/")]
     if missing and outside:
         stored = ", ".join(checkpoint.stored_name(name) for name in outside)
-        problems.append(f"taken for heads, since they are outside the encoder: {stored}")
+        problems.append(f"heads, or others outside the encoder: {stored}")
     return problems
 
 
 def _misfit(transformer, checkpoint: Checkpoint, name: str, shape: tuple) -> str | None:
-    """What is wrong with one stored tensor as the value of a weight of the given shape."""
+    """What keeps a stored tensor from being the value of a weight of the given shape."""
     found, dtype = checkpoint.shape(name), checkpoint.dtype(name)
     if dtype not in ("float64", "float32", "float16", "bfloat16"):
         return f"stored as {dtype}, expected a floating-point type"
@@ -403,7 +418,7 @@ def _misfit(transformer, checkpoint: Checkpoint, name: str, shape: tuple) -> str
         else:
             shape = (shape[0] - len(transformer.compound_tokens or ()), *shape[1:])
     if name == "cls/seq_relationship/output_weights":
-        shape = shape[::-1]  # the one kernel that both kinds store turned
+        shape = shape[::-1]  # the only kernel that both formats store transposed
     if found != shape:
         return f"shape {found}, expected {shape}" + (
             ", as (input_size, output_size)" if name.endswith("/kernel") else ""
@@ -412,17 +427,17 @@ def _misfit(transformer, checkpoint: Checkpoint, name: str, shape: tuple) -> str
 
 
 def _is_left_out(name: str, known: set, transformer, config: dict) -> bool:
-    """Whether a tensor of the checkpoint is one that is not read on purpose."""
+    """Whether a tensor of the checkpoint is skipped on purpose."""
     if not name.startswith("bert/"):
-        return True  # A head, or an optimizer's step.
+        return True  # a head, or an optimizer's step
     if name.rpartition("/")[0] in known:
-        return True  # A slot that an optimizer keeps beside its variable: `.../kernel/adam_m`.
+        return True  # an optimizer's slot, named after its variable: `.../kernel/adam_m`
     if name == "bert/embeddings/position_ids":
-        return True  # The numbers 0, 1, 2, ... of old PyTorch files.
+        return True  # the numbers 0, 1, 2, ... in old PyTorch files
     if name.startswith("bert/pooler/dense/"):
         return not transformer.with_pool
     layer = re.match(r"bert/encoder/layer_(\d+)/", name)
-    # Layers that the checkpoint's own config does not know of are no one's intention.
+    # Layers beyond `num_hidden_layers` mean that config and weights do not match: report them.
     return layer is not None and (
         transformer.num_hidden_layers <= int(layer[1]) < config["num_hidden_layers"]
     )

@@ -1,4 +1,4 @@
-"""What both formats have in common: what is exported, and how a file gets into its place."""
+"""What both export formats share: reading the model, checking the file, and writing it safely."""
 
 from __future__ import annotations
 
@@ -11,149 +11,126 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..files import replace_file
-from .runtimes import open_runtime, seal
+from ..files import replace_listed_file
+from .runtimes import Limits, open_runtime
 
-# How far outputs may be from Keras' own, as a share of the largest (at least 1). Rounding alone
-# stays far below in float32 and float16; in int8 it depends on the weights, so the bound there
-# tells a file that works from one that does not, and a score on your own texts tells the rest.
+# Largest difference from Keras' outputs, relative to the largest output (at least 1). Rounding
+# stays far below in float32 and float16. In int8 it depends on the weights, so the bound only
+# finds files that do not work; evaluate them on your own texts.
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "int8": 0.25}
 
 
-class Dense(NamedTuple):
-    """A dense layer of a head."""
-
-    kernel: np.ndarray
-    bias: np.ndarray
-    activation: str
-
-
 class Bert(NamedTuple):
-    """A BERT and its head as numbers, for a graph made for inference.
+    """A BERT and its head as numbers, to build an inference graph from.
 
     Attributes:
         config: see `Checkpoint.config`.
         tensors: by canonical name, kernels as `(input_size, output_size)`.
-        first_token: whether the head looks at `[CLS]` alone. Then the last layer need not compute
-            what becomes of the others.
+        first_token: whether the head uses `[CLS]` only, so that the last layer can skip the other
+            tokens.
         head: list of `Dense`.
     """
 
     config: dict
     tensors: dict
     first_token: bool
-    head: list[Dense]
+    head: list
 
 
 class Source(NamedTuple):
-    """What is exported.
+    """A model to export.
 
     Attributes:
         model: the Keras model, from token and segment ids.
-        bert: the same as numbers, or `None` where it is anything but BERT with a plain head; then
-            the model is traced.
-        length: the sequence length, where the model was built for one alone.
-        max_length: number of positions, where it is known.
-        vocab_size: number of tokens, likewise.
-        segments: number of segments, likewise.
+        bert: its numbers, or `None` for anything but BERT with a plain head; then the model is
+            traced.
+        length: the sequence length, if the model was built for a single one.
+        limits: what the model accepts, as far as that is known.
     """
 
     model: object
     bert: Bert | None
     length: int | None
-    max_length: int | None
-    vocab_size: int | None
-    segments: int | None
+    limits: Limits
 
 
 def read_source(transformer, classifier) -> Source:
-    """Finds out what is to be exported.
+    """Reads what is to be exported.
 
     Raises:
-        TypeError: neither a bert4keras Transformer nor a Keras model, or no such head.
-        ValueError: the model does not take token and segment ids, or Keras is not on TensorFlow.
+        TypeError: `transformer` is neither a bert4keras Transformer nor a Keras model, or
+            `classifier` is not a Keras model or layer.
+        ValueError: the model does not take token and segment ids, or Keras does not run on
+            TensorFlow.
     """
     from ..backend import BACKEND, keras
 
     if BACKEND != "tensorflow":
         raise ValueError(f"Models are exported from Keras on TensorFlow. Received: {BACKEND}.")
     if classifier is not None and not isinstance(classifier, keras.layers.Layer):
-        raise TypeError(f"`classifier` should be a Keras model or layer. Received: {classifier!r}.")
+        raise TypeError(f"`classifier` must be a Keras model or layer. Received: {classifier!r}.")
     is_transformer = "bert4keras.models" in sys.modules and isinstance(
         transformer, sys.modules["bert4keras.models"].Transformer
     )
     model = transformer.model if is_transformer else transformer
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise TypeError(
-            "`transformer` should be a bert4keras Transformer or a Keras model that is built. "
+            "`transformer` must be a bert4keras Transformer or a Keras model that is built. "
             f"Received: {transformer!r}."
         )
     shapes = [tuple(tensor.shape) for tensor in model.inputs]
     if len(shapes) != 2 or shapes[0] != shapes[1] or len(shapes[0]) != 2:
         raise ValueError(
-            "The model should have two inputs, token_ids and segment_ids, each (batch_size, "
+            "The model must have two inputs, token_ids and segment_ids, each (batch_size, "
             f"sequence_length). Received: {shapes}."
         )
-    bert = None
-    if is_transformer:
-        bert = _as_numbers(transformer, classifier)
+    bert = _read_bert(transformer, classifier) if is_transformer else None
     if classifier is not None:
         model = keras.Model(model.inputs, classifier(model.outputs[0]))
     if len(model.outputs) != 1:
-        raise ValueError(f"The model should have one output. Received: {len(model.outputs)}.")
+        raise ValueError(f"The model must have one output. Received: {len(model.outputs)}.")
+    length = shapes[0][1] if bert is None else None
     if is_transformer:
-        sizes = transformer.max_position, transformer.vocab_size, transformer.segment_vocab_size
+        t = transformer
+        limits = Limits(length or t.max_position, t.vocab_size, t.segment_vocab_size)
     else:
-        sizes = None, *(_embedding_rows(model, tensor) for tensor in model.inputs)
-    return Source(model, bert, shapes[0][1] if bert is None else None, *sizes)
+        limits = Limits(length, *(_embedding_rows(model, tensor) for tensor in model.inputs))
+    return Source(model, bert, length, limits)
 
 
 def _embedding_rows(model, tensor) -> int | None:
-    """How many ids an input may hold, by the embedding that looks them up."""
+    """The number of ids that an input may hold, from the embedding that looks them up."""
     from ..backend import keras
 
     for layer in model.layers:
         if isinstance(layer, keras.layers.Embedding):
-            # Of a layer that is called more than once, Keras does not say.
+            # Keras does not say for a layer that is called more than once.
             with contextlib.suppress(AttributeError, ValueError):
                 if layer.input is tensor:
                     return layer.input_dim
     return None
 
 
-def _as_numbers(transformer, classifier) -> Bert | None:
-    """Weights and head of a plain BERT; `None` of anything else."""
-    from ..checkpoints.head import CLASSIFIER, POOLER, TOKEN, describe_head
-    from ..checkpoints.load import bert4keras_models, check_bert
-    from ..checkpoints.save import KERAS_ACTIVATIONS, read_bert
+def _read_bert(transformer, classifier) -> Bert | None:
+    """The numbers of a plain BERT with a head that is recognized; else `None`."""
+    from ..checkpoints.describe import describe
+    from ..checkpoints.heads import TOKEN
 
     try:
-        check_bert(transformer, bert4keras_models(), "exported")
-        config, tensors = read_bert(transformer)
-        head = None if classifier is None else describe_head(classifier, transformer)
+        config, tensors, head = description = describe(transformer, classifier, "exported")
     except ValueError:
         return None
     if transformer.with_mlm or transformer.with_nsp or "embedding_size" in config:
         return None
-    config["hidden_act"] = KERAS_ACTIVATIONS[config["hidden_act"]][0]
-    pooler = [Dense(*(tensors[name] for name in POOLER), "tanh")] if POOLER[0] in tensors else []
-    if head is None:
-        return Bert(config, tensors, bool(pooler), pooler)
-    activation = head.config.get("classifier_activation")
-    if head.architecture is not None:
-        tensors = {**tensors, **head.tensors}
-        layers = [Dense(*(tensors[name] for name in CLASSIFIER), activation)]
-        if head.architecture == TOKEN:
-            return Bert(config, tensors, False, layers)
-        pooler = Dense(*(tensors[name] for name in POOLER), "tanh")
-        return Bert(config, tensors, True, [pooler, *layers])
-    if activation is not None:  # the article's head
-        return Bert(config, tensors, True, [Dense(*head.model.get_weights(), activation)])
-    return None
+    if classifier is not None and head is None:
+        return None
+    layers = description.dense_layers
+    first_token = head.architecture != TOKEN if head else bool(layers)
+    return Bert(config, tensors, first_token, layers)
 
 
 def traced(function: Callable, length: int | None):
-    """`function(token_ids, segment_ids)` with the names and shapes that the files have."""
+    """`function(token_ids, segment_ids)` with the inputs that exported files have."""
     import tensorflow as tf
 
     shape = [None, length]
@@ -168,7 +145,7 @@ def traced(function: Callable, length: int | None):
 
 
 def keras_function(model) -> Callable:
-    """A Keras model at inference, as `traced` takes it."""
+    """A Keras model at inference, as an argument of `traced`."""
     import tensorflow as tf
 
     dtypes = [tensor.dtype for tensor in model.inputs]
@@ -189,42 +166,38 @@ def write_export(
     sample,
     tolerance: float | None,
 ) -> None:
-    """Writes a file with `make(path)`, compares it with Keras, and puts it into its place."""
+    """Writes a file with `make(path)`, compares it with Keras, and moves it into place.
+
+    The checksums.json of its folder lists the file.
+    """
     path = Path(path)
     if path.suffix != suffix:
-        raise ValueError(f"`path` should end with {suffix}. Received: {str(path)!r}.")
+        raise ValueError(f"`path` must end with {suffix}. Received: {str(path)!r}.")
     if path.is_dir():
-        raise IsADirectoryError(f"{str(path)!r} should be a file; it is a folder.")
+        raise IsADirectoryError(f"{str(path)!r} must be a file; it is a folder.")
     batches = _random_batches(source) if sample is None else [tuple(map(np.asarray, sample))]
-    note = {
-        "suffix": suffix,
-        "max_length": source.max_length,
-        "vocab_size": source.vocab_size,
-        "segments": source.segments,
-        "length": source.length,
-    }
     if tolerance is None:
         tolerance = TOLERANCES[quantize]
 
     def write(scratch):
         make(scratch)
-        seal(scratch, note)
         _compare(open_runtime(scratch), source.model, batches, tolerance, path)
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, write)
+    replace_listed_file(path, write)
 
 
 def _random_batches(source: Source) -> list:
-    """Texts of all sorts of lengths, padded, in batches of two shapes."""
+    """Random texts of several lengths, padded, in batches of two shapes."""
     rng = np.random.default_rng(0)
-    longest = source.length or min(source.max_length or 24, 24)
+    limits = source.limits
+    longest = source.length or min(limits.max_length or 24, 24)
     batches = []
     for lengths in ([longest, max(1, longest // 2), 1], [max(1, longest // 3)]):
         width = source.length or max(lengths)
         mask = np.arange(width) < np.array(lengths)[:, None]
-        token_ids = rng.integers(1, source.vocab_size or 2, mask.shape) * mask
-        segment_ids = rng.integers(0, source.segments or 2, mask.shape) * mask
+        token_ids = rng.integers(1, limits.vocab_size or 2, mask.shape) * mask
+        segment_ids = rng.integers(0, limits.segments or 2, mask.shape) * mask
         batches.append((token_ids.astype("int32"), segment_ids.astype("int32")))
     return batches
 
@@ -233,7 +206,7 @@ def _compare(runtime, model, batches, tolerance, path):
     for token_ids, segment_ids in batches:
         expected = np.asarray(model([token_ids, segment_ids], training=False))
         if not np.isfinite(expected).all():
-            raise ValueError("The model's own output is NaN or infinite. Nothing was exported.")
+            raise ValueError("The model's output is NaN or infinite. Nothing was exported.")
         try:
             found = runtime(token_ids, segment_ids)
         except RuntimeError as error:
@@ -242,13 +215,7 @@ def _compare(runtime, model, batches, tolerance, path):
         error = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
         if not error <= tolerance * scale:
             raise ValueError(
-                f"{str(path)!r} was not written, since it would not do what the model does: their "
-                f"outputs differ by {error:.3g} on a batch of {token_ids.shape}, and may by "
+                f"{str(path)!r} was not written: its outputs differ by {error:.3g} from the "
+                f"model's on a batch of {token_ids.shape}. They must not differ by more than "
                 f"{tolerance * scale:.3g}."
             )
-
-
-def check_quantize(quantize, known) -> None:
-    if quantize not in known:
-        choices = ", ".join(map(repr, known))
-        raise ValueError(f"`quantize` should be one of {choices}. Received: {quantize!r}.")

@@ -1,20 +1,16 @@
-"""LiteRT, formerly TensorFlow Lite: `.tflite` files, by TensorFlow's own converter."""
+"""Export to LiteRT, formerly TensorFlow Lite, by TensorFlow's converter."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
 
 import numpy as np
 
-from .export import (
-    Bert,
-    check_quantize,
-    keras_function,
-    read_source,
-    traced,
-    write_export,
-)
+from ..validation import one_of
+from .export import Bert, keras_function, read_source, traced, write_export
+from .runtimes import Limits
 
 
 def export_litert(
@@ -29,26 +25,27 @@ def export_litert(
     """Writes a model as a `.tflite` file, for LiteRT on servers, phones and boards.
 
     The file takes `token_ids` and `segment_ids`, int32 `(batch_size, sequence_length)` of any
-    size, masks padding (id 0), and gives `output`, float32: what the classifier makes, or without
-    one the encoder. A bert4keras BERT with one of the heads of `bert_of_theseus.heads` is written
-    as a graph made for inference, in which the last layer computes for `[CLS]` alone what the head
-    does not ask of the other tokens. Any other Keras model is written as it is.
+    size, masks padding (id 0), and returns `output`, float32: the classifier's output, or the
+    encoder's if there is none. A bert4keras BERT with one of the heads of `bert_of_theseus.heads`,
+    `span_head` excepted, is written as a graph for inference: if the head uses `[CLS]` only, the
+    last layer computes only that. Any other Keras model is converted as it is.
 
     Args:
-        path: the file, `*.tflite`. What was there before is replaced when the new file is written
-            and does what the model does, and is left as it is otherwise.
-        transformer: a bert4keras Transformer, as `save_pretrained` takes it, or a Keras model from
+        path: the file, `*.tflite`. An existing file is replaced once the new one is written and
+            its outputs are those of the model, and left as it is otherwise. The checksums.json of
+            the folder is updated, or written.
+        transformer: a bert4keras Transformer, as for `save_pretrained`, or a Keras model from
             token and segment ids.
         classifier: Keras model or layer on the transformer's output.
         quantize: how weights are stored: `None` for float32, `"float16"`, or `"int8"`, in which
-            matrices are also multiplied (dynamic range: activations are rounded as they come).
-        sample: `(token_ids, segment_ids)` to compare the file's output with the model's on;
-            default: random tokens, with padding, in two shapes.
-        tolerance: how far the two may be apart, as a share of the largest output (at least 1);
-            default: 1e-4, with float16 0.01, with int8 0.25.
+            matrices are also multiplied (dynamic range: activations are rounded per batch).
+        sample: `(token_ids, segment_ids)` to compare the file's output with the model's on.
+            Defaults to random tokens, with padding, in two shapes.
+        tolerance: largest difference between the two, relative to the largest output (at least
+            1). Defaults to 1e-4, to 0.01 for float16, and to 0.25 for int8.
 
     Raises:
-        TypeError: an argument is no such thing.
+        TypeError: an argument has the wrong type.
         ValueError: the model has other inputs, or an operation that LiteRT lacks; or the outputs
             differ.
         OSError: the file could not be written.
@@ -57,7 +54,7 @@ def export_litert(
 
         export_litert("successor/model.int8.tflite", successor, classifier, quantize="int8")
     """
-    check_quantize(quantize, (None, "float16", "int8"))
+    one_of("quantize", quantize, (None, "float16", "int8"))
     source = read_source(transformer, classifier)
     if source.bert is not None:
         function, variables = bert_function(source.bert)
@@ -68,6 +65,8 @@ def export_litert(
 
     def make(scratch):
         scratch.write_bytes(_convert(function, variables, quantize, scratch.parent))
+        with zipfile.ZipFile(scratch, "a") as archive:  # appended; LiteRT does not read it
+            archive.writestr(Limits.KEY, source.limits.to_json())
 
     write_export(path, source, make, ".tflite", quantize, sample, tolerance)
 
@@ -77,8 +76,8 @@ def _convert(function, variables, quantize, directory) -> bytes:
 
     module = tf.Module()
     module.function, module.held = function, variables
-    # By way of a SavedModel, as the converter would do itself; but where that fails, on a full
-    # disk say, it would go on without, to a file that names no inputs.
+    # Through a SavedModel, as the converter does itself. But if that fails, on a full disk for
+    # example, the converter goes on and writes a file that does not name its inputs.
     with tempfile.TemporaryDirectory(dir=directory, prefix=".export-", suffix=".part") as saved:
         try:
             tf.saved_model.save(module, saved, function.get_concrete_function())
@@ -99,9 +98,10 @@ def _convert(function, variables, quantize, directory) -> bytes:
 
 
 def _with_expanded_masks(function):
-    """The same function on constants, where axes are added in a way that the converter takes.
+    """The same function with constants, and with axes added as the converter supports it.
 
-    `mask[:, None, None]` is a strided slice that adds axes, and is refused at unknown shapes.
+    `mask[:, None, None]` is a strided slice that adds axes, which the converter refuses if shapes
+    are unknown.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -110,7 +110,7 @@ def _with_expanded_masks(function):
     graph = frozen.graph.as_graph_def()
     values = {node.name: node for node in graph.node if node.op == "Const"}
     for node in list(graph.node):
-        # Of no use here, and the converter looks for the gradients by these names.
+        # Not needed, and the converter would look up gradients by these names.
         node.attr.pop("_gradient_op_type", None)
         if node.op == "StridedSlice" and node.attr["new_axis_mask"].i:
             _expand_instead(graph, node, values)
@@ -128,7 +128,7 @@ def _with_expanded_masks(function):
 
 
 def _expand_instead(graph, node, values) -> None:
-    """Turns a slice that adds axes and takes all of the others into what adds an axis each."""
+    """Replaces a slice that only adds axes by an ExpandDims for each of them."""
     import tensorflow as tf
 
     source, begin, *_ = node.input
@@ -145,7 +145,7 @@ def _expand_instead(graph, node, values) -> None:
             return
         added = [added[0] - count]  # `mask[..., None]`: counted from the end
     name, dtype = node.name, node.attr["T"].type
-    node.Clear()  # the last of those that add an axis takes its name
+    node.Clear()  # the last ExpandDims takes its name
     for number, axis in enumerate(added):
         expand = node if axis == added[-1] else graph.node.add()
         expand.name = name if axis == added[-1] else f"{name}/expand_{number}"
@@ -159,9 +159,9 @@ def _expand_instead(graph, node, values) -> None:
 
 
 def bert_function(bert: Bert):
-    """BERT at inference in TensorFlow's operations, as `traced` takes it, and its variables.
+    """BERT at inference in TensorFlow's operations, as an argument of `traced`, and its variables.
 
-    Variables rather than constants, of which TensorFlow would make copy after copy.
+    Variables instead of constants, which TensorFlow copies repeatedly.
     """
     import tensorflow as tf
 
@@ -169,7 +169,7 @@ def bert_function(bert: Bert):
     hidden_size, heads = config["hidden_size"], config["num_attention_heads"]
     size = hidden_size // heads
     tensors = {
-        # The queries are scaled beforehand.
+        # Queries are scaled in advance.
         name: tf.Variable(value * np.float32(size**-0.5) if "/self/query/" in name else value)
         for name, value in bert.tensors.items()
     }
@@ -180,7 +180,7 @@ def bert_function(bert: Bert):
     activations = {
         "gelu": tf.nn.gelu,
         "gelu_tanh": lambda x: tf.nn.gelu(x, approximate=True),
-        "swish": lambda x: x * tf.sigmoid(x),  # `tf.nn.silu` has a gradient of its own, for nothing
+        "swish": lambda x: x * tf.sigmoid(x),  # `tf.nn.silu` adds a custom gradient
         "relu": tf.nn.relu,
         "tanh": tf.tanh,
         "softmax": tf.nn.softmax,
@@ -198,7 +198,7 @@ def bert_function(bert: Bert):
         return x * tensors[f"{name}/gamma"] + tensors[f"{name}/beta"]
 
     def layer(x, y, bias, name):
-        """A layer at the positions of `y`, which look at those of `x`."""
+        """A layer at the positions in `y`, which attend to those in `x`."""
         batch_size = tf.shape(x)[0]
 
         def split(x):
@@ -224,7 +224,7 @@ def bert_function(bert: Bert):
         batch_size, length = tf.unstack(tf.shape(token_ids))
         x = tf.gather(words, token_ids) + tf.gather(segments, segment_ids) + positions[:length]
         x = norm(x, "bert/embeddings/LayerNorm")
-        # Not minus infinity: a text of padding alone would be NaN, as in bert4keras.
+        # Not minus infinity: text that is all padding would give NaN, as in bert4keras.
         bias = tf.cast(tf.equal(token_ids, 0), tf.float32) * np.float32(-1e9)
         bias = tf.reshape(bias, [batch_size, 1, 1, length])
         for index in range(config["num_hidden_layers"]):

@@ -1,4 +1,4 @@
-"""ONNX files for ONNX Runtime: BERT from its fused operations, other models by tf2onnx."""
+"""Export to ONNX: BERT in ONNX Runtime's fused operations, other models by tf2onnx."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ import os
 
 import numpy as np
 
-from .export import (
-    Bert,
-    check_quantize,
-    keras_function,
-    read_source,
-    traced,
-    write_export,
-)
-from .runtimes import import_package
+from ..validation import one_of
+from .export import Bert, keras_function, read_source, traced, write_export
+from .runtimes import Limits, import_package
 
-_OPSET, _IR_VERSION = 17, 9  # of 2022: what any ONNX Runtime in use reads
+_OPSET, _IR_VERSION = 17, 9  # of 2022, which current ONNX Runtimes all read
 _FUSED = "com.microsoft"  # the domain of ONNX Runtime's own operations
 
 
@@ -33,26 +27,28 @@ def export_onnx(
 ) -> None:
     """Writes a model as an `.onnx` file, for ONNX Runtime.
 
-    The file takes and gives what `export_litert`'s does. A bert4keras BERT with one of the heads
-    of `bert_of_theseus.heads` is written in ONNX Runtime's fused operations (attention, embedding
-    and normalisation, bias and GELU), the last layer for `[CLS]` alone where the head asks for no
-    more; no other runtime knows these operations. Any other Keras model goes through tf2onnx.
+    Inputs and output are those of `export_litert`. A bert4keras BERT with one of the heads of
+    `bert_of_theseus.heads`, `span_head` excepted, is written in ONNX Runtime's fused operations
+    (attention, embedding and normalization, bias and GELU), which no other runtime supports; if
+    the head uses `[CLS]` only, the last layer computes only that. Any other Keras model is
+    converted by tf2onnx.
 
     Args:
-        path: the file, `*.onnx`. What was there before is replaced when the new file is written
-            and does what the model does, and is left as it is otherwise.
-        transformer: a bert4keras Transformer, as `save_pretrained` takes it, or a Keras model from
+        path: the file, `*.onnx`. An existing file is replaced once the new one is written and its
+            outputs are those of the model, and left as it is otherwise. The checksums.json of the
+            folder is updated, or written.
+        transformer: a bert4keras Transformer, as for `save_pretrained`, or a Keras model from
             token and segment ids.
         classifier: Keras model or layer on the transformer's output.
         quantize: how weights are stored: `None` for float32, or `"int8"`, in which matrices are
-            also multiplied (dynamic: activations are rounded as they come).
-        sample: `(token_ids, segment_ids)` to compare the file's output with the model's on;
-            default: random tokens, with padding, in two shapes.
-        tolerance: how far the two may be apart, as a share of the largest output (at least 1);
-            default: 1e-4, with int8 0.25.
+            also multiplied (dynamic quantization: activations are rounded per batch).
+        sample: `(token_ids, segment_ids)` to compare the file's output with the model's on.
+            Defaults to random tokens, with padding, in two shapes.
+        tolerance: largest difference between the two, relative to the largest output (at least
+            1). Defaults to 1e-4, and to 0.25 for int8.
 
     Raises:
-        TypeError: an argument is no such thing.
+        TypeError: an argument has the wrong type.
         ImportError: onnx, onnxruntime or tf2onnx is needed and not installed.
         ValueError: the model has other inputs, or an operation that ONNX lacks; or the outputs
             differ.
@@ -62,13 +58,14 @@ def export_onnx(
 
         export_onnx("successor/model.onnx", successor, classifier)
     """
-    check_quantize(quantize, (None, "int8"))
+    one_of("quantize", quantize, (None, "int8"))
     onnx = import_package("onnx")
     import_package("onnxruntime")
     source = read_source(transformer, classifier)
 
     def make(scratch):
         model = _convert(source) if source.bert is None else bert_graph(source.bert)
+        onnx.helper.set_model_props(model, {Limits.KEY: source.limits.to_json()})
         if quantize:
             _quantize(model, scratch)
         else:
@@ -85,14 +82,14 @@ def _quantize(model, path):
             model,
             path,
             per_channel=True,
-            # Shapes are not inferred through the fused operations; all that is not said is float.
+            # Types are not inferred through the fused operations; treat unknown ones as float.
             extra_options={"DefaultTensorType": 1},
         )
 
 
 @contextlib.contextmanager
 def _quiet():
-    """Silences the advice that the converters log, errors excepted."""
+    """Silences the converters' log, except for errors."""
     loggers = [logging.getLogger(name) for name in (None, "tf2onnx")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -117,14 +114,14 @@ def _convert(source):
                 input_signature=function.input_signature,
                 opset=_OPSET,
                 custom_op_handlers={
-                    # TensorFlow's newer operations, which tf2onnx does not know.
+                    # Newer operations of TensorFlow, which tf2onnx does not support.
                     "Erfc": (_erfc, []),
                     "BroadcastArgs": (_broadcast_args, []),
-                    # It multiplies both sides with 0 or 1: NaN where one is minus infinity.
+                    # tf2onnx multiplies both sides by 0 or 1: NaN where one is minus infinity.
                     "SelectV2": (_where, []),
                 },
             )
-    except Exception as error:  # of many kinds, as tf2onnx passes on what it meets
+    except Exception as error:  # tf2onnx passes on errors of many classes
         raise ValueError(f"The model cannot be converted to ONNX: {error}") from error
     return model
 
@@ -146,7 +143,7 @@ def _where(context, node, name, _):
 
 
 def _broadcast_args(context, node, name, _):
-    """The shape to which two shapes broadcast: that of what they broadcast to."""
+    """The shape that two shapes broadcast to, from a tensor that is broadcast."""
     from onnx import TensorProto
 
     inputs, outputs = node.input, node.output
@@ -168,111 +165,133 @@ def _broadcast_args(context, node, name, _):
 
 def bert_graph(bert: Bert):
     """BERT at inference in ONNX Runtime's fused operations: an ONNX `ModelProto`."""
-    from onnx import TensorProto, helper, numpy_helper
+    return _BertGraph(bert).model()
 
-    config, tensors = bert.config, bert.tensors
-    heads, epsilon = config["num_attention_heads"], config["layer_norm_eps"]
-    nodes, constants = [], {}
 
-    def node(op, *inputs, outputs=1, fused=False, **attributes):
-        name = f"{op}_{len(nodes)}"
-        names = [f"{name}_output_{number}" for number in range(outputs)]
-        domain = _FUSED if fused else ""
-        nodes.append(helper.make_node(op, inputs, names, name, domain=domain, **attributes))
-        return names[0]
+class _BertGraph:
+    """Builds the graph: each method adds nodes and returns the name of their output."""
 
-    def constant(name, value=None):
-        constants[name] = tensors[name] if value is None else value
-        return name
+    def __init__(self, bert: Bert):
+        self.bert = bert
+        self.config, self.tensors = bert.config, bert.tensors
+        self.nodes, self.constants = [], {}
 
-    def several(name, part):
-        """The kernels or biases of an attention's three dense layers side by side."""
-        layers = [tensors[f"{name}/{layer}/{part}"] for layer in ("query", "key", "value")]
-        return constant(f"{name}/{part}", np.concatenate(layers, -1))
+    def model(self):
+        from onnx import TensorProto, helper, numpy_helper
 
-    def kernel(x, name):
-        return node("MatMul", x, constant(f"{name}/kernel"))
+        self.nodes.append(helper.make_node("Identity", [self.output()], ["output"], "output"))
+        head, shape = self.bert.head, ["batch_size", "sequence_length"]
+        size = head[-1].bias.shape[0] if head else self.config["hidden_size"]
+        output_shape = [*shape[: 1 if self.bert.first_token else 2], size]
+        graph = helper.make_graph(
+            self.nodes,
+            "bert",
+            [
+                helper.make_tensor_value_info(name, TensorProto.INT32, shape)
+                for name in ("token_ids", "segment_ids")
+            ],
+            [helper.make_tensor_value_info("output", TensorProto.FLOAT, output_shape)],
+            [
+                numpy_helper.from_array(np.asarray(value, order="C"), name)
+                for name, value in self.constants.items()
+            ],
+        )
+        return helper.make_model(
+            graph,
+            producer_name="bert_of_theseus",
+            ir_version=_IR_VERSION,
+            opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_FUSED, 1)],
+        )
 
-    def add_and_norm(x, skip, name):
-        inputs = (constant(f"{name}/LayerNorm/{part}") for part in ("gamma", "beta"))
-        bias = constant(f"{name}/dense/bias")
-        return node("SkipLayerNormalization", x, skip, *inputs, bias, fused=True, epsilon=epsilon)
+    def output(self):
+        """The encoder and the head."""
+        from onnx import TensorProto
 
-    def activate(x, bias, activation):
+        is_padding = self.node("Equal", "token_ids", self.constant("padding", np.int32(0)))
+        mask = self.node("Cast", self.node("Not", is_padding), to=TensorProto.INT32)
+        x = self.embeddings()
+        last = self.config["num_hidden_layers"] - 1
+        for index in range(last + 1):
+            first_token = self.bert.first_token and index == last
+            x = self.layer(x, mask, f"bert/encoder/layer_{index}", first_token)
+        if self.bert.first_token:
+            x = self.node("Gather", x, self.constant("only", np.array(0)), axis=1)
+        for index, dense in enumerate(self.bert.head):
+            x = self.node("MatMul", x, self.constant(f"head_{index}/kernel", dense.kernel))
+            bias = self.constant(f"head_{index}/bias", dense.bias)
+            x = self.activate(x, bias, dense.activation)
+        return x
+
+    def embeddings(self):
+        names = [f"{part}_embeddings" for part in ("word", "position", "token_type")]
+        names += ["LayerNorm/gamma", "LayerNorm/beta"]
+        weights = [self.constant(f"bert/embeddings/{name}") for name in names]
+        epsilon = self.config["layer_norm_eps"]
+        return self.fused(
+            "EmbedLayerNormalization", "token_ids", "segment_ids", *weights, outputs=2,
+            epsilon=epsilon,
+        )  # fmt: skip
+
+    def layer(self, x, mask, name, first_token):
+        """A layer of the encoder, for all tokens or for the first one alone."""
+        inner = f"{name}/attention/self"
+        parts = ("query", "key", "value")
+        options = {"num_heads": self.config["num_attention_heads"], "mask_filter_value": -1e9}
+        biases = self.side_by_side(inner, "bias")
+        y = x
+        if first_token:
+            y = self.node("Gather", x, self.constant("first", np.array([0])), axis=1)
+            q, k, v = (self.kernel(z, f"{inner}/{part}") for z, part in zip((y, x, x), parts))
+            mixed = self.fused("MultiHeadAttention", q, k, v, biases, mask, **options)
+        else:
+            kernels = self.side_by_side(inner, "kernel")
+            mixed = self.fused("Attention", x, kernels, biases, mask, **options)
+        mixed = self.kernel(mixed, f"{name}/attention/output/dense")
+        y = self.add_and_norm(mixed, y, f"{name}/attention/output")
+        bias = self.constant(f"{name}/intermediate/dense/bias")
+        z = self.kernel(y, f"{name}/intermediate/dense")
+        z = self.activate(z, bias, self.config["hidden_act"])
+        return self.add_and_norm(self.kernel(z, f"{name}/output/dense"), y, f"{name}/output")
+
+    def add_and_norm(self, x, skip, name):
+        inputs = [self.constant(f"{name}/LayerNorm/{part}") for part in ("gamma", "beta")]
+        inputs.append(self.constant(f"{name}/dense/bias"))
+        epsilon = self.config["layer_norm_eps"]
+        return self.fused("SkipLayerNormalization", x, skip, *inputs, epsilon=epsilon)
+
+    def activate(self, x, bias, activation):
         if activation in ("gelu", "gelu_tanh"):
-            return node({"gelu": "BiasGelu"}.get(activation, "FastGelu"), x, bias, fused=True)
-        x = node("Add", x, bias)
+            return self.fused({"gelu": "BiasGelu"}.get(activation, "FastGelu"), x, bias)
+        x = self.node("Add", x, bias)
         if activation == "linear":
             return x
         if activation == "swish":
-            return node("Mul", x, node("Sigmoid", x))
+            return self.node("Mul", x, self.node("Sigmoid", x))
         if activation == "softmax":
-            return node("Softmax", x, axis=-1)
-        return node({"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}[activation], x)
+            return self.node("Softmax", x, axis=-1)
+        operations = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}
+        return self.node(operations[activation], x)
 
-    def layer(x, mask, name, first_token):
-        inner = f"{name}/attention/self"
-        options = {"num_heads": heads, "mask_filter_value": -1e9, "fused": True}
-        biases = several(inner, "bias")
-        if first_token:
-            y = node("Gather", x, constant("first", np.array([0])), axis=1)
-            parts = (kernel(z, f"{inner}/{p}") for z, p in ((y, "query"), (x, "key"), (x, "value")))
-            mixed = node("MultiHeadAttention", *parts, biases, mask, **options)
-        else:
-            y = x
-            mixed = node("Attention", x, several(inner, "kernel"), biases, mask, **options)
-        y = add_and_norm(
-            kernel(mixed, f"{name}/attention/output/dense"), y, f"{name}/attention/output"
-        )
-        bias = constant(f"{name}/intermediate/dense/bias")
-        z = activate(kernel(y, f"{name}/intermediate/dense"), bias, config["hidden_act"])
-        return add_and_norm(kernel(z, f"{name}/output/dense"), y, f"{name}/output")
+    def kernel(self, x, name):
+        return self.node("MatMul", x, self.constant(f"{name}/kernel"))
 
-    is_padding = node("Equal", "token_ids", constant("padding", np.array(0, "int32")))
-    mask = node("Cast", node("Not", is_padding), to=TensorProto.INT32)
-    names = [f"{part}_embeddings" for part in ("word", "position", "token_type")]
-    names += ["LayerNorm/gamma", "LayerNorm/beta"]
-    x = node(
-        "EmbedLayerNormalization",
-        "token_ids",
-        "segment_ids",
-        *(constant(f"bert/embeddings/{name}") for name in names),
-        outputs=2,
-        fused=True,
-        epsilon=epsilon,
-    )
-    for index in range(config["num_hidden_layers"]):
-        first_token = bert.first_token and index == config["num_hidden_layers"] - 1
-        x = layer(x, mask, f"bert/encoder/layer_{index}", first_token)
-    if bert.first_token:
-        x = node("Gather", x, constant("only", np.array(0)), axis=1)
-    for index, dense in enumerate(bert.head):
-        x = node("MatMul", x, constant(f"head_{index}/kernel", dense.kernel))
-        x = activate(x, constant(f"head_{index}/bias", dense.bias), dense.activation)
-    nodes.append(helper.make_node("Identity", [x], ["output"], "output"))
+    def side_by_side(self, name, part):
+        """The kernels or biases of query, key and value, concatenated."""
+        values = [self.tensors[f"{name}/{layer}/{part}"] for layer in ("query", "key", "value")]
+        return self.constant(f"{name}/{part}", np.concatenate(values, -1))
 
-    shape = ["batch_size", "sequence_length"]
-    size = bert.head[-1].bias.shape[0] if bert.head else config["hidden_size"]
-    graph = helper.make_graph(
-        nodes,
-        "bert",
-        [
-            helper.make_tensor_value_info(name, TensorProto.INT32, shape)
-            for name in ("token_ids", "segment_ids")
-        ],
-        [
-            helper.make_tensor_value_info(
-                "output", TensorProto.FLOAT, [*shape[: 1 if bert.first_token else 2], size]
-            )
-        ],
-        [
-            numpy_helper.from_array(np.asarray(value, order="C"), name)
-            for name, value in constants.items()
-        ],
-    )
-    return helper.make_model(
-        graph,
-        producer_name="bert_of_theseus",
-        ir_version=_IR_VERSION,
-        opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(_FUSED, 1)],
-    )
+    def constant(self, name, value=None):
+        self.constants[name] = self.tensors[name] if value is None else value
+        return name
+
+    def fused(self, op, *inputs, **options):
+        """One of ONNX Runtime's own operations."""
+        return self.node(op, *inputs, domain=_FUSED, **options)
+
+    def node(self, op, *inputs, outputs=1, **options):
+        from onnx import helper
+
+        name = f"{op}_{len(self.nodes)}"
+        names = [f"{name}_output_{number}" for number in range(outputs)]
+        self.nodes.append(helper.make_node(op, inputs, names, name, **options))
+        return names[0]

@@ -1,6 +1,6 @@
-"""From texts to labels: a saved model, in whichever form it stands in its folder.
+"""From texts to labels, with a saved model in any of its forms.
 
-Nothing here imports Keras or TensorFlow unless the form is one that runs on them.
+Keras and TensorFlow are imported only for forms that run on them.
 
 Example:
 
@@ -19,18 +19,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ..bert_classifier import LABELS, WEIGHTS, load_classifier, read_label_file
-from ..checkpoints.base import missing_file, read_json
+from ..checkpoints.base import missing_file
 from ..checkpoints.google import GoogleCheckpoint
-from ..checkpoints.head import read_labels, stored_activation
+from ..checkpoints.heads import read_labels, stored_activation
 from ..checkpoints.huggingface import HuggingFaceCheckpoint
 from ..checkpoints.load import check_vocab
 from ..data import Tokenizer
+from ..files import check_files, read_json
+from ..validation import integer, is_integer
+from .runtimes import open_runtime
 
 __all__ = ["KINDS", "Predictor"]
 
-# Each but "keras" is the file model.<kind>. In the order in which they are preferred: the fastest
-# first, but none that computes something else than the model while there is one that does not.
+# Each is the file model.<kind>, except for "keras", the checkpoint. In order of preference: the
+# fastest first, but quantized files last, as they change the results.
 KINDS = ("onnx", "tflite", "keras", "float16.tflite", "int8.onnx", "int8.tflite")
 
 _CONFIGS = ("config.json", "bert_config.json")
@@ -39,32 +41,32 @@ _PAIR = 2
 
 
 class Predictor:
-    """Texts in, labels with probabilities out, over any form of a saved model.
+    """Predicts labels and probabilities of texts, with any form of a saved model.
 
-    Texts are sorted by length, run in batches and given back in their own order. What is
-    predicted of a text depends neither on the other texts nor on the batch size, up to the last
-    digits.
+    Texts are sorted by length, run in batches and returned in their own order. A prediction
+    depends neither on the other texts nor on the batch size, up to rounding (in int8 also on the
+    range of the batch).
 
     Args:
         runtime: function of `token_ids` and `segment_ids`, int32 arrays of shape
             `(batch_size, sequence_length)` padded with 0, that returns the model's outputs.
         tokenizer: a `data.Tokenizer`.
-        labels: the classes' names.
-        activation: what the outputs are: `"softmax"`, `"sigmoid"` (independent labels) or
+        labels: the class names.
+        activation: the activation of the outputs: `"softmax"`, `"sigmoid"` (independent labels) or
             `"linear"` (a number, or the logits of several classes).
-        max_length: longer texts are cut to so many tokens.
-        batch_size: texts in a batch.
+        max_length: longer texts are truncated to this number of tokens.
+        batch_size: number of texts in a batch.
         kind: one of `KINDS`, for `repr`.
 
     Attributes:
-        labels: the classes' names.
+        labels: the class names.
         max_length: the limit in tokens.
-        kind: which form of the model runs.
+        kind: the form of the model that runs.
         num_cut: number of texts so far that were longer than `max_length`.
     """
 
-    _POOL = 32  # Batches that are sorted together.
-    _MULTIPLE = 8  # Batches are padded to a multiple of so many tokens: few different shapes.
+    _POOL = 32  # number of batches that are sorted together
+    _MULTIPLE = 8  # batches are padded to a multiple of this length, so that shapes repeat
 
     def __init__(
         self,
@@ -77,17 +79,14 @@ class Predictor:
         batch_size: int = 32,
         kind: str = "keras",
     ):
-        for name, value, least in (("max_length", max_length, 3), ("batch_size", batch_size, 1)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"`{name}` should be at least {least}. Received: {value!r}.")
         self.tokenizer = tokenizer
         self.activation = activation
-        self.max_length = max_length
-        self.batch_size = batch_size
+        self.max_length = integer("max_length", max_length, minimum=3)
+        self.batch_size = integer("batch_size", batch_size, minimum=1)
         self.kind = kind
         self.num_cut = 0
         self._runtime = runtime
-        # One text, so that what cannot work does not wait for the user's texts to say so.
+        # Run an empty text, so that what does not work fails now.
         outputs = self._outputs(tokenizer.encode_batch([""], max_length))[0]
         self.tags_tokens = outputs.ndim == 2
         width = outputs.shape[-1]
@@ -97,12 +96,12 @@ class Predictor:
                 f"the model has {width} outputs, and there are {len(self.labels)} labels"
             )
         if len(set(self.labels)) < width:
-            raise ValueError(f"its labels should be distinct; they are {self.labels}")
+            raise ValueError(f"its labels must be distinct. Received: {self.labels}")
         total = float(outputs.reshape(-1, width)[0].sum())
         if activation == "softmax" and abs(total - 1) > 0.05:  # int8 is not exact
             raise ValueError(
                 f"its probabilities add up to {total:.3g}, not to 1; classifier_activation in its "
-                "config should say what it puts out"
+                "config must name the activation of its outputs"
             )
 
     @classmethod
@@ -114,20 +113,22 @@ class Predictor:
         batch_size: int = 32,
         num_threads: int | None = None,
     ) -> Predictor:
-        """Loads what `save_pretrained`, `save_checkpoint` and the exports wrote, or the demo.
+        """Loads a folder that `save_pretrained` or `save_checkpoint` wrote, with its exports.
+
+        The files must match the folder's checksums.json, if it has one that lists them.
 
         Args:
             directory: a folder with config.json (or bert_config.json), vocab.txt,
                 tokenizer_config.json, and the model in one form or several: the checkpoint
-                itself, or model.onnx, model.tflite and their smaller versions.
-            kind: which form to run: `"onnx"`, `"int8.onnx"`, `"tflite"`, `"float16.tflite"`,
-                `"int8.tflite"` (the file model.<kind>), or `"keras"` (the checkpoint). Default:
-                the first of onnx, tflite and keras that is there and whose packages are
-                installed; one of the smaller versions, which compute a little differently, only
-                where there is nothing else.
-            max_length: texts are cut to so many tokens; default: what the model can take.
-            batch_size: texts in a batch.
-            num_threads: for the runtime; default: its own.
+                itself, model.onnx, model.tflite, and their quantized versions.
+            kind: the form to run: `"onnx"`, `"int8.onnx"`, `"tflite"`, `"float16.tflite"`,
+                `"int8.tflite"` (the file model.<kind>), or `"keras"` (the checkpoint). Defaults to
+                the first of onnx, tflite and keras that is there and whose packages are installed.
+                Quantized files, which change the results a little, run only on request or if
+                nothing else exists.
+            max_length: texts are truncated to this number of tokens. Defaults to the model's limit.
+            batch_size: number of texts in a batch.
+            num_threads: for the runtime. Defaults to the runtime's own choice.
 
         Returns:
             A `Predictor`.
@@ -135,51 +136,38 @@ class Predictor:
         Raises:
             FileNotFoundError: the folder or one of the files is missing; says what is there.
             ImportError: a package that this form needs is not installed.
-            ValueError: a file cannot be read, or they do not fit together; an argument is no such
-                thing.
+            TypeError: an argument has the wrong type.
+            ValueError: a file cannot be read or does not match its checksum, the files do not fit
+                together, or an argument is out of range.
         """
         directory = Path(directory)
         if kind not in (None, *KINDS):
-            raise ValueError(f"`kind` should be one of {', '.join(KINDS)}. Received: {kind!r}.")
+            raise ValueError(f"`kind` must be one of {', '.join(KINDS)}. Received: {kind!r}.")
         path, config = _read_config(directory)
-        labels = read_labels(config.get("id2label"), path)
-        if (directory / LABELS).is_file():
-            labels = read_label_file(directory / LABELS)
         vocab = directory / "vocab.txt"
         if not vocab.is_file():
             raise missing_file(directory, "vocab.txt")
-        limit = config.get("max_position_embeddings", 512)
-        for name, value in (
-            ("vocab_size", config.get("vocab_size")),
-            ("max_position_embeddings", limit),
-        ):
-            if not isinstance(value, int):
-                raise ValueError(f"{str(path)!r}: {name} should be an integer, not {value!r}.")
         check_vocab(vocab, config, stacklevel=2)
         tokenizer = Tokenizer(vocab)
-        if "id2label" not in config and (config.get("architectures") or [None])[0] == "BertModel":
-            raise ValueError(
-                f"{str(path)!r} names no labels (id2label): it is an encoder without a head. Save "
-                "it with its classifier."
-            )
         kind, runtime = _open(directory, kind, num_threads)
-        known, wanted = runtime.vocab_size, config.get("vocab_size")
+        known, wanted = runtime.vocab_size, config["vocab_size"]
         if known is not None and known != wanted:
             raise ValueError(
                 f"{str(runtime.path)!r} knows {known} tokens, and vocab_size in {str(path)!r} is "
                 f"{wanted}: they are of different models."
             )
+        limit = config["max_position_embeddings"]
         limit = min(limit, runtime.max_length or limit)
         if max_length is not None and max_length > limit:
             raise ValueError(
-                f"`max_length` should be at most {limit}, what the model in {str(directory)!r} can "
-                f"take. Received: {max_length}."
+                f"`max_length` must be at most {limit}, the limit of the model in "
+                f"{str(directory)!r}. Received: {max_length}."
             )
         try:
             return cls(
                 runtime,
                 tokenizer,
-                labels,
+                read_labels(config.get("id2label"), path),
                 activation=stored_activation(config, len(config.get("id2label") or (0, 1)), path),
                 max_length=limit if max_length is None else max_length,
                 batch_size=batch_size,
@@ -192,23 +180,23 @@ class Predictor:
         """Predicts the labels of texts.
 
         Args:
-            texts: a list of texts, or a single text. A text is a string, or, for a model of
-                pairs, a tuple of two strings.
+            texts: a list of texts, or a single text. A text is a string, or a tuple of two strings
+                for a model of pairs.
 
         Returns:
-            A dict for each text, in their order; for a single text the dict. What it holds:
+            A list with a dict for each text, in order; for a single text, the dict. Its items:
 
             - `label`, `probability`, and `probabilities` of all labels, the most probable first;
-            - with independent labels `labels`, those of at least 0.5, and `probabilities`;
-            - with a model of numbers `value`;
-            - with a tagger `tokens`, a list of dicts with `text`, `start` and `end` (its
+            - for independent labels: `labels`, those with at least 0.5, and `probabilities`;
+            - for regression: `value`;
+            - for a tagger: `tokens`, a list of dicts with `text`, `start` and `end` (its
               characters are `text[start:end]`), `label` and `probability`.
 
         Raises:
-            TypeError: something is no text; says which.
+            TypeError: an item is not a text; names its position.
 
         Warns:
-            UserWarning: once, that a text was longer than `max_length` and is cut.
+            UserWarning: a text is longer than `max_length` and is truncated. Once per predictor.
         """
         if isinstance(texts, str):
             return self._predict([texts], 0, stacklevel=3)[0]
@@ -221,23 +209,23 @@ class Predictor:
     __call__ = predict
 
     def stream(self, texts: Iterable) -> Iterator[dict]:
-        """Predicts the labels of texts that come one by one, in constant memory.
+        """Predicts the labels of texts from an iterator, in constant memory.
 
         Args:
-            texts: any iterable of texts. It is read some hundred texts ahead, as they are sorted
-                by length.
+            texts: any iterable of texts. It is read up to 32 batches ahead, to sort texts by
+                length.
 
         Yields:
-            What `predict` returns for each text, in their order.
+            What `predict` returns for each text, in order.
 
         Raises:
-            TypeError: likewise.
+            TypeError: an item is not a text; names its position.
 
         Warns:
-            UserWarning: likewise.
+            UserWarning: as `predict` does.
         """
         if isinstance(texts, str):
-            raise TypeError("`texts` should be an iterable of texts. Received: a single text.")
+            raise TypeError("`texts` must be an iterable of texts. Received: a single text.")
         texts = iter(texts)
         for start in itertools.count(0, self._window):
             window = list(itertools.islice(texts, self._window))
@@ -262,8 +250,8 @@ class Predictor:
         num_cut = sum(bool(encoding.overflowing) for encoding in encodings)
         if num_cut and not self.num_cut:
             warnings.warn(
-                f"A text is longer than {self.max_length} tokens and is cut, as others may be; "
-                "this is said once.",
+                f"A text is longer than {self.max_length} tokens and is cut. There is no warning "
+                "for later ones.",
                 stacklevel=stacklevel,
             )
         self.num_cut += num_cut
@@ -323,43 +311,46 @@ class Predictor:
 
 
 def _checked(text, number: int):
-    """`text` as the tokenizer takes it."""
+    """`text` as the tokenizer takes it: a string, or a tuple of two."""
     parts = [text] if isinstance(text, str) else text
     if not isinstance(parts, (list, tuple)) or not (
         isinstance(text, str) or len(parts) == _PAIR
     ) or not all(isinstance(part, str) for part in parts):  # fmt: skip
         raise TypeError(
-            "`texts` should hold strings, or tuples of two strings. Received as number "
+            "`texts` must hold strings, or tuples of two strings. Received as number "
             f"{number}: {text!r:.80}."
         )
     try:
         "".join(parts).encode()
     except UnicodeEncodeError as error:
-        raise TypeError(f"Text number {number} is no valid Unicode: {error}.") from error
+        raise TypeError(f"Text number {number} is not valid Unicode: {error}.") from error
     return text if isinstance(text, str) else tuple(parts)
 
 
 def _read_config(directory: Path) -> tuple[Path, dict]:
-    for name in _CONFIGS:
-        if (directory / name).is_file():
-            return directory / name, read_json(directory / name)
-    raise missing_file(directory, " or ".join(_CONFIGS))
+    """The model's config, and its path."""
+    path = next((directory / n for n in _CONFIGS if (directory / n).is_file()), None)
+    if path is None:
+        raise missing_file(directory, " or ".join(_CONFIGS))
+    check_files(directory, [path.name])
+    config = read_json(path)
+    config.setdefault("max_position_embeddings", 512)
+    for name in ("vocab_size", "max_position_embeddings"):
+        if not is_integer(config.get(name)):
+            raise ValueError(f"{str(path)!r}: {name} must be an integer, not {config.get(name)!r}.")
+    if "id2label" not in config and (config.get("architectures") or [None])[0] == "BertModel":
+        raise ValueError(
+            f"{str(path)!r} names no labels (id2label): it is an encoder without a head. Save it "
+            "with its classifier."
+        )
+    return path, config
 
 
 def _open(directory: Path, kind: str | None, num_threads: int | None):
     """The form that is asked for, or the first that is there and can be run."""
-    from .runtimes import KerasRuntime, open_runtime
-
-    class Classifier(KerasRuntime):
-        """What `scripts/iflytek.py` saves."""
-
-        def _load_folder(self):
-            return load_classifier(self.path)[0]
-
     paths = {k: directory / f"model.{k}" for k in KINDS if k != "keras"}
     there = {k: path for k, path in paths.items() if path.is_file()}
-    is_script_s = (directory / WEIGHTS).is_file()
-    if is_script_s or any(c.find_tensors(directory) for c in _CHECKPOINTS):
+    if any(c.find_tensors(directory) for c in _CHECKPOINTS):
         there["keras"] = directory
     if kind is not None and kind not in there:
         looked_for = "a checkpoint for Keras" if kind == "keras" else paths[kind].name
@@ -369,8 +360,7 @@ def _open(directory: Path, kind: str | None, num_threads: int | None):
     errors = []
     for k in [kind] if kind else [k for k in KINDS if k in there]:
         try:
-            open_form = Classifier if k == "keras" and is_script_s else open_runtime
-            return k, open_form(there[k], num_threads)
+            return k, open_runtime(there[k], num_threads)
         except ImportError as error:
             errors.append(error)
     raise ImportError(" ".join(map(str, errors))) from errors[0]

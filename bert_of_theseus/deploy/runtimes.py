@@ -1,92 +1,127 @@
-"""Files of models, run: ONNX Runtime, LiteRT (TensorFlow Lite) and Keras behind one interface.
+"""Runs exported models: ONNX Runtime, LiteRT (TensorFlow Lite) and Keras behind one interface.
 
     runtime = open_runtime("successor/model.int8.onnx")
     probabilities = runtime(token_ids, segment_ids)
 
-A runtime imports what it needs and no more: neither TensorFlow nor Keras for `.onnx`, and for
-`.tflite` LiteRT's interpreter alone, where `ai-edge-litert` is installed.
+A runtime imports only what it needs: neither TensorFlow nor Keras for `.onnx`, and for `.tflite`
+only LiteRT's interpreter if `ai-edge-litert` is installed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
 import warnings
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+
+from ..files import check_files
+from ..validation import positive_integer
 
 __all__ = ["KerasRuntime", "LiteRTRuntime", "ONNXRuntime", "Runtime", "open_runtime"]
 
 
+class Limits(NamedTuple):
+    """What a model accepts; `None` where that is not known.
+
+    Exported files carry it: an `.onnx` file in its metadata, under `KEY`, and a `.tflite` file as
+    JSON in a zip archive after its end, which is where TensorFlow Lite puts associated files.
+    """
+
+    max_length: int | None = None
+    vocab_size: int | None = None
+    segments: int | None = None
+
+    KEY = "bert_of_theseus"
+
+    def to_json(self) -> str:
+        return json.dumps(self._asdict())
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Limits:
+        return cls(**json.loads(text))
+
+
 def open_runtime(path: str | os.PathLike, num_threads: int | None = None) -> Runtime:
-    """Loads a model's file for inference.
+    """Loads a model for inference.
+
+    A file that its folder's checksums.json lists must match it.
 
     Args:
-        path: `.onnx` or `.tflite` file that `export_onnx` or `export_litert` wrote, a Keras file
-            (`.keras`), or the folder that `save_pretrained` or `save_checkpoint` wrote.
-        num_threads: threads that one call may use; default: one for each core that this process
-            may use. In a Keras file's case that is a setting of TensorFlow, for the whole process
-            and before its first use.
+        path: an `.onnx` or `.tflite` file from `export_onnx` or `export_litert`, a Keras file
+            (`.keras`), or a folder from `save_pretrained` or `save_checkpoint`. Other programs'
+            `.onnx` and `.tflite` files work too if their inputs are integers of shape
+            `(batch_size, sequence_length)`, named `token_ids` and `segment_ids`, or `input_ids`,
+            `token_type_ids` and `attention_mask` as in Hugging Face's exports.
+        num_threads: threads that one call may use. Defaults to one for each core that the process
+            may use. For a Keras file this is a setting of TensorFlow for the whole process, and
+            must come before TensorFlow's first use.
 
     Returns:
-        A `Runtime`: `runtime(token_ids, segment_ids)` gives the model's output.
+        A `Runtime`: `runtime(token_ids, segment_ids)` returns the model's output.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
-        ImportError: what runs such files is not installed.
-        ValueError: the file is truncated or corrupt, or no such file at all.
+        ImportError: the package that runs such files is not installed.
+        ValueError: the file is truncated, corrupt or not a model, or has other inputs.
     """
     path = Path(path)
-    if num_threads is not None and (
-        not isinstance(num_threads, int) or isinstance(num_threads, bool) or num_threads < 1
-    ):
-        raise ValueError(f"`num_threads` should be a positive integer. Received: {num_threads!r}.")
+    num_threads = positive_integer("num_threads", num_threads, optional=True)
     kind = KerasRuntime if path.is_dir() else _KINDS.get(path.suffix)
     if kind is None:
         raise ValueError(
-            f"{str(path)!r} should be a folder or end with {', '.join(_KINDS)}, by which the "
-            "runtime is chosen."
+            f"{str(path)!r} must be a folder or end with {', '.join(_KINDS)}, which selects the "
+            "runtime."
         )
     if not path.exists():
         raise FileNotFoundError(f"{str(path)!r} does not exist.")
+    if not path.is_dir():
+        check_files(path.parent, [path.name])
     return kind(path, num_threads)
 
 
 class Runtime:
-    """A loaded model: `runtime(token_ids, segment_ids)` is its output, a float32 array.
+    """A loaded model: `runtime(token_ids, segment_ids)` returns its output, a float32 array.
 
     Args:
         path: the model's file or folder, a `Path`.
         num_threads: see `open_runtime`.
 
     Call arguments:
-        token_ids: integers `(batch_size, sequence_length)`; 0 is padding, and masked.
-        segment_ids: likewise; default zeros.
+        token_ids: integers `(batch_size, sequence_length)`; 0 is padding and is masked.
+        segment_ids: integers of the same shape. Defaults to zeros.
 
     Raises:
-        ValueError: when called on anything else, or on more than the model takes.
+        ValueError: when called with other inputs, or with more tokens than the model accepts.
         RuntimeError: when the runtime itself fails.
 
     Attributes:
-        path: likewise.
+        path: the model's file or folder.
         kind: `"onnx"`, `"litert"` or `"keras"`.
-        max_length: tokens of the longest text that the model takes; `None` if not known.
-        vocab_size: number of tokens that the model knows; `None` if not known.
+        max_length: number of tokens of the longest text that the model accepts; `None` if unknown.
+        vocab_size: number of tokens in the model's vocabulary; `None` if unknown.
     """
 
     kind: str
-    max_length: int | None = None
-    vocab_size: int | None = None
-    _segments: int | None = None
-    _length: int | None = None  # the only one that the model takes
+    _limits = Limits()
+    _length: int | None = None  # the only sequence length that the model accepts
+    _inputs: dict  # the names of the model's inputs, with their types
 
     def __init__(self, path: Path, num_threads: int | None = None):
         self.path = path
         self._load(num_threads)
+
+    @property
+    def max_length(self) -> int | None:
+        return self._length or self._limits.max_length
+
+    @property
+    def vocab_size(self) -> int | None:
+        return self._limits.vocab_size
 
     def __call__(self, token_ids, segment_ids=None) -> np.ndarray:
         token_ids = np.asarray(token_ids)
@@ -101,50 +136,78 @@ class Runtime:
             raise RuntimeError(
                 f"{str(self.path)!r} fails on a batch of {token_ids.shape}: {error}"
             ) from error
-        # What stands at each position ends with the text.
-        return output[:, :length] if self._length and output.ndim == 3 else output
+        # Outputs per position: cut off those of the padding added here.
+        output = output[:, :length] if self._length and output.ndim == 3 else output
+        return output.astype("float32", copy=False)
 
     def _check(self, token_ids, segment_ids):
         shape = token_ids.shape
         if not all(ids.ndim == 2 and ids.dtype.kind in "iu" for ids in (token_ids, segment_ids)):
             raise ValueError(
-                "`token_ids` and `segment_ids` should be integers, (batch_size, sequence_length). "
+                "`token_ids` and `segment_ids` must be integers, (batch_size, sequence_length). "
                 f"Received: {token_ids.dtype} {shape} and {segment_ids.dtype} {segment_ids.shape}."
             )
         if segment_ids.shape != shape or 0 in shape:
             raise ValueError(
-                "`token_ids` and `segment_ids` should be of one shape, with at least one text and "
+                "`token_ids` and `segment_ids` must be of one shape, with at least one text and "
                 f"one token. Received: {shape} and {segment_ids.shape}."
             )
         if self.max_length is not None and shape[1] > self.max_length:
             raise ValueError(
                 f"{str(self.path)!r} takes at most {self.max_length} tokens. Received: {shape[1]}."
             )
-        # Out of range, a lookup reads what it should not, or stops the process.
+        # A lookup out of range may read other memory or stop the process.
         for name, ids, size in (
             ("token_ids", token_ids, self.vocab_size),
-            ("segment_ids", segment_ids, self._segments),
+            ("segment_ids", segment_ids, self._limits.segments),
         ):
             if size is not None and not (ids.min() >= 0 and ids.max() < size):
                 raise ValueError(
-                    f"`{name}` should be from 0 to {size - 1}, what the model knows. Received: "
-                    f"{ids.min()} to {ids.max()}."
+                    f"`{name}` must be from 0 to {size - 1} for this model. Received: {ids.min()} "
+                    f"to {ids.max()}."
                 )
 
     def _load(self, num_threads: int | None) -> None:
         raise NotImplementedError
 
-    def _read_note(self) -> None:
-        note = read_seal(self.path)
-        self.max_length = note["length"] or note["max_length"]
-        self.vocab_size, self._segments = note["vocab_size"], note["segments"]
-        self._length = note["length"]
+    def _check_inputs(self, inputs: dict, shapes: list) -> None:
+        """Keeps the inputs' names and types, and the length; refuses inputs of other kinds."""
+        known = _feeds(np.zeros((1, 1), "int32"), np.zeros((1, 1), "int32"))
+        integers = all(np.dtype(dtype).kind in "iu" for dtype in inputs.values())
+        two_axes = all(len(shape) == 2 for shape in shapes)
+        if not {"token_ids", "input_ids"} & set(inputs) or not integers or not two_axes or (
+            set(inputs) - set(known)
+        ):  # fmt: skip
+            found = ", ".join(f"{n} {np.dtype(d)} {s}" for (n, d), s in zip(inputs.items(), shapes))
+            raise ValueError(
+                f"{str(self.path)!r} must have the inputs token_ids and segment_ids, integers "
+                f"(batch_size, sequence_length). Received: {found}."
+            )
+        self._inputs = inputs
+        length = shapes[0][1]
+        self._length = length if isinstance(length, (int, np.integer)) and length > 0 else None
+
+    def _feed(self, token_ids, segment_ids) -> dict:
+        """The model's inputs, by their names and in their types."""
+        values = _feeds(token_ids, segment_ids)
+        return {name: values[name].astype(dtype) for name, dtype in self._inputs.items()}
 
     def _run(self, token_ids, segment_ids) -> np.ndarray:
         raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
+
+
+def _feeds(token_ids, segment_ids) -> dict:
+    """Values for inputs of all names that are known: this package's and Hugging Face's."""
+    return {
+        "token_ids": token_ids,
+        "segment_ids": segment_ids,
+        "input_ids": token_ids,
+        "token_type_ids": segment_ids,
+        "attention_mask": token_ids != 0,
+    }
 
 
 class ONNXRuntime(Runtime):
@@ -154,23 +217,28 @@ class ONNXRuntime(Runtime):
 
     def _load(self, num_threads):
         onnxruntime = import_package("onnxruntime")
-        self._read_note()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or available_cores()
         options.log_severity_level = 3
-        # Threads that wait give up their core. Spinning, they would take a quarter to a half more
-        # CPU time, and where others want the core too the work itself waits.
+        # Waiting threads give up their core. Spinning would take a quarter to a half more CPU time
+        # and slow down the work itself where other processes use the cores too.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(self.path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # a class for each of its states, all of them plain Exceptions
-            raise ValueError(f"{str(self.path)!r} cannot be loaded: {error}") from error
+            note = self._session.get_modelmeta().custom_metadata_map.get(Limits.KEY, "{}")
+            self._limits = Limits.from_json(note)
+        except Exception as error:  # ONNX Runtime has one class per state, all plain Exceptions
+            raise unreadable(self.path, error) from error
+        inputs = self._session.get_inputs()
+        types = {"tensor(int32)": "int32", "tensor(int64)": "int64"}
+        self._check_inputs(
+            {x.name: types.get(x.type, "float32") for x in inputs}, [x.shape for x in inputs]
+        )
 
     def _run(self, token_ids, segment_ids):
-        inputs = {"token_ids": token_ids, "segment_ids": segment_ids}
-        return self._session.run(None, inputs)[0]
+        return self._session.run(None, self._feed(token_ids, segment_ids))[0]
 
 
 class LiteRTRuntime(Runtime):
@@ -179,21 +247,29 @@ class LiteRTRuntime(Runtime):
     kind = "litert"
 
     def _load(self, num_threads):
-        self._read_note()
         interpreter = _litert_interpreter()
         try:
             with warnings.catch_warnings():
-                # TensorFlow's own copy says that it will go.
+                # TensorFlow's copy announces that it will be removed.
                 warnings.filterwarnings("ignore", message=r"\s*Warning: tf\.lite\.Interpreter")
                 self._interpreter = interpreter(
                     model_path=str(self.path), num_threads=num_threads or available_cores()
                 )
             self._signature = self._interpreter.get_signature_runner()
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"{str(self.path)!r} cannot be loaded: {error}") from error
+            if zipfile.is_zipfile(self.path):
+                with zipfile.ZipFile(self.path) as archive:
+                    if Limits.KEY in archive.namelist():
+                        self._limits = Limits.from_json(archive.read(Limits.KEY))
+        except Exception as error:  # LiteRT, zipfile and json have their own classes
+            raise unreadable(self.path, error) from error
+        inputs = self._signature.get_input_details()
+        self._check_inputs(
+            {name: x["dtype"] for name, x in inputs.items()},
+            [x["shape_signature"] for x in inputs.values()],
+        )
 
     def _run(self, token_ids, segment_ids):
-        (output,) = self._signature(token_ids=token_ids, segment_ids=segment_ids).values()
+        (output,) = self._signature(**self._feed(token_ids, segment_ids)).values()
         return output
 
 
@@ -206,7 +282,7 @@ class KerasRuntime(Runtime):
         if self._is_of_bert4keras():
             from ..checkpoints import bert4keras_models
 
-            bert4keras_models()  # before Keras; a file names its layers
+            bert4keras_models()  # before Keras; the file names its layers
         if num_threads is not None:
             self._set_threads(num_threads)
         self._model = self._load_folder() if self.path.is_dir() else self._load_file()
@@ -218,33 +294,33 @@ class KerasRuntime(Runtime):
             with zipfile.ZipFile(self.path) as archive:
                 return b"bert4keras" in archive.read("config.json")
         except (zipfile.BadZipFile, KeyError) as error:
-            raise ValueError(f"{str(self.path)!r} cannot be loaded: {error}") from error
+            raise unreadable(self.path, error) from error
 
     def _load_folder(self):
         from ..backend import keras
-        from ..checkpoints import find_checkpoint, load_pretrained
+        from ..checkpoints import load_pretrained
 
-        config = find_checkpoint(self.path).config
         transformer, classifier, _ = load_pretrained(self.path)
-        self.max_length = config["max_position_embeddings"]
-        self.vocab_size, self._segments = config["vocab_size"], config["type_vocab_size"]
+        self._limits = Limits(
+            transformer.max_position, transformer.vocab_size, transformer.segment_vocab_size
+        )
         if classifier is None:
             return transformer.model
         return keras.Model(transformer.inputs, classifier(transformer.output))
 
     def _load_file(self):
-        from .. import heads, layers, models  # noqa: F401  registers ours
-        from ..checkpoints.head import load_beside
+        from .. import heads, layers, models  # noqa: F401  register their classes
+        from ..saving import load_keras_file
 
-        return load_beside(self.path)
+        return load_keras_file(self.path)
 
     def _set_threads(self, num_threads):
         from ..backend import BACKEND
 
         if BACKEND != "tensorflow":
             raise ValueError(
-                f"`num_threads` is a setting of {BACKEND}'s own where Keras runs on it. "
-                f"Received: {num_threads}."
+                f"`num_threads` must be None for a Keras model on {BACKEND}, which has a setting "
+                f"of its own. Received: {num_threads}."
             )
         import tensorflow as tf
 
@@ -269,22 +345,30 @@ _KINDS = {
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def import_package(name: str):
-    """A package that only those need who export or run such files."""
+    """Imports an optional package, or says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(f"{name} is needed ({error}). Try `pip install {name}`.") from error
 
 
+def unreadable(path: Path, error: Exception) -> ValueError:
+    """The error for a file that a runtime refuses."""
+    return ValueError(
+        f"{str(path)!r} cannot be loaded: it is truncated or corrupt, or not a {path.suffix} "
+        f"model ({error})."
+    )
+
+
 def _litert_interpreter():
-    """LiteRT's own package, which starts without TensorFlow, or what TensorFlow brings."""
+    """LiteRT's own package, which does not import TensorFlow, or else TensorFlow's copy."""
     try:
         return importlib.import_module("ai_edge_litert.interpreter").Interpreter
     except ImportError:
@@ -294,65 +378,3 @@ def _litert_interpreter():
     except ImportError as error:
         raise ImportError("LiteRT is needed. Try `pip install ai-edge-litert`.") from error
     return tf.lite.Interpreter
-
-
-# The end of an exported file: what a runtime must know of it, and a checksum of all before.
-# Neither format has one, and a flipped bit in a weight would go unnoticed. It has the form of an
-# entry of ONNX' `metadata_props`, so that others read the file as they read any; after the end of
-# a `.tflite` file anything may stand.
-
-_KEY = b"bert_of_theseus"
-_NOTE, _DIGEST = 192, 64  # bytes
-_VALUE = _NOTE + _DIGEST
-_ENTRY = b"\x0a" + bytes([len(_KEY)]) + _KEY + b"\x12" + bytes([_VALUE % 128 + 128, _VALUE // 128])
-_SIZE = len(_ENTRY) + _VALUE
-_SEAL = b"\x72" + bytes([_SIZE % 128 + 128, _SIZE // 128]) + _ENTRY
-
-
-def seal(path: Path, note: dict) -> None:
-    """Appends to an exported file what `read_seal` reads: `note`, and a checksum."""
-    text = json.dumps(note).encode().ljust(_NOTE)
-    if len(text) > _NOTE:
-        raise ValueError(f"a note should take {_NOTE} bytes at most, not {len(text)}: {note}")
-    with open(path, "ab") as file:
-        file.write(_SEAL + text)
-    digest = _sha256(path, path.stat().st_size)
-    with open(path, "ab") as file:
-        file.write(digest)
-
-
-def read_seal(path: Path) -> dict:
-    """The note at the end of an exported file, if the file is as it was written.
-
-    Raises:
-        ValueError: it is not.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        file.seek(max(0, size - len(_SEAL) - _VALUE))
-        end = file.read()
-    if not end.startswith(_SEAL):
-        raise ValueError(
-            f"{str(path)!r} is truncated or corrupt, or was not written by export_onnx or "
-            "export_litert: the checksum at its end is missing."
-        )
-    if _sha256(path, size - _DIGEST) != end[-_DIGEST:]:
-        raise ValueError(f"{str(path)!r} is corrupt: it does not match the checksum at its end.")
-    note = json.loads(end[len(_SEAL) : -_DIGEST])
-    suffix = note.get("suffix")
-    if suffix != path.suffix:
-        raise ValueError(f"{str(path)!r} should be named *{suffix}: that is what it holds.")
-    return note
-
-
-def _sha256(path: Path, size: int) -> bytes:
-    """Checksum of a file's first bytes."""
-    digest, block = hashlib.sha256(), 1 << 20
-    with open(path, "rb") as file:
-        while size > 0:
-            content = file.read(min(block, size))
-            if not content:
-                break
-            digest.update(content)
-            size -= len(content)
-    return digest.hexdigest().encode()

@@ -4,7 +4,6 @@ What is drawn here goes through `load_pretrained`, all of it or an error; what b
 that weights are loaded into is in test_export.py and test_checkpoints.py.
 """
 
-import json
 import shutil
 import warnings
 import zipfile
@@ -148,7 +147,7 @@ def test_mismatched_vocabularies(kind, saved, tmp_path_factory):
             tokens.insert(case[1], tokens.pop(0))
         (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
         if not checksum:
-            (folder / "tokenizer_config.json").unlink()
+            (folder / "checksums.json").unlink()
         if tokens == VOCAB:
             load_pretrained(folder)
             return
@@ -162,21 +161,21 @@ def test_a_vocabulary_that_was_changed_on_purpose(saved, tmp_path):
     folder = shutil.copytree(saved["huggingface"], tmp_path / "a")
     text = (folder / "vocab.txt").read_text(encoding="utf-8").replace("天", "地")
     (folder / "vocab.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"checksum in tokenizer_config\.json.*vocab_sha256"):
+    with pytest.raises(ValueError, match=r"vocab\.txt' does not match.*line in checksums\.json"):
         load_pretrained(folder)
-    path = folder / "tokenizer_config.json"
-    options = json.loads(path.read_text(encoding="utf-8"))
-    del options["vocab_sha256"]
-    path.write_text(json.dumps(options), encoding="utf-8")
+    path = folder / "checksums.json"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(x for x in lines if '"vocab.txt"' not in x), encoding="utf-8")
     load_pretrained(folder)
     assert check_vocab(folder / "vocab.txt", {"vocab_size": 40}) == 40
     path.write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json.* is not JSON"):
+    with pytest.raises(ValueError, match=r"checksums\.json.* is not JSON"):
         load_pretrained(folder)
 
 
 def test_mismatched_tensors_of_google_checkpoints(saved, tmp_path):
     folder = shutil.copytree(saved["google"], tmp_path / "a")
+    (folder / "checksums.json").unlink()
     prefix = str(folder / "bert_model.ckpt")
     reader = tf.train.load_checkpoint(prefix)
     tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
@@ -221,6 +220,7 @@ def image_head():
 def test_mismatched_heads(saved, tmp_path):
     """Heads of other models, and members of the file that do not belong together."""
     folder = shutil.copytree(saved["huggingface"], tmp_path / "a")
+    (folder / "checksums.json").unlink()
     path = folder / "head.keras"
     heads = [classification_head(size, 3) for size in (1, 8, 15, 17, 32)]
     heads += [classification_head(16, n) for n in (1, 2, 4, 119)]
@@ -249,14 +249,16 @@ def test_mismatched_heads(saved, tmp_path):
 
 def test_files_of_other_kinds(saved, tmp_path):
     """Each file in the place of each other one."""
-    files = sorted(path.name for path in saved["huggingface"].iterdir())
+    original = shutil.copytree(saved["huggingface"], tmp_path / "original")
+    (original / "checksums.json").unlink()
+    files = sorted(path.name for path in original.iterdir())
     assert len(files) == 5
     for target in files:
         for source in files:
             if source == target:
                 continue
             folder = tmp_path / f"{source}-as-{target}"
-            shutil.copytree(saved["huggingface"], folder)
+            shutil.copytree(original, folder)
             shutil.copy(folder / source, folder / target)
             if {source, target} == {"config.json", "tokenizer_config.json"} and (
                 target == "tokenizer_config.json"

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -204,7 +205,7 @@ def test_int8_files_are_smaller(tmp_path):
 
 
 def test_others_read_the_files(exported):
-    """The checksum at the end is an entry of ONNX' metadata, and after the end of a .tflite."""
+    """The limits are an entry of ONNX' metadata, and after the end of a .tflite."""
     import onnxruntime
     import tensorflow as tf
 
@@ -249,14 +250,14 @@ def test_a_fresh_process_imports_what_it_needs(name, exported):
 REFUSED = {
     "no model": ({"transformer": 3}, TypeError, "bert4keras Transformer or a Keras model"),
     "not built": ({"transformer": keras.Sequential()}, TypeError, "a Keras model that is built"),
-    "no classifier": ({"classifier": "head"}, TypeError, "`classifier` should be a Keras"),
-    "quantize": ({"quantize": "int4"}, ValueError, "`quantize` should be one of.*Received: 'int4'"),
+    "no classifier": ({"classifier": "head"}, TypeError, "`classifier` must be a Keras"),
+    "quantize": ({"quantize": "int4"}, ValueError, "`quantize` must be one of.*Received: 'int4'"),
     "other inputs": (
         {"transformer": keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])},
         ValueError,
-        "should have two inputs",
+        "must have two inputs",
     ),
-    "suffix": ({"path": "model.bin"}, ValueError, r"should end with \.(onnx|tflite)"),
+    "suffix": ({"path": "model.bin"}, ValueError, r"must end with \.(onnx|tflite)"),
     "too far from Keras": (
         {"tolerance": 1e-9, "quantize": "int8"},
         ValueError,
@@ -356,6 +357,7 @@ def test_random_damage(name, exported, tmp_path_factory, data):
         "zero": content[:place] + bytes(len(content) - place),
     }[kind]
     path = tmp_path_factory.mktemp("damaged") / name
+    shutil.copy(exported[0] / "checksums.json", path.parent)
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match=name.replace(".", r"\.")):
         open_runtime(path)
@@ -371,11 +373,10 @@ def test_files_of_another_kind(name, exported, tmp_path):
         "zeros": bytes(5000),
         "another format": (folder / other).read_bytes(),
         "a checkpoint": (folder / "model.safetensors").read_bytes(),
-        "without the end": (folder / name).read_bytes()[:-279],
     }
     for content in contents.values():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=r"truncated or corrupt|should be named \*"):
+        with pytest.raises(ValueError, match="truncated or corrupt"):
             open_runtime(tmp_path / name)
 
 
@@ -386,12 +387,12 @@ def test_paths_and_threads(exported, tmp_path):
     folder = exported[0]
     with pytest.raises(FileNotFoundError, match="does not exist"):
         open_runtime(tmp_path / "no.onnx")
-    with pytest.raises(ValueError, match=r"should be a folder or end with \.onnx, \.tflite"):
+    with pytest.raises(ValueError, match=r"must be a folder or end with \.onnx, \.tflite"):
         open_runtime(folder / "config.json")
     with pytest.raises(FileNotFoundError, match="lacks what was looked for"):
         open_runtime(tmp_path)
     for threads in (0, -1, 1.5, True, "2"):
-        with pytest.raises(ValueError, match="should be a positive integer"):
+        with pytest.raises((TypeError, ValueError), match="must be an integer of at least 1"):
             open_runtime(folder / "model.onnx", num_threads=threads)
     for name in EXACT:
         a, b = (open_runtime(folder / name, num_threads=n)(*texts(9, 4)) for n in (1, 2))
@@ -399,15 +400,15 @@ def test_paths_and_threads(exported, tmp_path):
 
 
 INPUTS = {
-    "one text": (np.array([1, 2]), None, "should be integers"),
+    "one text": (np.array([1, 2]), None, "must be integers"),
     "fractions": (np.ones((1, 2)), None, "Received: float64"),
     "lists of several lengths": (np.array([[1, 2]]), np.array([[0]]), "of one shape"),
     "no text": (np.ones((0, 3), int), None, "at least one text"),
     "no token": (np.ones((3, 0), int), None, "at least one text and one token"),
     "too long": (np.ones((1, 21), int), None, "at most 20 tokens. Received: 21"),
-    "an unknown token": (np.array([[1, 40]]), None, "`token_ids` should be from 0 to 39"),
+    "an unknown token": (np.array([[1, 40]]), None, "`token_ids` must be from 0 to 39"),
     "a negative one": (np.array([[-1, 4]]), None, "Received: -1 to 4"),
-    "a third segment": (np.array([[1]]), np.array([[2]]), "`segment_ids` should be from 0 to 1"),
+    "a third segment": (np.array([[1]]), np.array([[2]]), "`segment_ids` must be from 0 to 1"),
 }
 
 

@@ -44,7 +44,7 @@ def test_a_keras_model(name, tmp_path):
         batch = texts(*lengths)
         expected = np.asarray(model.predict_on_batch([ids.astype("int32") for ids in batch]))
         np.testing.assert_allclose(runtime(*batch), expected, atol=1e-5)
-    with pytest.raises(ValueError, match=r"`token_ids` should be from 0 to 29.*5 to 30"):
+    with pytest.raises(ValueError, match=r"`token_ids` must be from 0 to 29.*5 to 30"):
         runtime(np.array([[5, 30]]))
 
 

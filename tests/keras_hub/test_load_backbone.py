@@ -106,8 +106,8 @@ def test_what_is_refused(tmp_path):
     save("BertModel", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for changes, problem in [
-        ({"hidden_act": "relu"}, "hidden_act should be a gelu.*not 'relu'"),
-        ({"position_embedding_type": "relative_key"}, "should be 'absolute'"),
+        ({"hidden_act": "relu"}, "hidden_act must be a gelu.*not 'relu'"),
+        ({"position_embedding_type": "relative_key"}, "must be 'absolute'"),
         ({"num_hidden_layers": 3}, "lacks encoder/layer/2/attention/self/query/kernel"),
     ]:
         (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
@@ -116,7 +116,7 @@ def test_what_is_refused(tmp_path):
     for changes, problem in [
         ({"position_buckets": -1}, "of DeBERTas KerasHub has v3.*position_buckets -1"),
         ({"pos_att_type": None}, "of DeBERTas KerasHub has v3.*pos_att_type None"),
-        ({"norm_rel_ebd": "none"}, "norm_rel_ebd should be 'layer_norm', not 'none'"),
+        ({"norm_rel_ebd": "none"}, "norm_rel_ebd must be 'layer_norm', not 'none'"),
     ]:
         deberta = {"model_type": "deberta-v2", **DEBERTA, **changes}
         (tmp_path / "config.json").write_text(json.dumps(deberta))

@@ -150,10 +150,10 @@ BAD_JSON = {
     b"[1]": "expected a JSON object, received list",
     b"null": "expected a JSON object, received NoneType",
     b"{}": "no field 'text or sentence'",
-    b'{"sentence": 3}': "field 'sentence' should be a string, received int",
-    b'{"text": null}': "field 'text' should be a string, received NoneType",
+    b'{"sentence": 3}': "field 'sentence' must be a string, received int",
+    b'{"text": null}': "field 'text' must be a string, received NoneType",
     b'{"text": " "}': "field 'text' is empty",
-    b'{"text": "\\ud800"}': "field 'text' is no valid Unicode",
+    b'{"text": "\\ud800"}': "field 'text' is not valid Unicode",
     b"[" * 100_000: "not JSON",
     b'{"text": "a", "n": ' + b"1" * 5000 + b"}": "not JSON",
     b"\xff": "not UTF-8",
@@ -207,7 +207,7 @@ def test_taggers_and_other_outputs(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["nowhere"], "'nowhere' should be a checkpoint folder; it is missing"),
+    (["nowhere"], "'nowhere' must be a checkpoint folder; it is missing"),
     (["DIR", "nowhere.txt"], "No such file or directory: 'nowhere.txt'"),
     (["DIR", "."], "Is a directory"),
     (["DIR", "--output", "nowhere/out"], "No such file or directory: 'nowhere/out'"),

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bert_of_theseus.deploy.runtimes import seal
+from bert_of_theseus.deploy.runtimes import Limits
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##s", "天"]
 LABELS = ["bad", "so-so", "好"]
@@ -36,9 +36,10 @@ def write(directory, *, tags=False, labels=LABELS, kinds=("onnx",), **config):
     activation = config.get("classifier_activation", "softmax")
     for kind in kinds:
         path = directory / f"model.{kind}"
-        onnx.save(_model(tags, activation, len(labels)), path)
-        note = {"suffix": ".onnx", "max_length": MAX_LENGTH, "vocab_size": len(VOCAB)}
-        seal(path, {**note, "segments": 2, "length": None})
+        model = _model(tags, activation, len(labels))
+        limits = Limits(MAX_LENGTH, len(VOCAB), segments=2)
+        helper.set_model_props(model, {Limits.KEY: limits.to_json()})
+        onnx.save(model, path)
     return directory
 
 
