@@ -15,10 +15,10 @@ if BACKEND == "tensorflow":
 
 __all__ = [
     "is_chief",
+    "needs_equal_parts",
     "num_devices",
     "repeatable",
     "same_on_all_workers",
-    "needs_equal_parts",
     "strategy_scope",
     "uniform",
 ]

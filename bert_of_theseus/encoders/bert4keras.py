@@ -2,7 +2,6 @@
 
 import contextlib
 
-from bert4keras.layers import RelativePositionEmbedding
 from bert4keras.models import (
     ALBERT,
     BERT,
@@ -18,7 +17,7 @@ from bert4keras.models import (
     Transformer,
 )
 
-from .. import bert4keras as _set_up  # noqa: F401  so that what stands here works
+from .. import _bert4keras  # noqa: F401  the patches that these modules need
 from .base import Encoder
 
 __all__ = ["Bert4kerasEncoder", "Transformer"]
@@ -30,10 +29,6 @@ FAMILIES = (
 _SUPPORTED = ", ".join(family.__name__ for family in FAMILIES)
 # What build_transformer_model(application="lm") and "unilm" derive from a family.
 _APPLICATIONS = ("LanguageModel", "UnifiedLanguageModel")
-
-# bert4keras takes its first element, and there is none where a module stands on its own. A table
-# of positions, the same for all texts of the batch, has no mask anyway.
-RelativePositionEmbedding.compute_mask = lambda self, inputs, mask=None: None
 
 
 class Bert4kerasEncoder(Encoder):
