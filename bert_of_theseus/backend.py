@@ -34,6 +34,7 @@ else:
 
     # Not the attribute itself: JAX's tracers take none.
     from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+    from keras.src.models.functional import Functional
 
     log, log_softmax, reduce_sum = ops.log, ops.log_softmax, ops.sum
     BACKEND = keras.backend.backend()
@@ -112,6 +113,24 @@ def set_mask(tensor, mask):
     elif mask is not None:
         set_keras_mask(tensor, mask)
     return tensor
+
+
+def quiet_about_masks(layer):
+    """Returns `layer`, after silencing Keras 3's warnings that models within it destroy masks.
+
+    In a functional or sequential model each layer passes the mask on or ends it, and is warned
+    about if it loses it. The model as a whole loses nothing, yet Keras 3 warns about each one.
+    """
+    for model in [] if KERAS_2 else layer._flatten_layers():
+        if isinstance(model, (Functional, keras.Sequential)) and not model.supports_masking:
+            model.supports_masking = True
+            # Keras' own would put the input's mask on outputs whose layers have ended it.
+            model.compute_mask = _no_other_mask
+    return layer
+
+
+def _no_other_mask(inputs, previous_mask=None):
+    return None
 
 
 # Layers and models.

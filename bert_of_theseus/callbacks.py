@@ -1,28 +1,29 @@
-"""`ReplacementRateScheduler`: moves the replacement rate while a Theseus model trains."""
+"""`ReplacementRateScheduler`: sets the replacement rate while a Theseus model trains."""
 
 import numpy as np
 
 from .backend import keras, to_numpy
 from .layers import choice_layers, set_replacement_rate
 
+__all__ = ["ReplacementRateScheduler"]
+
 
 class ReplacementRateScheduler(keras.callbacks.Callback):
     """Sets the replacement rate at the start of each training batch.
 
-    The step is read from the optimizer, so a resumed run goes on where it was, as long as it
-    restores the optimizer. The mean rate is put into the logs as `replacement_rate`, for the
-    progress bar, TensorBoard and CSV. Put it before loggers in `callbacks`, so that they see it.
-    Within an epoch Keras 2's progress bar shows the mean of the epoch so far, as of all that is no
-    metric of the model.
+    The step is `optimizer.iterations`, so a resumed run continues where it was, if it restores
+    the optimizer. The mean rate is logged as `replacement_rate`, for the progress bar, TensorBoard
+    and CSV; put this callback before loggers. Keras 2's progress bar averages it over the epoch,
+    as everything that is not a metric of the model.
 
     Args:
-        schedule: A function of the step that returns a rate in [0, 1], or a rate per choice in
-            the model's order: a `ReplacementSchedule`, or a callable of your own.
+        schedule: Function of the step that returns a rate in [0, 1], or a list with a rate per
+            choice, in the model's order: a `ReplacementSchedule`, or any callable.
 
     Raises:
         TypeError: if `schedule` is not callable.
         ValueError: in `fit`, if the model holds no choice layer, or if the schedule is a
-            fraction of a training whose length is not known.
+            fraction of a training of unknown length.
 
     Example:
 
@@ -42,7 +43,7 @@ class ReplacementRateScheduler(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        # Once, since walking a model takes its time; says so if there is nothing to schedule.
+        # Once, since walking a model takes time. Raises if there is nothing to schedule.
         self._choices = choice_layers(model)
 
     def on_train_begin(self, logs=None):
@@ -62,9 +63,10 @@ class ReplacementRateScheduler(keras.callbacks.Callback):
         self._current = self.schedule.bind(max(1, steps * epochs // every))
 
     def on_train_batch_begin(self, batch, logs=None):
-        rate = self._current(self._step())
+        # Through `self.model`: on JAX, that puts the weights back into the optimizer first.
+        rate = self._current(int(to_numpy(self.model.optimizer.iterations)))
         set_replacement_rate(self._choices, rate)
-        # Remembered, since Keras on JAX takes the weights out of the model between batches.
+        # Kept, since Keras on JAX takes the weights out of the model between batches.
         self._rate = float(np.mean(rate))
 
     def on_train_batch_end(self, batch, logs=None):
@@ -72,10 +74,6 @@ class ReplacementRateScheduler(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._log(logs)
-
-    def _step(self):
-        # `self.model`, and not a reference of our own: on JAX it puts the weights back first.
-        return int(to_numpy(self.model.optimizer.iterations))
 
     def _log(self, logs):
         if logs is not None:

@@ -1,9 +1,9 @@
-"""Losses beside the task's, which the method does without: what a teacher would have said.
+"""Optional losses in addition to the task's: distillation from the predecessor.
 
 - `LogitsDistillation` compares the outputs of a model with those of a frozen teacher.
-- `HiddenDistillation` compares what two modules make of the same input.
+- `HiddenDistillation` compares the outputs of two modules for the same input.
 
-Both pass their tensor on unchanged, and compare in training alone. `distil` and the argument
+Both return one of their inputs unchanged and add a loss in training. `distil` and the argument
 `hidden_loss_weight` of `build_theseus_model` wire them.
 """
 
@@ -21,49 +21,50 @@ from .backend import (
 from .validation import number
 from .wrappers import Frozen
 
-# Below it a probability counts as this one: its logarithm and the gradient of it stay finite.
+__all__ = ["HiddenDistillation", "LogitsDistillation"]
+
+# Smaller probabilities are raised to this: their logarithm and its gradient stay finite.
 _SMALLEST = 1e-7
 
 
 def _mean(values, mask):
-    """The mean of `values`, of those that `mask` keeps if there is one."""
+    """The mean of `values` at the positions that `mask` keeps, at all if it is `None`."""
     weights = ops.ones_like(values) if mask is None else ops.cast(mask, values.dtype)
     return reduce_sum(values * weights) / ops.maximum(reduce_sum(weights), 1.0)
 
 
 class _Term(keras.layers.Layer):
-    """What both have in common: a list of tensors goes in, one of them comes out, as it is."""
+    """Base of both: takes a list of tensors and returns one of them unchanged."""
 
-    _passed = 0  # which
+    returned = 0  # its index
 
     def compute_mask(self, inputs, mask=None):
-        return None if mask is None else mask[self._passed]
+        return None if mask is None else mask[self.returned]
 
     def compute_output_shape(self, input_shape):
-        return tuple(input_shape[self._passed])
+        return tuple(input_shape[self.returned])
 
 
 @register
 class LogitsDistillation(_Term, Frozen):
-    """Adds the loss of distillation from a frozen teacher to a classifier's outputs.
+    """Adds a distillation loss between a classifier's outputs and those of a frozen teacher.
 
-    The outputs pass unchanged. In training the teacher is run on the model's inputs, without
-    dropout and without a gradient, and the layer adds, after Hinton et al.,
+    In training the teacher runs on the model's inputs, without dropout and without gradients, and
+    the layer adds
 
         weight * temperature**2 * mean(KL(teacher || student)),
 
-    both distributions at the temperature: `softmax(logits / temperature)`. Probabilities will do
-    as well as logits, since `softmax(log(probabilities) / temperature)` is the same. The mean is
-    over the batch and, where outputs have more dimensions, the positions that their mask keeps.
-    At inference the teacher is not run.
+    both distributions at the temperature, `softmax(logits / temperature)`; for probabilities
+    `softmax(log(probabilities) / temperature)`, which is the same. The mean is over the batch and
+    the positions that the outputs' mask keeps. At inference the teacher does not run.
 
     Args:
-        teacher: Keras model or layer, from the model's inputs to outputs like the model's.
+        teacher: Keras model or layer, from the model's inputs to outputs of the same shape.
         temperature: Number above 0. Defaults to `2.0`.
-        weight: Number of at least 0; with 0 there is no term, and the teacher is not run.
+        weight: Number of at least 0. With 0 there is no loss, and the teacher does not run.
             Defaults to `1.0`.
-        from_logits: Boolean. Whether outputs are logits, of model and teacher; if not, they are
-            probabilities. Defaults to `False`.
+        from_logits: Boolean. Whether the outputs of both are logits rather than probabilities.
+            Defaults to `False`.
         **kwargs: Base layer arguments.
 
     Call arguments:
@@ -74,7 +75,7 @@ class LogitsDistillation(_Term, Frozen):
         The model's outputs.
 
     Raises:
-        ValueError: if there are less than two classes, or the teacher's outputs have another
+        ValueError: if there are fewer than two classes, or the teacher's outputs have another
             shape.
 
     Example:
@@ -134,26 +135,25 @@ class LogitsDistillation(_Term, Frozen):
 
 @register
 class HiddenDistillation(_Term):
-    """Adds the distance of a successor module's output from the predecessor module's.
+    """Adds the mean squared difference between the outputs of two modules.
 
-    The successor's tensor passes unchanged. In training the layer adds `weight` times the mean
-    squared difference of the two, over the positions that the mask keeps; no gradient goes to
-    the predecessor's.
+    The mean is over the positions that the mask keeps. No gradient reaches the predecessor's
+    output.
 
     Args:
-        weight: Number of at least 0. Defaults to `1.0`.
+        weight: Number of at least 0, a factor of the loss. Defaults to `1.0`.
         **kwargs: Base layer arguments.
 
     Call arguments:
-        inputs: List of two tensors of one shape, `(batch_size, ..., hidden_size)`: the
-            predecessor's and the successor's, of the same input.
+        inputs: List of two tensors, `(batch_size, ..., hidden_size)`: the predecessor's output
+            and the successor's, for the same input.
         training: Boolean, whether to add the loss.
 
     Returns:
-        The successor's tensor.
+        The successor's output.
     """
 
-    _passed = 1
+    returned = 1
 
     def __init__(self, weight=1.0, **kwargs):
         super().__init__(**kwargs)

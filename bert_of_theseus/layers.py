@@ -23,6 +23,7 @@ from .backend import (
     keras,
     ops,
     output_shape,
+    quiet_about_masks,
     register,
     set_mask,
     to_numpy,
@@ -90,7 +91,7 @@ class _Choice(keras.layers.Layer):
             a is not None and b is not None and a != b for a, b in pairs
         ):
             raise ValueError(
-                f"{type(self).__name__} ('{self.name}') needs two outputs of the same shape. "
+                f"{type(self).__name__} ('{self.name}') needs two outputs of one shape. "
                 f"Received: predecessor {predecessor}, successor {successor}"
             )
         return tuple(b if a is None else a for a, b in pairs)
@@ -413,7 +414,7 @@ def as_layers(layers, name: str) -> list:
             f"`{name}` must be a layer, a model, or a non-empty list of them, of the Keras in use "
             f"({KERAS_NAME}). Received: {layers!r}"
         )
-    return layers
+    return [quiet_about_masks(layer) for layer in layers]
 
 
 def valid_rate(rate):

@@ -219,7 +219,7 @@ class _Recipe:
     def train_theseus(self):
         copy_weights(self.initial_weights)
         self.theseus = self.method.build(self.predecessor, self.successor, self.classifier)
-        self.head = self.successor.own_head(self.classifier)
+        self.head = self.successor.new_head(self.classifier)
         self.successor_model = self.successor.model(self.head, name="successor")
         self.head.set_weights(self.classifier.get_weights())
         self._fit(
@@ -270,9 +270,9 @@ class _Recipe:
         for row in self.rows:
             row["kept"] = score(row) / best if has_share else None
         result = Compressed(
-            self.successor.finished(self.successor_model, self.head),
+            self.successor.host_model(self.successor_model, self.head),
             self.head,
-            self.predecessor.finished(self.predecessor_model, self.classifier),
+            self.predecessor.host_model(self.predecessor_model, self.classifier),
             self.theseus,
             self.results,
             self.rows,

@@ -50,7 +50,7 @@ def integer(name: str, value: Any, minimum=None, maximum=None, optional: bool = 
     if optional:
         expected += " or None" if minimum is None else ", or None"
     if not is_integer(value):
-        raise TypeError(_message(name, expected, value))
+        raise TypeError(_message(name, expected, value, typed=True))
     if (minimum is not None and value < minimum) or (maximum is not None and value > maximum):
         raise ValueError(_message(name, expected, value))
     return int(value)
@@ -78,7 +78,8 @@ def number(name: str, value: Any, interval: str = "[0, inf)", meaning: str = "")
     expected = _IN_WORDS.get(interval, f"a number in {interval}")
     expected += f", {meaning}" if meaning else ""
     if not is_number(value):
-        raise TypeError(_message(name, expected, value))
+        bounded = "inf" not in interval
+        raise TypeError(_message(name, expected if bounded else "a number", value, typed=True))
     low, high = map(float, interval[1:-1].split(","))
     above = low < value if interval[0] == "(" else low <= value
     below = value < high if interval[-1] == ")" else value <= high
@@ -93,5 +94,6 @@ _IN_WORDS = {
 }
 
 
-def _message(name, expected, value):
-    return f"`{name}` must be {expected}. Received: {value!r}"
+def _message(name, expected, value, typed=False):
+    kind = f" (of type {type(value).__name__})" if typed else ""
+    return f"`{name}` must be {expected}. Received: {value!r}{kind}"

@@ -1,5 +1,6 @@
 """Layers around a layer: `Frozen` never trains it, `Masked` keeps padding out of it."""
 
+import re
 import warnings
 
 from .backend import (
@@ -142,8 +143,9 @@ class Masked(_Wrapper):
         inputs = ops.where(seen, inputs, ops.zeros_like(inputs))
         if isinstance(self.layer, keras.Model):  # layers in it may support masks
             set_mask(inputs, mask)
+        lost = f"Layer '{re.escape(self.layer.name)}'.*destroy the mask information"
         with warnings.catch_warnings():  # Keras 3 warns that the mask is lost; here it is not
-            warnings.filterwarnings("ignore", message=".*destroy the mask information")
+            warnings.filterwarnings("ignore", message=lost)
             return call_layer(self.layer, inputs, training)
 
     def compute_mask(self, inputs, mask=None):

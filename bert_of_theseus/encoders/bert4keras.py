@@ -32,29 +32,28 @@ _APPLICATIONS = ("LanguageModel", "UnifiedLanguageModel")
 
 
 class Bert4kerasEncoder(Encoder):
-    """What `build_transformer_model(..., return_keras_model=False)` returns, as an `Encoder`.
+    """A bert4keras `Transformer` (`return_keras_model=False`), as an `Encoder`.
 
     Supported: BERT and RoBERTa, ALBERT (shared layers or not), ELECTRA, NEZHA, RoFormer (1 and
-    2), GPT, GPT2, GPT2_ML and T5's encoder; where bert4keras has them, the masks of
-    `application="lm"` and `"unilm"`, or one of your own in `compute_attention_bias`; any of the
-    heads (`with_pool`, `with_nsp`, `with_mlm`, ELECTRA's discriminator), any `keep_tokens`.
+    2), GPT, GPT2, GPT2_ML and T5's encoder; the masks of `application="lm"` and `"unilm"`, or a
+    custom one in `compute_attention_bias`; all heads (`with_pool`, `with_nsp`, `with_mlm`,
+    ELECTRA's discriminator) and `keep_tokens`.
 
-    Each module makes the masks and the position biases for its own layers, by the host's own
-    methods. So the position biases are part of the modules. This matters for T5 alone, whose
-    table of relative positions is trained and shared by all layers: the predecessor's modules
-    have the predecessor's, frozen, and the successor's modules share the successor's and train
-    it, from the value that the successor came with.
+    Each module computes the masks and position biases of its layers, with bert4keras' methods.
+    This matters for T5, whose table of relative positions is trained and shared by all layers:
+    the predecessor's modules use the predecessor's table, frozen, and the successor's modules
+    share and train the successor's.
 
-    ALBERT shares one layer among all of its modules: an ALBERT successor saves time, and no
-    parameters; a BERT or `ALBERT_Unshared` successor has layers of its own.
+    ALBERT shares one layer among all modules: an ALBERT successor saves time but no parameters.
 
     Args:
         transformer: bert4keras `Transformer`.
 
     Raises:
-        ValueError: for another family, for layers of one's own (an `apply_main_layers`), and for
-            options that reach into the layers from outside (`layer_norm_cond`,
-            `residual_attention_scores`, `additional_input_layers`, `attention_caches`).
+        ValueError: for another family, for a subclass with its own `apply` or
+            `apply_main_layers`, and for options that give the layers more inputs
+            (`layer_norm_cond`, `residual_attention_scores`, `additional_input_layers`,
+            `attention_caches`).
     """
 
     def __init__(self, transformer):
@@ -98,14 +97,14 @@ class Bert4kerasEncoder(Encoder):
         self.inputs = transformer.inputs
         self.num_hidden_layers = transformer.num_hidden_layers
         self.name = transformer.prefix or family.__name__
-        # The layers look at the inputs once more: for a mask, or for RoFormer's positions.
+        # The layers need the inputs too: for a mask, or for RoFormer's positions.
         self._has_context = transformer.compute_attention_bias() is not None or (
             issubclass(family, RoFormer) and transformer.custom_position_ids
         )
 
     @contextlib.contextmanager
     def _on(self, inputs):
-        """bert4keras keeps the biases of the inputs it was built on; within, it has others."""
+        """A context in which bert4keras computes biases for `inputs`, not for those it kept."""
         host = self.transformer
         kept = {
             name: getattr(host, name)

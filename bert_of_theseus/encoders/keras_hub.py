@@ -3,37 +3,37 @@
 import keras_hub
 
 from ..backend import keras, register
-from .base import Encoder, one_or_all
+from .base import Encoder, one_or_all, symbolic_like
 
 __all__ = ["KerasHubEncoder", "TaskHead"]
 
-# Those that the tests compress. Others of the same make work alike.
+# Those that the tests compress. Others that are built in the same way work too.
 FAMILIES = ("Albert", "Bert", "DebertaV3", "DistilBert", "Electra", "FNet", "Roberta", "XLMRoberta")
 _SUPPORTED = ", ".join(f"{family}Backbone" for family in FAMILIES)
 
 
 class KerasHubEncoder(Encoder):
-    """A backbone of KerasHub with a list of transformer layers, as an `Encoder`.
+    """A KerasHub backbone with a list of transformer layers, as an `Encoder`.
 
     Supported: `BertBackbone`, `RobertaBackbone`, `DistilBertBackbone`, `XLMRobertaBackbone`,
     `AlbertBackbone`, `DebertaV3Backbone`, `ElectraBackbone`, `FNetBackbone`, and every backbone
-    that applies the layers in its `transformer_layers` one directly after the other. What they
-    take beside the hidden states (the padding mask, DeBERTa's relative embeddings) is read from
-    the backbone's own graph and goes to each module.
+    that applies the layers in its `transformer_layers` directly one after the other. Their other
+    inputs (the padding mask, DeBERTa's relative embeddings) are read from the backbone's graph and
+    passed to each module.
 
-    A head is given the sequence of hidden states, which, as everywhere in KerasHub, carries no
-    Keras mask. Of a `TextClassifier` the head that it has is kept, pooler included, and what is
-    taken out in the end is a `TextClassifier` of the same class again.
+    The head's input is the sequence of hidden states, without a Keras mask, as everywhere in
+    KerasHub. A `TextClassifier` brings its own head, pooler included, and the extracted successor
+    is a `TextClassifier` of the same class.
 
-    ALBERT shares layers: an ALBERT successor saves time, and parameters only where it has fewer
+    ALBERT shares layers: an ALBERT successor saves time, and parameters only if it has fewer
     groups.
 
     Args:
         model: `keras_hub.models.Backbone`, or a `keras_hub.models.TextClassifier`.
 
     Raises:
-        ValueError: for other tasks, for backbones of another make (an encoder and a decoder, say),
-            and for one that is quantized.
+        ValueError: for other tasks, for other backbones (an encoder with a decoder, say), and
+            for one that is quantized.
     """
 
     def __init__(self, model):
@@ -60,7 +60,7 @@ class KerasHubEncoder(Encoder):
             )
         self.backbone = model
         self.name = model.name
-        # By name, so that all families have theirs in one order.
+        # Sorted by name, the same order for all families.
         inputs = model.input
         self._structure = dict(sorted(inputs.items())) if isinstance(inputs, dict) else inputs
         self.inputs = keras.tree.flatten(self._structure)
@@ -99,7 +99,7 @@ class KerasHubEncoder(Encoder):
 
     def end_model(self, name):
         last = self._calls[-1].output_tensors[0]
-        hidden_states = keras.Input(tuple(last.shape)[1:], dtype=last.dtype)
+        hidden_states = symbolic_like(last)
         known = {id(last): hidden_states}
         ends = [_replay(tensor, known) for tensor in keras.tree.flatten(self.backbone.output)]
         if all(end is hidden_states for end in ends):
@@ -115,30 +115,30 @@ class KerasHubEncoder(Encoder):
                 f"layers by its config alone ({each} layers go together). Build the successor "
                 "yourself."
             )
-        # What was done to the predecessor's flag is not meant for the successor.
+        # The predecessor's flag may have been changed; the successor is to be trained.
         config.update(num_layers=num_hidden_layers // each, trainable=True)
         return type(self.backbone).from_config(config)
 
-    def own_head(self, classifier):
+    def new_head(self, classifier):
         if not isinstance(classifier, TaskHead):
-            return super().own_head(classifier)
+            return super().new_head(classifier)
         task = classifier.task
         config = {**task.get_config(), "backbone": self.backbone, "preprocessor": task.preprocessor}
         return TaskHead.of(type(task).from_config(config), self)
 
-    def finished(self, model, classifier):
+    def host_model(self, model, classifier):
         if not isinstance(classifier, TaskHead):
             return model
         if classifier.task.backbone is self.backbone:
             return classifier.task
-        head = self.own_head(classifier)
+        head = self.new_head(classifier)
         head.set_weights(classifier.get_weights())
         return head.task
 
 
 @register
 class TaskHead(keras.Model):
-    """What a `TextClassifier` makes of the hidden states: its pooler, its dropout, its output.
+    """The head of a `TextClassifier`: what follows the hidden states, such as pooler and dropout.
 
     Attributes:
         task: The `TextClassifier`.
@@ -148,13 +148,14 @@ class TaskHead(keras.Model):
     def of(cls, task, encoder):
         """The head of `task`, whose backbone is that of `encoder`."""
         sequence = encoder.output
-        hidden_states = keras.Input(tuple(sequence.shape)[1:], dtype=sequence.dtype)
+        hidden_states = symbolic_like(sequence)
+        # The backbone is called as a layer of the task: its outputs there are those inside it.
         known, inner = {}, {id(sequence): hidden_states}
         for node in task.backbone._inbound_nodes:
-            for theirs, own in zip(node.output_tensors, keras.tree.flatten(task.backbone.output)):
-                known[id(theirs)] = _replay(own, inner)
+            for outer, output in zip(node.output_tensors, keras.tree.flatten(task.backbone.output)):
+                known[id(outer)] = _replay(output, inner)
         head = cls(hidden_states, _replay(task.output, known), name=f"{task.name}_head")
-        # Past Keras, which would track the task and its backbone as parts of the head.
+        # Hidden from Keras, which would track the task and its backbone as parts of the head.
         object.__setattr__(head, "task", task)
         return head
 
@@ -169,14 +170,14 @@ def _node(tensor):
 
 
 def _replay(tensor, known):
-    """The symbolic `tensor` made once more, of the tensors in `known`, a dict by id."""
+    """Computes the symbolic `tensor` again from other tensors: `known`, a dict by id."""
     if id(tensor) not in known:
         node = _node(tensor)
         if node.is_input:
             raise ValueError(
-                f"The tensor {tensor.name!r} is needed where it is not at hand: the layers of a "
-                "backbone may take no more than the hidden states and what is made before them, "
-                "and a head no more than the hidden states."
+                f"The tensor {tensor.name!r} is not available there: the layers of a backbone may "
+                "take only the hidden states and tensors made before the first layer, and a head "
+                "only the hidden states."
             )
         for needed in node.input_tensors:
             _replay(needed, known)
@@ -187,7 +188,7 @@ def _replay(tensor, known):
 
 
 def _calls(end, layers, family):
-    """The calls of `layers` that make `end`, in order."""
+    """The calls of `layers` that lead to the tensor `end`, in order."""
     ids = set(map(id, layers))
     calls, node = [], _node(end)
     while not node.is_input and id(node.operation) not in ids:
@@ -199,15 +200,15 @@ def _calls(end, layers, family):
         len(call.output_tensors) != 1 for call in calls
     ):
         raise ValueError(
-            f"KerasHub's {family} is not supported: its {len(layers)} layers do not make the "
-            "hidden states one directly of the other's. "
+            f"KerasHub's {family} is not supported: its {len(layers)} layers are not applied "
+            "directly one after the other. "
             f"Supported are, among others: {_SUPPORTED}."
         )
     return calls
 
 
 def _hidden(call):
-    """Of what a layer was called on, the hidden states: they are like what it makes of them."""
+    """The hidden states among the inputs of a call: they have the shape of its output."""
     shape = tuple(call.output_tensors[0].shape)
     alike = [tensor for tensor in call.input_tensors if tuple(tensor.shape) == shape]
     return (alike or call.input_tensors)[0]

@@ -1,36 +1,36 @@
-"""Any list of Keras layers as an encoder: LSTM, convolutions, blocks of your own."""
+"""Any list of Keras layers as an encoder: recurrent layers, convolutions, custom blocks."""
 
 import functools
 
-from ..backend import KERAS_NAME, apply_layers_of, get_mask, keras, ops
+from ..backend import KERAS_NAME, apply_layers_of, get_mask, keras, ops, quiet_about_masks
 from ..wrappers import Masked
-from .base import Encoder, as_list, one_or_all
+from .base import Encoder, as_list, one_or_all, symbolic_like
 
 
 class StackEncoder(Encoder):
-    """Layers applied in order, each of them one layer of the encoder.
+    """Layers applied in order, each one layer of the encoder.
 
-    A stack may stand in for any predecessor that makes hidden states of the same shapes: `like`
-    gives it what surrounds the layers, then. Where that predecessor's embedding makes a mask,
-    padding does not reach the layers: recurrent ones skip it, and those that know no masks
-    (convolutions, say) are wrapped in `Masked`, like blocks that are models. What else the
-    predecessor's layers take beside the hidden states, such as the mask of a language model,
-    these layers do not get: a bidirectional LSTM in the place of a GPT sees later tokens.
+    A stack can replace any predecessor whose hidden states have the same shapes. With `like`, it
+    gets copies of the predecessor's embedding and end. If that embedding makes a mask, padding
+    does not reach the layers: recurrent layers skip it, and layers that do not support masks
+    (convolutions, say), like blocks that are models, are wrapped in `Masked`. The layers get the
+    hidden states alone, and not, for example, the mask of a language model: a bidirectional LSTM
+    that replaces GPT layers sees later tokens.
 
     Args:
-        layers: List of Keras layers or models, each a function of one tensor. An `InputLayer`
-            or `keras.Input` in front gives the input.
-        inputs: Symbolic tensor or list of them. Defaults to what the first layer was called on.
-        embedding: Layer or model that makes hidden states of the inputs. Defaults to `None`: a
-            copy of that of `like`, and without it the inputs are the hidden states.
-        final: Layer or model between the last hidden states and the head. Defaults to `None`, a
-            copy of that of `like` where its embedding is copied.
-        like: `Encoder` to take from what nothing else says: the inputs, and, where its embedding
-            makes what this stack takes, copies of its embedding and of its end.
+        layers: List of Keras layers or models, each a function of one tensor. It may start with
+            an `InputLayer` or `keras.Input`.
+        inputs: Symbolic tensor or list of them. Defaults to inputs like those of the first layer.
+        embedding: Layer or model from the inputs to hidden states. Defaults to `None`: a copy of
+            that of `like`; without it, the inputs are the hidden states.
+        final: Layer or model between the last hidden states and the head. Defaults to `None`: a
+            copy of that of `like` if its embedding is copied.
+        like: `Encoder` that gives what is missing: the inputs and, if its hidden states have the
+            shape that this stack takes, copies of its embedding and its end.
 
     Raises:
         TypeError: if one of `layers` is not a layer of the Keras in use.
-        ValueError: if nothing says the shape of the inputs, or a layer would drop a mask.
+        ValueError: if the shape of the inputs is not known, or a layer would drop a mask.
 
     Example:
 
@@ -55,6 +55,7 @@ class StackEncoder(Encoder):
                     f"A stack is made of layers of the Keras in use ({KERAS_NAME}). Received: "
                     f"{part!r} (of type {type(part).__name__})"
                 )
+            quiet_about_masks(part)
         if not layers:
             raise ValueError("A stack needs at least one layer. Received an empty list.")
         if inputs is None:
@@ -64,7 +65,7 @@ class StackEncoder(Encoder):
         if like is not None and embedding is None:
             hidden_states = like.state_before(0)[0]
             if inputs is None:
-                inputs = _copy(hidden_states)
+                inputs = symbolic_like(hidden_states)
             if not isinstance(inputs, (list, tuple)) and _alike(inputs, hidden_states):
                 embedding, end = _copies_of_ends(like)
                 inputs = inputs if embedding is None else like.inputs
@@ -89,14 +90,14 @@ class StackEncoder(Encoder):
     @staticmethod
     def _with_mask(layer, like):
         if like is None and Masked.needed_by(layer):
-            # Not wrapped here: it may have been trained as it is, and padding is part of that.
+            # Not wrapped here: it may have been trained with padding in its input.
             raise ValueError(
                 f"The layer {layer.name!r} knows no masks, and the stack's embedding makes one: "
-                "the layer would read the padding, and those behind it would not know of it. Use "
-                "`bert_of_theseus.Masked(layer)`, which keeps padding out, or an embedding "
-                "without a mask."
+                "the layer would read the padding, and the next layers would get no mask. Use "
+                "`bert_of_theseus.wrappers.Masked(layer)`, which keeps padding out, or an "
+                "embedding without a mask."
             )
-        # A model may lose the mask on its way: Keras 3's attention takes it off its own input.
+        # A model may lose the mask inside: Keras 3's attention removes it from its input.
         if like is not None and (Masked.needed_by(layer) or isinstance(layer, keras.Model)):
             return Masked(layer, name=f"masked_{layer.name}")
         return layer
@@ -113,7 +114,7 @@ class StackEncoder(Encoder):
         return hidden_states if self._final is None else self._final(hidden_states)
 
     def state_before(self, index):
-        # A layer of a stack may change the shape, so each has its own.
+        # Layers may change the shape.
         for i in range(len(self._states) - 1, index):
             state = self._states[i]
             self._states.append([self.apply_layer(state, i), *state[1:]])
@@ -121,12 +122,12 @@ class StackEncoder(Encoder):
 
 
 def _copies_of_ends(encoder):
-    """Copies of what `encoder` has before and after its layers, with weights of their own."""
+    """Copies of the embedding and the end of `encoder`, with separate weights."""
     copies = {}
 
     def copy(layer):
-        # What has no weights (a Lambda, say, which a config does not always hold) is shared; a
-        # layer that both ends have is one layer in the copies, too.
+        # Layers without weights are shared: a config does not always hold a Lambda. A layer that
+        # both ends share is one layer in the copies too.
         if not layer.weights:
             return layer
         if id(layer) not in copies:
@@ -137,15 +138,15 @@ def _copies_of_ends(encoder):
     cloned = [end and keras.models.clone_model(end, clone_function=copy) for end in ends]
     for end, clone in zip(ends, cloned):
         if end is not None:
-            clone.set_weights(end.get_weights())
-    # Not the models themselves: Keras' files restore a layer that two models in a model share as
-    # two.
+            quiet_about_masks(clone).set_weights(end.get_weights())
+    # Not the models themselves: from Keras' files, a layer that two nested models share would be
+    # restored as two.
     return [clone and functools.partial(apply_layers_of, clone) for clone in cloned]
 
 
 def _makes_mask(model):
     """Whether a mask comes with the (first) output of `model`."""
-    # Symbolic tensors do not tell in Keras 3, whose models lose their masks.
+    # By a real call: in Keras 3, symbolic outputs of models have no mask.
     shapes = [[2 if size is None else size for size in tuple(x.shape)] for x in model.inputs]
     example = [
         ops.zeros(shape, dtype=getattr(x.dtype, "name", x.dtype))
@@ -163,10 +164,6 @@ def _alike(tensor, other):
     )
 
 
-def _copy(tensor):
-    return keras.Input(tuple(tensor.shape)[1:], dtype=tensor.dtype)
-
-
 def _is_symbolic(value):
     try:
         return keras.backend.is_keras_tensor(value)
@@ -179,5 +176,7 @@ def _input_of(layer):
         tensor = layer.input
     except (AttributeError, RuntimeError, ValueError):
         return None
-    # The layer may stand in the middle of a model: the stack begins with a tensor of its own.
-    return [_copy(t) for t in tensor] if isinstance(tensor, (list, tuple)) else _copy(tensor)
+    # A new tensor, since the layer may be in the middle of a model.
+    if isinstance(tensor, (list, tuple)):
+        return [symbolic_like(t) for t in tensor]
+    return symbolic_like(tensor)

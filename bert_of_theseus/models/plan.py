@@ -155,7 +155,7 @@ def _embedding_models(predecessor, successor, replaced):
         )
     if new is None:
         return None
-    _check_outputs("the embeddings", old, new)
+    _check_outputs("embeddings", old, new)
     if replaced and contexts[1] and keras.Model(new.inputs, as_list(new.outputs)[1:]).weights:
         raise ValueError(
             'embeddings="replace" replaces the hidden states alone, but the layers of '
@@ -171,7 +171,7 @@ def _module_models(predecessor, successor, layers):
     for index, indices in enumerate(layers):
         old = predecessor.module(indices, f"predecessor_module_{index}")
         new = successor.module([index], f"successor_module_{index}")
-        _check_outputs(f"module {index}", old, new)
+        _check_outputs(f"module_{index}", old, new)
         frozen.update(map(id, old.weights))
         trained.update(map(id, new.weights))
         if frozen & trained:
@@ -190,8 +190,8 @@ def _check_outputs(name, old, new):
         None not in sizes and sizes[0] != sizes[1] for sizes in zip(*shapes)
     ):
         raise ValueError(
-            f"Both outputs of {name} must have the same shape. Received: {shapes[0]} in the "
-            f"predecessor, {shapes[1]} in the successor."
+            f"'{name}' needs two outputs of one shape. Received: predecessor {shapes[0]}, "
+            f"successor {shapes[1]}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The successor alone, taken out of the Theseus model that it was trained in."""
+"""`build_successor_model`: the successor alone, extracted from the Theseus model."""
 
 from ..backend import keras
 from ..encoders import as_encoder, as_head
@@ -10,27 +10,27 @@ __all__ = ["build_successor_model"]
 def build_successor_model(
     theseus_model_or_successor, classifier: keras.layers.Layer | None = None, name="successor"
 ) -> keras.Model:
-    """Takes the successor out: a standalone model with none of the predecessor's weights.
+    """Builds a standalone model of the successor, with none of the predecessor's weights.
 
-    It shares its weights with the Theseus model it was trained in and predicts exactly as that
-    does at inference. All of it can be trained on, embeddings and head included; the head is the
-    same object as in the predecessor's model, so training it changes it there too.
+    It shares its weights with the Theseus model and predicts exactly as that does at inference.
+    All of it can be trained further, embeddings and head included. The head is the same object as
+    in the predecessor's model, so training it changes it there too.
 
     Args:
-        theseus_model_or_successor: A model made by `build_theseus_model` in this process, or the
-            successor that was given to it.
-        classifier: The head. Defaults to the Theseus model's.
+        theseus_model_or_successor: A model from `build_theseus_model`, in the same process; or
+            the successor that was passed to it.
+        classifier: The head. Defaults to that of the Theseus model.
         name: String. Name of the model.
 
     Returns:
-        A `keras.Model` on the successor's inputs, not compiled. Where the head is that of a
-        KerasHub `TextClassifier`, another `TextClassifier` of the same class, with the same
-        preprocessor and a head of its own that starts as that one, compiled as KerasHub does.
+        A `keras.Model` on the successor's inputs, not compiled. With the head of a KerasHub
+        `TextClassifier` it is a compiled `TextClassifier` of the same class and preprocessor,
+        with a copy of the head.
 
     Raises:
-        TypeError: if there is no classifier to use.
-        ValueError: for a Theseus model that was loaded from a file, which does not know the
-            host's objects: pass the successor.
+        TypeError: if there is no classifier.
+        ValueError: for a Theseus model that was loaded from a file: it does not hold the host's
+            objects. Pass the successor.
 
     Example:
 
@@ -39,15 +39,15 @@ def build_successor_model(
     """
     source = theseus_model_or_successor
     if isinstance(source, TheseusModel):
-        encoder, own_classifier = getattr(source, "_theseus_parts", (None, None))
+        encoder, head = getattr(source, "_theseus_parts", (None, None))
         if encoder is None:
             raise ValueError(
                 f"The model {source.name!r} was loaded or cloned, and does not know the successor "
                 "it was built from. Pass the successor itself, with its weights, and the "
                 "classifier: build_successor_model(successor, classifier)."
             )
-        classifier = classifier or own_classifier
+        classifier = classifier or head
     else:
         encoder = as_encoder(source)
     classifier = as_head(classifier, encoder)
-    return encoder.finished(encoder.model(classifier, name), classifier)
+    return encoder.host_model(encoder.model(classifier, name), classifier)

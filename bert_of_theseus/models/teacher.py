@@ -1,4 +1,4 @@
-"""Distillation: a second loss, from a frozen teacher."""
+"""`distil`: training with a second loss, from a frozen teacher."""
 
 from ..backend import KERAS_NAME, input_structure, keras
 from ..distillation import LogitsDistillation
@@ -15,35 +15,33 @@ def distil(
     from_logits: bool = False,
     name: str | None = None,
 ) -> keras.Model:
-    """Adds the loss of distillation from a frozen teacher to the training of a classifier.
+    """Builds a model that trains like `model`, with a distillation loss in addition.
 
-    The loss is added to the one that the model is compiled with, see `LogitsDistillation`. The
-    new model has the layers of `model` and predicts as it does. It trains what `model` trains:
-    of a Theseus model the successor, of any other classifier all of it; and of the teacher
-    nothing, whatever its flags.
+    See `LogitsDistillation` for the loss. The new model has the layers of `model`, predicts as it
+    does, and trains the same weights: of a Theseus model the successor's, of any other classifier
+    all. The teacher is never trained.
 
-    A teacher that shares layers with the model, as the predecessor does with a Theseus model,
-    goes into weights files; Keras' whole-model files do not restore layers that two models share.
+    Keras' whole-model files do not restore layers that two models share, as a Theseus model and
+    the predecessor as its teacher do. Use weights files.
 
     Args:
         model: The student: a Theseus model, an extracted successor, or any functional or
             sequential classifier with one output.
-        teacher: Keras model or layer from the same inputs to an output of the same shape: the
-            fine-tuned predecessor with its head, say. One that takes a dict is given the
-            student's inputs by their names.
+        teacher: Keras model or layer from the same inputs to an output of the same shape, such
+            as the fine-tuned predecessor with its head. One that takes a dict is called on the
+            student's inputs by name.
         temperature: Number above 0. Defaults to `2.0`.
-        weight: Number of at least 0, the weight of the added loss. Defaults to `1.0`.
-        from_logits: Boolean. Whether both outputs are logits, not probabilities. Defaults to
-            `False`.
-        name: String. Defaults to `None`, `"distilled_"` before the student's name.
+        weight: Number of at least 0, a factor of the added loss. Defaults to `1.0`.
+        from_logits: Boolean. Whether both outputs are logits rather than probabilities. Defaults
+            to `False`.
+        name: String. Defaults to `None`, `"distilled_"` and the student's name.
 
     Returns:
         A `keras.Model` on the student's inputs, not compiled.
 
     Raises:
-        TypeError: if `model` or `teacher` is not what it must be.
-        ValueError: if inputs or outputs do not fit, or the student trains weights that the
-            teacher uses.
+        TypeError: if `model` or `teacher` is not a Keras model or layer.
+        ValueError: if inputs or outputs do not fit, or the student trains weights of the teacher.
 
     Example:
 
@@ -60,11 +58,11 @@ def distil(
     if len(model.outputs) != 1:
         raise ValueError(f"`model` must have one output. Received: {len(model.outputs)} of them")
     layer = LogitsDistillation(
-        _on_inputs_of(model, teacher),
+        _taking_list(teacher, model),
         temperature,
         weight,
         from_logits,
-        # Of the outputs' own precision, so that they stay as they are.
+        # The precision of the outputs, so that they stay as they are.
         dtype=getattr(model.outputs[0].dtype, "name", model.outputs[0].dtype),
     )
     outputs = layer([model.outputs[0], *model.inputs])
@@ -77,18 +75,17 @@ def distil(
             "build_successor_model(theseus, copy), copy being keras.models.clone_model(head) "
             "after copy.set_weights(head.get_weights())."
         )
-    distilled = TheseusModel(
-        input_structure(model), outputs, name=name or f"distilled_{model.name}"
-    )
+    name = name or f"distilled_{model.name}"
+    distilled = TheseusModel(input_structure(model), outputs, name=name)
     if hasattr(model, "_theseus_parts"):
         object.__setattr__(distilled, "_theseus_parts", model._theseus_parts)
     return distilled
 
 
-def _on_inputs_of(model, teacher):
+def _taking_list(teacher, model):
     """`teacher`, as a function of a list of tensors like `model.inputs`."""
     needed = getattr(teacher, "inputs", None) if isinstance(teacher, keras.Model) else None
-    if not needed:  # a layer, which says what it takes when it is called
+    if not needed:  # a layer, which checks its inputs when it is called
         return teacher
     if len(needed) != len(model.inputs):
         raise ValueError(

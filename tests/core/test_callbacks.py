@@ -12,6 +12,7 @@ from bert_of_theseus import (
     set_replacement_rate,
 )
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras
+from bert_of_theseus.models.chain import ChainedRandomChoice
 
 X = np.ones((16, 3), "float32")
 
@@ -108,7 +109,7 @@ def test_errors(model):
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         fit(model, lambda step: 1.5)
     x = keras.Input((3,))
-    pair = [BinaryRandomChoice(modules_left=left)([x, x]) for left in (2, 1)]
+    pair = [ChainedRandomChoice(modules_left=left)([x, x]) for left in (2, 1)]
     counting = keras.Model(x, pair)
     set_replacement_rate(counting, 0.1)
     with pytest.raises(ValueError, match=r"`at_least_one` .*a rate per module.*\[0.1, 0.2\]"):

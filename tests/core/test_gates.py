@@ -263,8 +263,6 @@ def test_a_theseus_model_trains_with_it(gate, sampling, tmp_path):
 @pytest.mark.parametrize("options, text", [
     ({"gate": "coin"}, r"`gate` must be one of .*'bernoulli', 'uniform', 'blend'.*'coin'"),
     ({"sampling": "token"}, r"`sampling` must be one of .*'batch', 'replica', 'example'.*'token'"),
-    ({"gate": "blend", "modules_left": 2}, "`modules_left`.*gate='blend'"),
-    ({"sampling": "example", "return_replaced": True}, "`return_replaced`.*sampling='example'"),
 ])  # fmt: skip
 def test_bad_arguments(options, text):
     with pytest.raises(ValueError, match=text):

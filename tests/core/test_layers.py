@@ -357,8 +357,6 @@ def test_bad_shapes_in_a_later_call():
     ("seed", 1.5, TypeError, "`seed` must be an integer or None. Received: 1.5"),
     ("seed", "1", TypeError, "`seed` must be an integer or None. Received: '1'"),
     ("seed", True, TypeError, "`seed` must be an integer or None. Received: True"),
-    ("modules_left", 0, ValueError, "`modules_left` must be None or a positive integer"),
-    ("modules_left", 1.5, ValueError, "`modules_left` must be None or a positive integer"),
 ])  # fmt: skip
 def test_bad_arguments(argument, value, error, text):
     with pytest.raises(error, match=text):

@@ -27,8 +27,8 @@ from bert_of_theseus import (
     set_replacement_rate,
 )
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras
-from bert_of_theseus.layers import choice_layers
 from bert_of_theseus.encoders.initialize import split_into_modules
+from bert_of_theseus.layers import choice_layers
 
 EXECUTIONS = ["lazy", "dense"]
 PATHS = list(itertools.product([0, 1], repeat=3))
@@ -540,7 +540,7 @@ def test_the_original_name():
     theseus = package_names.bert_of_theseus(host.predecessor, host.successor, host.head)
     assert get_replacement_rate(theseus) == 0.5
     assert [type(choice).__name__ for choice in choice_layers(theseus)] == [
-        "BinaryRandomChoice"
+        "ChainedRandomChoice"
     ] * 3
 
 

@@ -272,7 +272,7 @@ def test_masked_without_a_mask_is_the_layer():
 
 def test_a_stack_of_ones_own_says_which_layers_know_no_masks():
     parts = {"inputs": keras.Input((None,), dtype="int32"), "embedding": embedding()}
-    with pytest.raises(ValueError, match=r"'mine' knows no masks.*Use `bert_of_theseus.Masked"):
+    with pytest.raises(ValueError, match=r"'mine' knows no masks.*Use `bert_of_theseus.wrappers.Masked"):
         StackEncoder([bilstm(), keras.layers.Conv1D(4, 3, padding="same", name="mine")], **parts)
     encoder = StackEncoder([Masked(convolution())], **parts)
     model = build_successor_model(encoder, head())
