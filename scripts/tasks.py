@@ -129,7 +129,6 @@ def build_parser() -> Parser:
         prog="tasks.py",
         description=__doc__,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("task", choices=DEFAULTS, help="which task")
     add = parser.add_argument_group("data and weights").add_argument
@@ -306,8 +305,8 @@ def train(args, inputs):
     import bert_of_theseus.bert4keras  # noqa: F401  sets bert4keras up, so it comes first
     from bert_of_theseus import compress
     from bert_of_theseus.backend import keras
-    from bert_of_theseus.bert_classifier import build_bert
     from bert_of_theseus.checkpoints import load_bert
+    from bert_of_theseus.checkpoints.load import build_bert
 
     task, config = inputs["task"], inputs["config"]
     train, validation, dev = inputs["batches"]

@@ -23,7 +23,7 @@ from bert_of_theseus import (
     set_replacement_rate,
 )
 from bert_of_theseus.backend import keras
-from bert_of_theseus.bert_classifier import build_bert
+from bert_of_theseus.checkpoints.load import build_bert
 from bert_of_theseus.checkpoints import load_pretrained
 from bert_of_theseus.data import Entity, Example, Pair, Tokenizer, load_cluener
 from bert_of_theseus.data.decoding import decode_entities

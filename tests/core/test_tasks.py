@@ -20,8 +20,8 @@ from bert_of_theseus import (
 )
 from bert_of_theseus.backend import keras, reduce_sum
 from bert_of_theseus.data import Entity, Example, Pair, Tokenizer
-from bert_of_theseus.heads import PositionSoftmax, span_head, tagging_head
 from bert_of_theseus.data.losses import MaskedAccuracy, MaskedCrossentropy
+from bert_of_theseus.heads import PositionSoftmax, span_head, tagging_head
 from bert_of_theseus.training import described, fit, fresh
 
 WORDS = [*"abcdefgh"]

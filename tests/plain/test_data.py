@@ -426,7 +426,7 @@ def test_jumping_to_an_epoch_equals_walking_there(encoded):
         assert order(jumped) == orders[epoch]
     jumped.on_epoch_end()
     assert (jumped.epoch, order(jumped)) == (2, orders[2])
-    with pytest.raises(ValueError, match=r"`epoch` must be an integer of at least 0\. Received: -1"):
+    with pytest.raises(ValueError, match=r"`epoch` must be .* at least 0\. Received: -1"):
         jumped.set_epoch(-1)
 
 
@@ -442,7 +442,7 @@ def test_batches_without_shuffling_stay(encoded):
 def test_batches_refuse(encoded):
     with pytest.raises(ValueError, match="empty"):
         Batches(Encoded([], np.array([])), 16)
-    with pytest.raises(ValueError, match=r"`batch_size` must be an integer of at least 1\. Received: 0"):
+    with pytest.raises(ValueError, match=r"`batch_size` must be .* at least 1\. Received: 0"):
         Batches(encoded, 0)
     with pytest.raises(IndexError):
         Batches(encoded, 16)[13]

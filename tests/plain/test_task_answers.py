@@ -319,7 +319,7 @@ def test_labels_that_do_not_fit(tokenizer, task, example, problem):
 
 
 def test_a_question_longer_than_the_limit(tokenizer):
-    with pytest.raises(ValueError, match="must leave room for the second text. Received: 5"):
+    with pytest.raises(ValueError, match=r"must leave room for the second text\. Received: 5"):
         SpanExtraction().encode([Pair("a b x a b", "中国", None)], tokenizer, 5)
 
 
@@ -330,7 +330,7 @@ def test_a_question_longer_than_the_limit(tokenizer):
     (lambda: Classification("abc", "f1"), "must be two classes"),
     (lambda: MultiLabel("ab", threshold=0), "`threshold` must be a number in"),
     (lambda: Regression("r2"), "must be one of .*pearson.*spearman"),
-    (lambda: SpanExtraction(max_answer_length=0), "`max_answer_length` must be an integer of at least 1"),
+    (lambda: SpanExtraction(max_answer_length=0), "`max_answer_length` must be an integer"),
 ])  # fmt: skip
 def test_tasks_that_cannot_be(build, problem):
     with pytest.raises(ValueError, match=problem):
