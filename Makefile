@@ -17,6 +17,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 \
 	--custom-compile-command "make lock"
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# Not with every build of the documentation.
+export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -10,6 +10,7 @@ from email.parser import BytesParser
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -18,6 +19,7 @@ import bert_of_theseus
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON_VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 LOCKS = ("requirements.txt", "requirements-dev.txt")
+TOOLS = "requirements-tools.txt"
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +133,7 @@ def select_pins(pins: list[Requirement], python_version: str) -> dict[str, str]:
     return chosen
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, TOOLS])
 def test_lock_pins_every_line(lock):
     pins = read_pins(lock)
     assert len(pins) > 20
@@ -151,10 +153,12 @@ def test_requirements_hold_no_path_and_no_host(path):
 
 @pytest.mark.parametrize("python_version", PYTHON_VERSIONS)
 def test_locks_agree_with_each_other(python_version):
-    run, dev = (select_pins(read_pins(lock), python_version) for lock in LOCKS)
-    shared = run.keys() & dev.keys()
-    assert {"keras", "numpy", "tensorflow"} <= shared
-    assert {name: run[name] for name in shared} == {name: dev[name] for name in shared}
+    run, dev, tools = (select_pins(read_pins(lock), python_version) for lock in (*LOCKS, TOOLS))
+    assert {"keras", "numpy", "tensorflow"} <= run.keys() & dev.keys()
+    assert "ruff" in dev.keys() & tools.keys()
+    for one, other in ((run, dev), (run, tools), (dev, tools)):
+        shared = one.keys() & other.keys()
+        assert {name: one[name] for name in shared} == {name: other[name] for name in shared}
 
 
 @pytest.mark.parametrize("python_version", PYTHON_VERSIONS)
@@ -197,6 +201,27 @@ def test_every_import_of_the_package_is_declared(metadata):
     }
     assert {"keras", "numpy"} <= imported.keys()
     assert not missing
+
+
+def test_workflows_call_targets_of_the_makefile():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    found = set()
+    for path in (ROOT / ".github" / "workflows").iterdir():
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            commands = [step["run"].split() for step in job["steps"] if "run" in step]
+            assert commands and all(command[0] == "make" for command in commands), path
+            found |= {command[1] for command in commands}
+    assert {"lint", "test", "docs", "release"} <= found <= targets
+
+
+def test_hooks_run_what_make_lint_runs():
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook["entry"] for repo in config["repos"] for hook in repo["hooks"]]
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)[1]
+    lines = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe.splitlines()]
+    assert [re.sub(" --force-exclude", "", hook) for hook in hooks] == [
+        line.removesuffix(" .") for line in lines
+    ]
 
 
 def test_torch_adds_nothing_but_torch():
