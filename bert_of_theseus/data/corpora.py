@@ -87,10 +87,7 @@ def load_sst2(
 
     Args:
         directory: Path of the folder.
-        validation_fraction: Share of the whole sentences that is split off for validation.
-            Defaults to `0.1`.
-        limit: Integer. Uses at most this many random rows of each set. Defaults to `None`, all.
-        seed: Integer, of the choice and the split. Defaults to `42`.
+        validation_fraction, limit, seed: As in `load_iflytek`; `limit` is of each set.
 
     Returns:
         A `Corpus`.
@@ -156,11 +153,7 @@ def load_cluener(
 
     Args:
         directory: Path of the folder.
-        validation_fraction: Share of `train.json` that is split off for validation. Defaults to
-            `0.1`.
-        limit: Integer. Uses at most this many random rows of `train.json`, and of `dev.json`.
-            Defaults to `None`, all.
-        seed: Integer, of the choice and the split. Defaults to `42`.
+        validation_fraction, limit, seed: As in `load_iflytek`.
 
     Returns:
         A `Corpus`. Each label is a tuple of `Entity`, and `labels` are the entity types.
@@ -237,11 +230,7 @@ def load_folder(
             of `[start, end, type]`, where `text[start:end]` is an entity. `"spans"`:
             `[start, end]`, where `second_text[start:end]` answers the question `text`; null if
             there is no answer.
-        validation_fraction: Share of `train.json` that is split off for validation. Defaults to
-            `0.1`.
-        limit: Integer. Uses at most this many random rows of `train.json`, and of `dev.json`.
-            Defaults to `None`, all.
-        seed: Integer, of the choice and the split. Defaults to `42`.
+        validation_fraction, limit, seed: As in `load_iflytek`.
 
     Returns:
         A `Corpus` with the labels that the task of this kind takes.
