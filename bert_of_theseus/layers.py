@@ -1,10 +1,7 @@
 """The method's layers: a random choice between predecessor and successor.
 
-- `BinaryRandomChoice` chooses one of two tensors, when both are computed.
-- `ModuleChoice` chooses one of two modules, before any work is done, and runs that one alone.
-
-    x = choice([predecessor_output, successor_output])
-    x = ModuleChoice(predecessor_layers, successor_layers, replacement_rate=0.5)(x)
+- `BinaryRandomChoice` chooses one of two tensors, both computed.
+- `ModuleChoice` chooses one of two modules and runs that one alone.
 """
 
 import random
@@ -71,8 +68,7 @@ class _Choice(keras.layers.Layer):
     def _choose(self, inputs, training, replaced_below=None):
         """The output, and whether it is the successor's (`None` for a mixture of both).
 
-        `replaced_below` is whether the output of a module below was the successor's in this
-        batch: a boolean or boolean tensor, or `None` if that is not known.
+        `replaced_below` says whether a module below was replaced in this batch; `None`: unknown.
         """
         raise NotImplementedError
 
@@ -111,18 +107,10 @@ class _Choice(keras.layers.Layer):
 class BinaryRandomChoice(_Choice):
     """Chooses one of two tensors at random in training; returns the second at inference.
 
-    The two tensors are the outputs of a predecessor module and of the successor module that
-    replaces it, for the same input. In training one draw per batch decides: with probability
-    `replacement_rate` the output is the successor's tensor, otherwise the predecessor's. At
-    inference it is the successor's, whatever the rate.
-
-    The output is `e * predecessor + (1 - e) * successor`, where `gate` gives the law of e. Where
-    e is 0 or 1 the output is exactly one of the two, so NaN in the other tensor reaches neither
-    the output nor its gradients. For a rate r,
-
-    - `"bernoulli"`: e is 0 with probability r, otherwise 1.
-    - `"uniform"`: 1 - e is `u ** ((1 - r) / r)`, with u uniform in [0, 1). Its mean is r.
-    - `"blend"`: 1 - e is r, and nothing is drawn.
+    The tensors are the outputs of a predecessor module and of its successor for the same input.
+    The output is `e * predecessor + (1 - e) * successor`, with e drawn once per batch: 0, the
+    successor, with probability `replacement_rate`, otherwise 1. Where e is 0 or 1 it is exactly
+    one of the two: NaN in the other reaches neither the output nor its gradients.
 
     The rate is the scalar weight `layer.replacement_rate`. `set_replacement_rate` changes it at
     any time: compiled training steps follow, and a saved model keeps it. The number of draws is a
@@ -133,24 +121,25 @@ class BinaryRandomChoice(_Choice):
             training. Defaults to `0.5`.
         seed: Integer. Layers with different seeds draw independently. Defaults to `None`, a seed
             from Python's generator, which `keras.utils.set_random_seed` seeds.
-        gate: `"bernoulli"`, `"uniform"` or `"blend"`. Defaults to `"bernoulli"`.
+        gate: The law of e for a rate r. `"bernoulli"`: as above. `"uniform"`: 1 - e is
+            `u ** ((1 - r) / r)`, of mean r, with u uniform in [0, 1). `"blend"`: 1 - e is r, and
+            nothing is drawn. Defaults to `"bernoulli"`.
         sampling: `"batch"`, one draw for the whole batch, on all devices; `"replica"`, one for
             each replica of `tf.distribute`; or `"example"`, one for each example. Defaults to
             `"batch"`.
-        **kwargs: Base layer arguments, such as `name` and `dtype`.
+        **kwargs: Base layer arguments.
 
     Call arguments:
         inputs: List of two tensors of equal shape, the predecessor's first.
         training: Boolean, whether to draw.
 
     Returns:
-        A tensor of the same shape. Its mask is the mask of the inputs; where both have one, a
-        position counts if it counts in both.
+        A tensor of the same shape. If both inputs have masks, a position counts if it counts in
+        both.
 
     Example:
 
-    >>> choice = BinaryRandomChoice(replacement_rate=0.5, seed=0)
-    >>> x = choice([predecessor_output, successor_output])
+    >>> x = BinaryRandomChoice(replacement_rate=0.5)([predecessor_output, successor_output])
 
     References:
         - [BERT-of-Theseus: Compressing BERT by Progressive Module Replacing](
@@ -218,25 +207,21 @@ class BinaryRandomChoice(_Choice):
 class ModuleChoice(_Choice):
     """Chooses one of two modules at random in training and runs that one alone.
 
-    The law of the output is that of `BinaryRandomChoice` on the outputs of both modules, but the
-    module that is not chosen costs neither a forward nor a backward pass. At inference the
-    successor runs.
+    The same as `BinaryRandomChoice` on the outputs of both modules, but the module that is not
+    chosen costs neither a forward nor a backward pass. At inference the successor runs.
 
     The predecessor is frozen in this layer, whatever its `trainable` flags say to other models:
-    it is never updated, the statistics of batch normalization included, and no gradients of its
-    weights are computed.
+    its weights and the statistics of batch normalization are never updated.
 
     The layers may not add losses (`add_loss`, `activity_regularizer`), since they run inside a
-    conditional; `BinaryRandomChoice` has no such limit. For whole-model HDF5 files in Keras 2 the
-    layers of both modules need different names (bert4keras' `prefix`).
+    conditional. For whole-model HDF5 files in Keras 2 the layers of both modules need different
+    names (bert4keras' `prefix`).
 
     Args:
         predecessor_layers: Layer, model, or list of layers applied in order.
         successor_layers: Layer, model, or list of layers applied in order. Must map the same
             input to an output of the same shape.
-        replacement_rate: Float in [0, 1]. Probability that the successor runs in training.
-            Defaults to `0.5`.
-        seed: Integer or `None`, as in `BinaryRandomChoice`.
+        replacement_rate, seed: As in `BinaryRandomChoice`.
         predecessor_dropout: Boolean. Whether the predecessor's dropout is active in training, as
             in the original code. Defaults to `True`.
         sampling: `"batch"` or `"replica"`, as in `BinaryRandomChoice`.
@@ -252,11 +237,7 @@ class ModuleChoice(_Choice):
 
     Example:
 
-    >>> choice = ModuleChoice(predecessor_layers[0:4], successor_layers[0], seed=0)
-    >>> x = choice(x)
-
-    References:
-        - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925) (Xu et al., 2020), section 3.1
+    >>> x = ModuleChoice(predecessor_layers[0:4], successor_layers[0])(x)
     """
 
     samplings = SAMPLINGS[:2]
@@ -379,13 +360,7 @@ def set_replacement_rate(model, rate) -> None:
 
 
 def rate_per_choice(rate, count: int, equal: bool = False) -> list[float]:
-    """`rate`, a number or a list of `count` of them, as such a list, checked.
-
-    Args:
-        rate: As in `set_replacement_rate`.
-        count: Integer, the number of choices.
-        equal: Boolean. Whether all choices need one rate. Defaults to `False`.
-    """
+    """A list of `count` rates of `rate`, one or a list; `equal` ones may not come as a list."""
     one_each = isinstance(rate, (list, tuple, np.ndarray))
     rates = list(rate) if one_each else [rate] * count
     if len(rates) != count:
@@ -394,8 +369,8 @@ def rate_per_choice(rate, count: int, equal: bool = False) -> list[float]:
         )
     if one_each and equal:
         raise ValueError(
-            "`at_least_one` draws again as is right where all modules have one rate, so it does "
-            f"not go with a rate per module. Received: {rates!r}"
+            "`at_least_one` needs one rate for all modules and does not go with a rate per "
+            f"module. Received: {rates!r}"
         )
     return [valid_rate(value) for value in rates]
 

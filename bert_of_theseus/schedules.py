@@ -1,9 +1,7 @@
-"""How the replacement rate moves during training: functions of the step, and nothing else.
+"""Replacement schedules: functions from the training step to the replacement rate.
 
-A schedule maps a step, counted from 0, to a replacement rate in [0, 1], the probability that a
-module is the successor's. It knows no model, and this module needs no Keras. Lengths are given in
-steps, or as a `fraction` of the training so that nobody has to know their number; a schedule with
-a fraction is given its `total_steps` by `ReplacementRateScheduler`, or with `bind`.
+Steps are counted from 0. The length of a schedule is given in `steps` or as a `fraction` of the
+training; `ReplacementRateScheduler` binds a fraction to the number of steps. No Keras is needed.
 """
 
 import bisect
@@ -28,11 +26,11 @@ def _rate(name, value):
 
 
 class ReplacementSchedule:
-    """What all schedules share: lengths in steps or as fractions, calls, configs.
+    """Base of all schedules.
 
     Args:
-        steps: Number of steps that the schedule takes to its end.
-        fraction: Or its share of the whole training, in (0, 1].
+        steps: Integer, the number of steps to the end of the schedule.
+        fraction: Or float in (0, 1], its share of the whole training.
 
     Call arguments:
         step: Integer, the number of optimizer steps done so far.
@@ -66,7 +64,7 @@ class ReplacementSchedule:
         self.fraction = None if fraction is None else float(fraction)
 
     def bind(self, total_steps: int) -> "ReplacementSchedule":
-        """The same schedule with its length in steps, for a training of `total_steps`."""
+        """Returns the schedule with its length in steps, for a training of `total_steps`."""
         if self.fraction is None:
             return self
         config = self.get_config()
@@ -84,7 +82,7 @@ class ReplacementSchedule:
         return self.at(min(1.0, step / self.steps))
 
     def at(self, progress: float) -> float:
-        """The rate at `progress`, the share of the schedule that is done, in [0, 1]."""
+        """Returns the rate at `progress`, the share of the schedule that is done, in [0, 1]."""
         raise NotImplementedError
 
     def get_config(self) -> dict:
@@ -105,15 +103,11 @@ class ReplacementSchedule:
 
 
 class ConstantReplacement(ReplacementSchedule):
-    """One rate, and 1 from the end of the schedule on if it has one.
+    """A constant rate, and 1 after the end of the schedule, if it has one.
 
     Args:
-        rate: Float in [0, 1]. Defaults to `0.5`, the original Keras script's.
-        steps: After how many steps the rate becomes 1. Defaults to `None`, never.
-        fraction: Or after which share of the training. Defaults to `None`, never.
-
-    References:
-        - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925), section 3.1
+        rate: Float in [0, 1]. Defaults to `0.5`, that of the original Keras script.
+        steps, fraction: As in `ReplacementSchedule`. Default to `None`: no end.
     """
 
     def __init__(self, rate=0.5, steps=None, fraction=None):
@@ -130,13 +124,12 @@ class ConstantReplacement(ReplacementSchedule):
 
 
 class LinearReplacement(ReplacementSchedule):
-    """From `start` to `end` in a straight line: the paper's curriculum, `min(1, k * t + b)`.
+    """Linear from `start` to `end`: the paper's curriculum, `min(1, k * t + b)`.
 
     Args:
         start: Float in [0, 1], the rate at step 0, the paper's b.
-        end: Float in [0, 1], the rate from the end of the schedule on. Defaults to `1.0`.
-        steps: Number of steps from `start` to `end`; the paper's k is `(end - start) / steps`.
-        fraction: Or the share of the training that it takes.
+        end: Float in [0, 1], the rate after the end of the schedule. Defaults to `1.0`.
+        steps, fraction: As in `ReplacementSchedule`. The paper's k is `(end - start) / steps`.
 
     Example:
 
@@ -159,23 +152,19 @@ class LinearReplacement(ReplacementSchedule):
 
 
 class CosineReplacement(LinearReplacement):
-    """From `start` to `end` along half a cosine: slowly at both ends."""
+    """From `start` to `end` along half a cosine: slow at both ends."""
 
     def at(self, progress):
         return super().at((1 - math.cos(math.pi * progress)) / 2)
 
 
 class AntiCurriculumReplacement(LinearReplacement):
-    """The paper's control experiment: the rate falls in a straight line, from 1 to `end`.
+    """Linear, with falling defaults: the paper's control experiment, section 5.3.
 
     Args:
         start: Float in [0, 1]. Defaults to `1.0`.
         end: Float in [0, 1]. Defaults to `0.0`.
-        steps: Number of steps from `start` to `end`.
-        fraction: Or the share of the training that it takes.
-
-    References:
-        - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925), section 5.3
+        steps, fraction: As in `ReplacementSchedule`.
     """
 
     def __init__(self, start=1.0, end=0.0, steps=None, fraction=None):
@@ -183,12 +172,11 @@ class AntiCurriculumReplacement(LinearReplacement):
 
 
 class PiecewiseReplacement(ReplacementSchedule):
-    """Straight lines between points.
+    """Linear between points.
 
     Args:
-        points: List of `(progress, rate)`, progress rising, each in [0, 1] of the schedule.
-        steps: Number of steps that progress 1 stands for.
-        fraction: Or the share of the training.
+        points: List of `(progress, rate)`, both in [0, 1], with rising progress.
+        steps, fraction: As in `ReplacementSchedule`, for progress 1.
 
     Example:
 
@@ -225,18 +213,16 @@ class PiecewiseReplacement(ReplacementSchedule):
 
 
 class ModulewiseReplacement(ReplacementSchedule):
-    """One module after another goes from `start` to `end`: a rate per module.
+    """Linear from `start` to `end` for one module after another.
+
+    A call returns a list with a rate per module, from the bottom up.
 
     Args:
-        num_modules: Integer, number of modules; with `embeddings="replace"` the embeddings are one.
-        order: `"bottom-up"`, first the module next to the embeddings, or `"top-down"`.
-        start: Float in [0, 1], the rate of modules whose turn is yet to come. Defaults to `0.0`.
-        end: Float in [0, 1], the rate of those whose turn is over. Defaults to `1.0`.
-        steps: Number of steps until the last module is at `end`.
-        fraction: Or the share of the training.
-
-    Returns:
-        When called, a list of `num_modules` rates, from the bottom up.
+        num_modules: Integer, number of modules, the embeddings included if they are replaced.
+        order: `"bottom-up"` or `"top-down"`. Defaults to `"bottom-up"`.
+        start: Float in [0, 1], the rate before a module's turn. Defaults to `0.0`.
+        end: Float in [0, 1], the rate after it. Defaults to `1.0`.
+        steps, fraction: As in `ReplacementSchedule`, until the last module's end.
     """
 
     def __init__(

@@ -30,72 +30,63 @@ def build_theseus_model(
     seed: int | None = None,
     name: str = "theseus",
 ) -> keras.Model:
-    """Wires a frozen predecessor and a trainable successor into one model, module by module.
+    """Builds the model that trains the successor: predecessor and successor, module by module.
 
-    In training each module's output is the predecessor's or the successor's, at random, a draw
-    per module and batch; the task's loss is the only loss, unless `hidden_loss_weight` adds one.
-    At inference the model is the successor. Compile it and `fit` it as any Keras model, then take
-    the successor out with `build_successor_model`.
+    In training each module's output is the predecessor's or the successor's, at random, with a
+    draw per module and batch. The task's loss is the only loss. At inference the model is the
+    successor. Compile and `fit` it as any Keras model, then extract the successor with
+    `build_successor_model`.
 
     The predecessor and the classifier are frozen inside this model only: their `trainable` flags
-    stay as they are, and models compiled on them train as before. Build it when the predecessor
-    is fitted: with `embeddings="predecessor"` its embeddings are copied now.
+    stay as they are, and models compiled on them train as before. Build it after the predecessor
+    is fine-tuned: with `embeddings="predecessor"` its embeddings are copied now.
 
     Args:
         predecessor: The fine-tuned encoder: a bert4keras `Transformer`
             (`return_keras_model=False`), a KerasHub backbone or `TextClassifier`, a
             `keras.Sequential`, a list of layers, or an `Encoder`.
-        successor: The encoder to train, of fewer layers. It may be of another kind: a list of
-            layers or models, each from `(batch_size, sequence_length, hidden_size)` to the same,
-            such as LSTMs or convolutions, gets copies of the predecessor's embedding and of what
-            follows its last layer, see `StackEncoder`.
-        classifier: Keras model or layer from the encoder's output, `(batch_size,
-            sequence_length, hidden_size)` for BERT, to the task's output; the predecessor's own.
-            Defaults to `None`, the head of a `TextClassifier`.
+        successor: The encoder to train, with fewer layers. A list of layers from `(batch_size,
+            sequence_length, hidden_size)` to the same, LSTMs say, gets copies of the
+            predecessor's embedding and end, see `StackEncoder`.
+        classifier: Keras model or layer from the encoder's output to the task's output. Defaults
+            to `None`, the head of a `TextClassifier`.
         replacement_rate: Float in [0, 1]. Probability that a module is the successor's in
-            training. `set_replacement_rate` changes it later. Defaults to `0.5`.
-        execution: `"lazy"` runs only the modules that were picked, forward and backward;
-            `"dense"` runs all and picks among the outputs, as the original Keras code does. The
-            law of the outputs is the same. Defaults to `"lazy"`.
+            training; `set_replacement_rate` changes it. Defaults to `0.5`.
+        execution: `"lazy"` runs only the chosen modules, forward and backward; `"dense"` runs all
+            and chooses among the outputs, as the original Keras code. Both follow the same law.
+            Defaults to `"lazy"`.
         embeddings: `"predecessor"` copies the predecessor's embeddings into the successor and
-            keeps them frozen, as in the paper; `"replace"` makes the embeddings a module of
-            their own, chosen among both like the others. Defaults to `"predecessor"`.
-        module_map: For each successor layer the list of the predecessor's layers it replaces,
-            `[[0, 1, 2], [3, 4, 5]]`, in order and complete. Defaults to `None`, equal parts of
-            the n layers where the successor's m divide them, and otherwise parts whose sizes
-            differ by one at most: layer i replaces layers `round(i * n / m)` up to, and without,
-            `round((i + 1) * n / m)`. So 12 into 5 is parts of 2, 3, 2, 3 and 2.
-        at_least_one: Boolean. Whether a batch that would train nothing, since all modules are
-            the predecessor's (12.5 % of them for 3 modules at rate 0.5), is drawn again. Every
-            other combination then keeps its share of the rest, and at rate 0 exactly one module,
-            any, is replaced. For one rate, not one per module. Defaults to `False`.
-        predecessor_dropout: Boolean. Whether the predecessor's dropout is on in training, as in
-            the original code. Defaults to `True`.
-        hidden_loss_weight: Number of at least 0. Weight of a second loss in training, of
-            distillation: the mean over the modules of the mean squared difference between the
-            predecessor's output and the successor's, of the same input, at the positions that
-            the mask keeps. It needs both outputs, so `execution="dense"`. Defaults to `0.0`, no
-            such loss.
-        gate: `"bernoulli"`, one of the two outputs; or, of both of them and so with
-            `execution="dense"`, `"uniform"`, a mixture in shares that are drawn, or `"blend"`,
-            in shares that are not. See `BinaryRandomChoice`. Defaults to `"bernoulli"`.
-        sampling: `"batch"`, a draw per module and batch, the same on all replicas of a
-            distributed model; `"replica"`, a draw per module and replica of `tf.distribute`; or
-            `"example"`, a draw per module and example, with `execution="dense"`. Defaults to
-            `"batch"`.
-        seed: Integer for the draws. Defaults to `None`, from Python's generator.
+            freezes them, as in the paper; `"replace"` makes the embeddings a module that is
+            replaced like the others. Defaults to `"predecessor"`.
+        module_map: For each successor layer the list of predecessor layers that it replaces, in
+            order and complete: `[[0, 1, 2], [3, 4, 5]]`. Defaults to `None`, parts whose sizes
+            differ by at most one; 12 into 5 is 2, 3, 2, 3 and 2 layers.
+        at_least_one: Boolean. Whether a batch in which no module is the successor's, and which
+            would train nothing (12.5 % for 3 modules at rate 0.5), is drawn again. The other
+            combinations keep their proportions; at rate 0 exactly one module is replaced. Needs
+            one rate for all modules. Defaults to `False`.
+        predecessor_dropout: Boolean. Whether the predecessor's dropout is active in training, as
+            in the original code. Defaults to `True`.
+        hidden_loss_weight: Number of at least 0, a factor of an additional loss: the squared
+            difference of both outputs of each module, see `HiddenDistillation`. Needs
+            `execution="dense"`. Defaults to `0.0`, no such loss.
+        gate: `"bernoulli"`; or, with `execution="dense"`, `"uniform"` or `"blend"`, mixtures of
+            both outputs, see `BinaryRandomChoice`. Defaults to `"bernoulli"`.
+        sampling: `"batch"`, `"replica"`, or, with `execution="dense"`, `"example"`: what a draw
+            is for, see `BinaryRandomChoice`. Defaults to `"batch"`.
+        seed: Integer of at least 0, for the draws. Defaults to `None`, from Python's generator.
         name: String. Name of the model.
 
     Returns:
         A `keras.Model` on the predecessor's inputs, not compiled.
 
     Raises:
-        TypeError: if the encoders or the classifier are not what can be wired.
+        TypeError: if the encoders or the classifier are of another type.
         ValueError: if the depths, shapes or options do not fit together.
 
     Example:
 
-    >>> theseus = build_theseus_model(predecessor, successor, classifier, replacement_rate=0.5)
+    >>> theseus = build_theseus_model(predecessor, successor, classifier)
     >>> theseus.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     >>> theseus.fit(x, y)
     >>> small = build_successor_model(theseus)
@@ -166,17 +157,9 @@ def build_theseus_model(
 
 
 def bert_of_theseus(predecessor, successor, classifier) -> keras.Model:
-    """The original Keras script's function, with its wiring: dense, embeddings replaced, rate 0.5.
+    """Builds the model of the original Keras script: dense, embeddings replaced, rate 0.5.
 
-    Unlike there, models that were compiled before this call train as they should.
-
-    Args:
-        predecessor: bert4keras `Transformer`, or what `build_theseus_model` takes.
-        successor: Likewise, of fewer layers.
-        classifier: Keras model from the encoder's output to the task's.
-
-    Returns:
-        A `keras.Model`, not compiled.
+    Unlike there, models that were compiled before this call can be trained further.
     """
     return build_theseus_model(
         predecessor, successor, classifier, execution="dense", embeddings="replace"
@@ -187,46 +170,42 @@ def bert_of_theseus(predecessor, successor, classifier) -> keras.Model:
 class TheseusModel(keras.Model):
     """A functional model that trains the successor's modules and nothing else.
 
-    What is frozen is frozen in this model alone. No `trainable` flag of a layer is changed, so
-    the predecessor, the head and the successor can be trained in models of their own, compiled
-    before or after this one.
+    The other weights are frozen in this model alone. No `trainable` flag of a layer is changed, so
+    the predecessor, the head and the successor can be trained in other models, compiled before or
+    after this one.
     """
 
     def _frozen_ids(self):
         if not hasattr(self, "_frozen_weight_ids"):
-            frozen, live = set(), set()
+            frozen, trained = set(), set()
             for layer in self.layers:
-                if isinstance(layer, Frozen):
-                    frozen.update(map(id, layer.weights))
-                elif isinstance(layer, ModuleChoice):
-                    for side, ids in (("predecessor", frozen), ("successor", live)):
-                        for inner in getattr(layer, f"{side}_layers"):
-                            ids.update(map(id, inner.weights))
+                if isinstance(layer, ModuleChoice):
+                    frozen.update(id(w) for old in layer.predecessor_layers for w in old.weights)
+                    trained.update(id(w) for new in layer.successor_layers for w in new.weights)
                 else:
-                    live.update(map(id, layer.weights))
-            self._frozen_weight_ids = frozenset(frozen - live)
+                    ids = frozen if isinstance(layer, Frozen) else trained
+                    ids.update(map(id, layer.weights))
+            self._frozen_weight_ids = frozenset(frozen - trained)
         return self._frozen_weight_ids
 
-    def _without_frozen(self, weights):
-        frozen = self._frozen_ids()
-        return [weight for weight in weights if id(weight) not in frozen]
+    def _trained(self, weights):
+        return [weight for weight in weights if id(weight) not in self._frozen_ids()]
 
-    def _with_frozen(self, trainable, non_trainable):
-        frozen = self._frozen_ids()
-        return [w for w in trainable if id(w) in frozen] + non_trainable
+    def _frozen(self, weights):
+        return [weight for weight in weights if id(weight) in self._frozen_ids()]
 
     @property
     def trainable_weights(self):
-        return self._without_frozen(super().trainable_weights)
+        return self._trained(super().trainable_weights)
 
     @property
     def non_trainable_weights(self):
-        return self._with_frozen(super().trainable_weights, super().non_trainable_weights)
+        return self._frozen(super().trainable_weights) + super().non_trainable_weights
 
     @property
     def trainable_variables(self):
-        return self._without_frozen(super().trainable_variables)
+        return self._trained(super().trainable_variables)
 
     @property
     def non_trainable_variables(self):
-        return self._with_frozen(super().trainable_variables, super().non_trainable_variables)
+        return self._frozen(super().trainable_variables) + super().non_trainable_variables
