@@ -56,7 +56,7 @@ def on_page_content(html, page, config, files):
     module = None
     for line in page.markdown.splitlines():
         if line.startswith("::: "):
-            module = line[4:]
+            module = line.removeprefix("::: ")
         elif module and re.match(r" +- \w+$", line):
             name = f"{module}.{line.strip(' -')}"
             if f'id="{name}"' not in html:

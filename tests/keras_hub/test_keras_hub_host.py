@@ -1,8 +1,5 @@
 """What a KerasHub host is, what it is not, and how it goes through the builders."""
 
-import re
-from pathlib import Path
-
 import keras
 import keras_hub
 import numpy as np
@@ -16,7 +13,6 @@ from bert_of_theseus import (
     build_theseus_model,
     compress,
 )
-from bert_of_theseus.backend import BACKEND
 from bert_of_theseus.encoders import as_encoder
 from bert_of_theseus.heads import pooler_classification_head
 
@@ -85,22 +81,6 @@ def test_embeddings_replaced(execution):
     theirs = build_theseus_model(host.task, successor, replacement_rate=0.0, **options)
     found = outputs(theirs, host.x, training=True)
     np.testing.assert_allclose(found, outputs(host.task, host.x), atol=1e-5)
-
-
-@pytest.mark.skipif(BACKEND != "torch", reason="once is enough: each step is tested on all")
-def test_the_readmes_block(tmp_path, monkeypatch):
-    root = Path(__file__).resolve().parents[2]
-    readmes = [(root / name).read_text("utf-8") for name in ("README.md", "README.zh.md")]
-    found = [re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) for text in readmes]
-    (code,) = {block for blocks in found for block in blocks if "import keras_hub" in block}
-    monkeypatch.chdir(tmp_path)
-    Host("Bert", num_layers=4).task.save_to_preset("bert-base")
-    scope = {"texts": TEXTS, "labels": np.array([1, 0])}
-    exec(code, scope)
-    loaded = keras_hub.models.TextClassifier.from_preset("small")
-    assert len(loaded.backbone.transformer_layers) == 3
-    said = [model.predict(TEXTS, verbose=0) for model in (scope["small"], loaded)]
-    np.testing.assert_allclose(*said, atol=1e-6)
 
 
 def test_compress_texts(tmp_path):

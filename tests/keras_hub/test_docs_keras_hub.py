@@ -1,0 +1,47 @@
+"""The blocks of the documentation for Hugging Face and KerasHub run as they stand."""
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+from docs_blocks import run_block, write_bert
+
+from bert_of_theseus.backend import BACKEND
+
+if BACKEND != "torch":
+    pytest.skip("once is enough: each step is tested on all", allow_module_level=True)
+
+TEXTS = ["a joy to watch", "two hours of my life", "ada in london", "to watch my life"]
+
+
+@pytest.fixture(scope="module")
+def scope(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    write_bert(folder / "bert-base")
+    keras.utils.set_random_seed(0)
+    labels = np.arange(4) % 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield {"texts": TEXTS, "labels": labels, "dev_texts": TEXTS, "dev_labels": labels}
+
+
+def test_recipe(scope):
+    run_block("keras-hub", scope)
+    successor = scope["result"].successor
+    assert isinstance(successor, keras_hub.models.BertTextClassifier)
+    reloaded = keras_hub.models.TextClassifier.from_preset("small")
+    np.testing.assert_allclose(
+        reloaded.predict(TEXTS, verbose=0), successor.predict(TEXTS, verbose=0), atol=1e-6
+    )
+
+
+def test_steps(scope):
+    run_block("keras-hub-steps", scope)
+    assert scope["small"].predict(TEXTS, verbose=0).shape == (4, 2)
+    assert len(scope["small"].backbone.transformer_layers) == 3
+
+
+def test_load_backbone(scope):
+    run_block("load-backbone", scope)
+    x = scope["predecessor"].preprocessor(TEXTS)
+    assert scope["theseus"].predict(x, verbose=0).shape == (4, 2)
