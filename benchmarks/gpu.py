@@ -364,7 +364,7 @@ def bert(config, depth, prefix, checkpoint=None):
     import numpy as np
     from keras import layers
 
-    from bert_of_theseus import StackEncoder
+    from bert_of_theseus.encoders import StackEncoder
 
     width = config["hidden_size"]
 

@@ -101,8 +101,7 @@ def prepare(args) -> None:
 def draw(args, family, depth, directory) -> None:
     """A model of random weights, BERT's own head on top."""
     from bert_of_theseus.backend import keras
-    from bert_of_theseus.bert_classifier import build_bert
-    from bert_of_theseus.checkpoints import save_pretrained
+    from bert_of_theseus.checkpoints import build_bert, save_pretrained
     from bert_of_theseus.heads import pooler_classification_head
 
     keras.utils.set_random_seed(depth)
@@ -117,12 +116,12 @@ def train(args) -> None:
     """MiniLM fine-tuned on some of SST-2, and compressed by the recipe."""
     from quality import minilm
 
-    from bert_of_theseus import LinearReplacement, Stage, build_successor_model, compress, fit
+    from bert_of_theseus import LinearReplacement, Stage, build_successor_model, compress
     from bert_of_theseus.backend import keras
-    from bert_of_theseus.bert_classifier import build_bert
-    from bert_of_theseus.checkpoints import load_bert, save_pretrained
+    from bert_of_theseus.checkpoints import build_bert, load_bert, save_pretrained
     from bert_of_theseus.data import Batches, Tokenizer, load_sst2
     from bert_of_theseus.heads import pooler_classification_head
+    from bert_of_theseus.training import fit
 
     vocab = minilm() / "vocab.txt"
     task = load_sst2(args.data_dir, validation_fraction=0.2, limit=args.rows)

@@ -200,7 +200,7 @@ class KerasBench:
         )
 
     def stack(self, depth, prefix):
-        from bert_of_theseus import StackEncoder
+        from bert_of_theseus.encoders import StackEncoder
 
         keras, width = self.keras, self.sizes["hidden_size"]
         layers = keras.layers

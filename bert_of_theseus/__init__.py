@@ -1,72 +1,84 @@
 """BERT-of-Theseus for Keras: compress a fine-tuned BERT by replacing its modules in training.
 
 Names are imported on first use. So `import bert_of_theseus` costs nothing, and
-`import bert_of_theseus.bert4keras` can choose Keras 2 before any Keras is loaded.
+`import bert_of_theseus.bert4keras` can choose Keras 2 before any Keras is loaded. What is not
+here is imported from its module: `bert_of_theseus.checkpoints`, `bert_of_theseus.deploy`, ...
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_EXPORTS = {
-    "AntiCurriculumReplacement": "schedules",
-    "BinaryRandomChoice": "layers",
-    "ConstantReplacement": "schedules",
-    "CosineReplacement": "schedules",
-    "LinearReplacement": "schedules",
-    "Masked": "wrappers",
-    "ModuleChoice": "layers",
-    "ModulewiseReplacement": "schedules",
-    "PiecewiseReplacement": "schedules",
-    "ReplacementRateScheduler": "callbacks",
-    "ReplacementSchedule": "schedules",
-    "get_replacement_rate": "layers",
-    "set_replacement_rate": "layers",
-    "bert_of_theseus": "models",
-    "build_successor_backbone": "encoders",
-    "build_successor_model": "models",
-    "build_theseus_model": "models",
-    "distil": "models",
-    "initialize_successor": "encoders",
-    "load_model": "saving",
-    "Compressed": "recipe",
-    "compress": "recipe",
-    "NonFiniteLossError": "training",
-    "Stage": "training",
-    "fit": "training",
-    "load_backbone": "checkpoints",
-    "Classification": "data",
-    "MultiLabel": "data",
-    "Regression": "data",
-    "SpanExtraction": "data",
-    "Tagging": "data",
-    "load_bert": "checkpoints",
-    "load_pretrained": "checkpoints",
-    "save_checkpoint": "checkpoints",
-    "save_pretrained": "checkpoints",
-    "Predictor": "deploy",
-    "export_litert": "deploy",
-    "export_onnx": "deploy",
-    "Runtime": "deploy",
-    "open_runtime": "deploy",
-    "plot_schedule": "plots",
-    "plot_tradeoff": "plots",
-    "plot_training": "plots",
-    "Encoder": "encoders",
-    "StackEncoder": "encoders",
-    "as_encoder": "encoders",
-}
+if TYPE_CHECKING:
+    from .callbacks import ReplacementRateScheduler
+    from .deploy import Predictor
+    from .encoders import as_encoder, build_successor_backbone, initialize_successor
+    from .layers import BinaryRandomChoice, ModuleChoice, get_replacement_rate, set_replacement_rate
+    from .models import bert_of_theseus, build_successor_model, build_theseus_model
+    from .recipe import compress
+    from .saving import load_model
+    from .schedules import (
+        AntiCurriculumReplacement,
+        ConstantReplacement,
+        CosineReplacement,
+        LinearReplacement,
+        ModulewiseReplacement,
+        PiecewiseReplacement,
+    )
+    from .training import Stage
 
-__all__ = ["__version__", *_EXPORTS]
+__all__ = [
+    "AntiCurriculumReplacement",
+    "BinaryRandomChoice",
+    "ConstantReplacement",
+    "CosineReplacement",
+    "LinearReplacement",
+    "ModuleChoice",
+    "ModulewiseReplacement",
+    "PiecewiseReplacement",
+    "Predictor",
+    "ReplacementRateScheduler",
+    "Stage",
+    "__version__",
+    "as_encoder",
+    "bert_of_theseus",
+    "build_successor_backbone",
+    "build_successor_model",
+    "build_theseus_model",
+    "compress",
+    "get_replacement_rate",
+    "initialize_successor",
+    "load_model",
+    "set_replacement_rate",
+]
 
+if not TYPE_CHECKING:
+    # The module of each name; that of a schedule is `schedules`.
+    _MODULES = {
+        "BinaryRandomChoice": "layers",
+        "ModuleChoice": "layers",
+        "Predictor": "deploy",
+        "ReplacementRateScheduler": "callbacks",
+        "Stage": "training",
+        "as_encoder": "encoders",
+        "bert_of_theseus": "models",
+        "build_successor_backbone": "encoders",
+        "build_successor_model": "models",
+        "build_theseus_model": "models",
+        "compress": "recipe",
+        "get_replacement_rate": "layers",
+        "initialize_successor": "encoders",
+        "load_model": "saving",
+        "set_replacement_rate": "layers",
+    }
 
-def __getattr__(name):
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name):
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'schedules')}")
+        value = globals()[name] = getattr(module, name)
+        return value
 
-
-def __dir__():
-    return sorted(set(globals()) | set(_EXPORTS))
+    def __dir__():
+        return sorted(set(globals()) | set(__all__))

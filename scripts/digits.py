@@ -112,8 +112,8 @@ def block(keras):
 
 def build(number):
     """An encoder of `number` blocks, and a head."""
-    from bert_of_theseus import StackEncoder
     from bert_of_theseus.backend import keras
+    from bert_of_theseus.encoders import StackEncoder
 
     encoder = StackEncoder(
         [block(keras) for _ in range(number)],

@@ -20,8 +20,8 @@ from bert4keras.models import build_transformer_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bert_of_theseus import export_litert, export_onnx, open_runtime
 from bert_of_theseus.checkpoints import save_pretrained
+from bert_of_theseus.deploy import export_litert, export_onnx, open_runtime
 from bert_of_theseus.heads import classification_head, pooler_classification_head, tagging_head
 
 ROOT = Path(__file__).parents[2]
@@ -224,7 +224,7 @@ def test_others_read_the_files(exported):
 FRESH = """
     import sys
     import numpy as np
-    from bert_of_theseus import open_runtime
+    from bert_of_theseus.deploy import open_runtime
 
     path, *forbidden = sys.argv[1:]
     runtime = open_runtime(path, num_threads=1)

@@ -14,14 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bert_of_theseus import (
-    Classification,
-    SpanExtraction,
-    Tagging,
-    build_successor_model,
-    build_theseus_model,
-    set_replacement_rate,
-)
+from bert_of_theseus import build_successor_model, build_theseus_model, set_replacement_rate
+from bert_of_theseus.data import Classification, SpanExtraction, Tagging
 from bert_of_theseus.backend import keras
 from bert_of_theseus.checkpoints.load import build_bert
 from bert_of_theseus.checkpoints import load_pretrained

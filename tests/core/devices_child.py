@@ -13,9 +13,9 @@ from bert_of_theseus import (
     ReplacementRateScheduler,
     Stage,
     build_theseus_model,
-    fit,
 )
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras, to_numpy
+from bert_of_theseus.training import fit
 
 X = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
 Y = X[:, :3].argmax(-1).astype("int32")

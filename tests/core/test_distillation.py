@@ -11,14 +11,10 @@ from core_helpers import (
     values,
 )
 
-from bert_of_theseus import (
-    StackEncoder,
-    build_successor_model,
-    build_theseus_model,
-    set_replacement_rate,
-)
+from bert_of_theseus import build_successor_model, build_theseus_model, set_replacement_rate
 from bert_of_theseus.backend import keras
 from bert_of_theseus.distillation import HiddenDistillation, LogitsDistillation
+from bert_of_theseus.encoders import StackEncoder
 from bert_of_theseus.models import TheseusModel, distil
 
 VOCAB, HIDDEN, CLASSES = 9, 4, 3

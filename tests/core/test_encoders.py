@@ -5,14 +5,13 @@ import pytest
 from core_helpers import gradient_function, to_numpy, to_tensor
 
 from bert_of_theseus import (
-    Encoder,
-    StackEncoder,
     as_encoder,
     build_successor_model,
     build_theseus_model,
     set_replacement_rate,
 )
 from bert_of_theseus.backend import keras
+from bert_of_theseus.encoders import Encoder, StackEncoder
 
 X = np.random.default_rng(0).normal(size=(4, 6, 3)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(4, 2)).astype("float32")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bert_of_theseus import export_litert, export_onnx, open_runtime
 from bert_of_theseus.backend import BACKEND, keras
+from bert_of_theseus.deploy import export_litert, export_onnx, open_runtime
 
 EXPORTS = {"a.tflite": export_litert, "a.onnx": export_onnx}
 

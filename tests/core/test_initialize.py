@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from core_helpers import assert_same, values
 
-from bert_of_theseus import StackEncoder, as_encoder, build_theseus_model
+from bert_of_theseus import as_encoder, build_theseus_model
 from bert_of_theseus.backend import keras
+from bert_of_theseus.encoders import StackEncoder
 from bert_of_theseus.models import initialize_successor
 
 VOCAB, HIDDEN = 9, 4

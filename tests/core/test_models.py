@@ -20,13 +20,13 @@ from core_helpers import (
 
 import bert_of_theseus as package_names
 from bert_of_theseus import (
-    StackEncoder,
     build_successor_model,
     build_theseus_model,
     get_replacement_rate,
     set_replacement_rate,
 )
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras
+from bert_of_theseus.encoders import StackEncoder
 from bert_of_theseus.encoders.initialize import split_into_modules
 from bert_of_theseus.layers import choice_layers
 

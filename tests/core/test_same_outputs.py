@@ -6,12 +6,12 @@ from core_helpers import compiled_call, to_numpy, to_tensor, values
 
 from bert_of_theseus import (
     ModuleChoice,
-    StackEncoder,
     build_successor_model,
     build_theseus_model,
     set_replacement_rate,
 )
 from bert_of_theseus.backend import BACKEND, keras
+from bert_of_theseus.encoders import StackEncoder
 from bert_of_theseus.heads import FirstToken
 
 VOCAB, HIDDEN, HEADS, INNER, CLASSES = 11, 6, 2, 8, 3

@@ -5,8 +5,6 @@ import pytest
 from core_helpers import all_changed, any_changed, assert_same, to_numpy, to_tensor, values
 
 from bert_of_theseus import (
-    Masked,
-    StackEncoder,
     Stage,
     as_encoder,
     build_successor_model,
@@ -15,6 +13,8 @@ from bert_of_theseus import (
     set_replacement_rate,
 )
 from bert_of_theseus.backend import keras
+from bert_of_theseus.encoders import StackEncoder
+from bert_of_theseus.wrappers import Masked
 
 VOCAB, HIDDEN, LENGTH = 9, 4, 5
 LENGTHS = np.array([5, 2, 3, 4])
@@ -272,7 +272,9 @@ def test_masked_without_a_mask_is_the_layer():
 
 def test_a_stack_of_ones_own_says_which_layers_know_no_masks():
     parts = {"inputs": keras.Input((None,), dtype="int32"), "embedding": embedding()}
-    with pytest.raises(ValueError, match=r"'mine' knows no masks.*Use `bert_of_theseus.wrappers.Masked"):
+    with pytest.raises(
+        ValueError, match=r"'mine' knows no masks.*Use `bert_of_theseus.wrappers.Masked"
+    ):
         StackEncoder([bilstm(), keras.layers.Conv1D(4, 3, padding="same", name="mine")], **parts)
     encoder = StackEncoder([Masked(convolution())], **parts)
     model = build_successor_model(encoder, head())

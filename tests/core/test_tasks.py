@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from core_helpers import to_numpy, to_tensor
 
-from bert_of_theseus import (
+from bert_of_theseus import Stage, build_successor_model, build_theseus_model, compress
+from bert_of_theseus.backend import keras, reduce_sum
+from bert_of_theseus.data import (
     Classification,
+    Entity,
+    Example,
     MultiLabel,
+    Pair,
     Regression,
     SpanExtraction,
-    StackEncoder,
-    Stage,
     Tagging,
-    build_successor_model,
-    build_theseus_model,
-    compress,
+    Tokenizer,
 )
-from bert_of_theseus.backend import keras, reduce_sum
-from bert_of_theseus.data import Entity, Example, Pair, Tokenizer
 from bert_of_theseus.data.losses import MaskedAccuracy, MaskedCrossentropy
+from bert_of_theseus.encoders import StackEncoder
 from bert_of_theseus.heads import PositionSoftmax, span_head, tagging_head
 from bert_of_theseus.training import described, fit, fresh
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bert_of_theseus import Stage, fit
+from bert_of_theseus import Stage
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras
+from bert_of_theseus.training import fit
 
 if BACKEND != "tensorflow":
     pytest.skip("tf.distribute is TensorFlow's", allow_module_level=True)

@@ -8,7 +8,8 @@ import keras_hub
 import numpy as np
 import pytest
 
-from bert_of_theseus import as_encoder, load_backbone
+from bert_of_theseus import as_encoder
+from bert_of_theseus.checkpoints import load_backbone
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
@@ -108,7 +109,7 @@ def test_what_is_refused(tmp_path):
     for changes, problem in [
         ({"hidden_act": "relu"}, "hidden_act must be a gelu.*not 'relu'"),
         ({"position_embedding_type": "relative_key"}, "must be 'absolute'"),
-        ({"num_hidden_layers": 3}, "lacks encoder/layer/2/attention/self/query/kernel"),
+        ({"num_hidden_layers": 3}, r"lacks encoder\.layer\.2\.attention\.self\.query\.weight"),
     ]:
         (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
         with pytest.raises(ValueError, match=problem):
