@@ -43,9 +43,16 @@ else:
 
 # For messages and reports.
 KERAS_NAME = f"{keras.__name__} {keras.__version__}"
+KERAS_ON_BACKEND = f"{KERAS_NAME} on {BACKEND}"
 
 # JAX takes the two numbers of the state as a raw key, which must be unsigned.
 SEED_DTYPE = "uint32" if BACKEND == "jax" else "int32"
+
+
+def require_tensorflow(message: str) -> None:
+    """Raises a `ValueError` with `message` if Keras does not run on TensorFlow."""
+    if BACKEND != "tensorflow":
+        raise ValueError(f"{message} Received: {BACKEND}.")
 
 
 # Files.
@@ -249,11 +256,3 @@ def _with_state(generator):
         generator._built = False
         generator._maybe_init()
     return generator._generator
-
-
-def __getattr__(name):  # for importers that are still to move
-    if name in ("is_chief", "num_devices", "repeatable", "same_on_all_workers", "strategy_scope"):
-        from . import distribution
-
-        return getattr(distribution, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from . import __version__
-from .backend import BACKEND, KERAS_NAME
+from .backend import KERAS_ON_BACKEND
 from .training.feed import BatchAccess
 
 __all__ = ["environment", "measure_latency", "single_examples"]
@@ -77,6 +77,6 @@ def environment() -> dict:
             continue
     return {
         "versions": versions,
-        "keras": f"{KERAS_NAME} on {BACKEND}",
+        "keras": KERAS_ON_BACKEND,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
     }

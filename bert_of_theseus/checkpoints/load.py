@@ -258,11 +258,8 @@ def _activation(hidden_act):
 def bert4keras_models():
     """The module `bert4keras.models`, set up for today's TensorFlow."""
     import bert_of_theseus.bert4keras  # noqa: F401, I001  must come first
-    from bert4keras import backend, models
+    from bert4keras import models
 
-    # bert4keras registers one of its two under "gelu" and gives the other no name.
-    custom_objects = backend.keras.utils.get_custom_objects()
-    custom_objects.setdefault("gelu_tanh", backend.gelu_tanh)
     return models
 
 

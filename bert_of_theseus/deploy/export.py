@@ -63,10 +63,9 @@ def read_source(transformer, classifier) -> Source:
         ValueError: the model does not take token and segment ids, or Keras does not run on
             TensorFlow.
     """
-    from ..backend import BACKEND, keras
+    from ..backend import keras, require_tensorflow
 
-    if BACKEND != "tensorflow":
-        raise ValueError(f"Models are exported from Keras on TensorFlow. Received: {BACKEND}.")
+    require_tensorflow("Models are exported from Keras on TensorFlow.")
     if classifier is not None and not isinstance(classifier, keras.layers.Layer):
         raise TypeError(f"`classifier` must be a Keras model or layer. Received: {classifier!r}.")
     is_transformer = "bert4keras.models" in sys.modules and isinstance(

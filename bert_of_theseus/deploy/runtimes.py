@@ -315,13 +315,9 @@ class KerasRuntime(Runtime):
         return load_keras_file(self.path)
 
     def _set_threads(self, num_threads):
-        from ..backend import BACKEND
+        from ..backend import require_tensorflow
 
-        if BACKEND != "tensorflow":
-            raise ValueError(
-                f"`num_threads` must be None for a Keras model on {BACKEND}, which has a setting "
-                f"of its own. Received: {num_threads}."
-            )
+        require_tensorflow("`num_threads` must be None for a Keras model that is not on TensorFlow.")
         import tensorflow as tf
 
         try:

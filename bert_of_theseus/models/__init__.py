@@ -1,6 +1,5 @@
 """The method: the Theseus model that trains a successor, and the successor that is kept."""
 
-from ..backend import input_structure  # noqa: F401  for importers that are still to move
 from ..encoders.initialize import build_successor_backbone, initialize_successor
 from .successor import build_successor_model
 from .teacher import distil
