@@ -75,7 +75,7 @@ def test_from_texts_to_a_preset(load_script, given, tmp_path, capsys):
     ({"data-dir": "nowhere"}, "nowhere must be a folder with train.tsv"),
     ({"max-length": 2}, "--max-length 2 leaves no room"),
     ({"max-length": 13}, "--max-length 13: the model has positions for 12 tokens"),
-    ({"successor-layers": 3}, "from 1 to 2, the predecessor's"),
+    ({"successor-layers": 3}, "must be an integer from 1 to 2. Received: 3"),
     ({"output-dir": "/dev/null/out"}, "--output-dir /dev/null/out: /dev/null is a file"),
 ])  # fmt: skip
 def test_what_is_refused(load_script, given, tmp_path, capsys, changes, problem):

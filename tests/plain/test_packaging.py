@@ -203,6 +203,13 @@ def test_every_import_of_the_package_is_declared(metadata):
     assert not missing
 
 
+def test_the_type_checker_sees_every_public_name():
+    tree = ast.parse((ROOT / "tests" / "typing" / "public_names.py").read_text(encoding="utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    (names,) = (node.names for node in imports if node.module == "bert_of_theseus")
+    assert {name.name for name in names} == set(bert_of_theseus.__all__)
+
+
 def test_workflows_call_targets_of_the_makefile():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     found = set()

@@ -1,53 +1,100 @@
-"""Uses the public names as a type checker and an editor see them; `make lint` checks it."""
+"""Each public name as a type checker and an editor see it. `make lint` checks this file.
+
+It is read, never run: Keras' own types are unknown where Keras is not installed.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import bert_of_theseus as package
+from bert_of_theseus import (
+    AntiCurriculumReplacement,
+    BinaryRandomChoice,
+    ConstantReplacement,
+    CosineReplacement,
+    LinearReplacement,
+    ModuleChoice,
+    ModulewiseReplacement,
+    PiecewiseReplacement,
+    Predictor,
+    ReplacementRateScheduler,
+    Stage,
+    __version__,
+    as_encoder,
+    bert_of_theseus,
+    build_successor_backbone,
+    build_successor_model,
+    build_theseus_model,
+    compress,
+    get_replacement_rate,
+    initialize_successor,
+    load_model,
+    set_replacement_rate,
+)
 
-version: str = package.__version__
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
 
-schedules: list[Any] = [
-    package.AntiCurriculumReplacement(fraction=0.5),
-    package.ConstantReplacement(0.5),
-    package.CosineReplacement(0.3, steps=100),
-    package.LinearReplacement(0.3, fraction=0.75),
-    package.ModulewiseReplacement(3, steps=100),
-    package.PiecewiseReplacement([(0, 0.3), (1, 1.0)], fraction=0.8),
-]
-rate: float = package.LinearReplacement(0.5, steps=1000)(500)
-scheduler = package.ReplacementRateScheduler(schedules[0])
+    from bert_of_theseus.schedules import ReplacementSchedule
 
 
-def layers(predecessor_layers: list[Any], successor_layers: list[Any]) -> list[Any]:
-    choices = [
-        package.BinaryRandomChoice(replacement_rate=0.5, seed=0),
-        package.ModuleChoice(predecessor_layers, successor_layers),
+version: str = __version__
+
+
+def layers(predecessor: list[Any], successor: list[Any]) -> None:
+    choice = BinaryRandomChoice(0.5, seed=1)
+    assert_type(choice, BinaryRandomChoice)
+    module = ModuleChoice(predecessor, successor, replacement_rate=0.5)
+    assert_type(module, ModuleChoice)
+
+
+def schedules() -> None:
+    schedule = LinearReplacement(0.3, steps=1000)
+    assert_type(schedule, LinearReplacement)
+    assert_type(schedule(10), float)
+    every: list[ReplacementSchedule] = [
+        schedule,
+        AntiCurriculumReplacement(steps=1000),
+        ConstantReplacement(0.5),
+        CosineReplacement(0.3, steps=1000),
+        ModulewiseReplacement(3, order="top-down", steps=1000),
+        PiecewiseReplacement([(0, 0.3), (1, 1.0)], fraction=0.8),
     ]
-    package.set_replacement_rate(choices, package.get_replacement_rate(choices) / 2)
-    return choices
+    for one in every:
+        scheduler = ReplacementRateScheduler(one)
+        assert_type(scheduler, ReplacementRateScheduler)
 
 
-def build(predecessor: Any, successor: Any, classifier: Any) -> Any:
-    indices: list[int] = package.initialize_successor(predecessor, successor, layers=[0, 1, 2])
-    depth: int = package.as_encoder(predecessor).num_hidden_layers
-    assert len(indices) < depth
-    package.bert_of_theseus(predecessor, successor, classifier)
-    theseus = package.build_theseus_model(
-        predecessor, successor, classifier, module_map=[[0, 1], [2, 3]], seed=0
+def method(predecessor: Any, successor: Any, classifier: Any) -> None:
+    initialize_successor(as_encoder(predecessor), as_encoder(successor))
+    theseus = build_theseus_model(
+        predecessor, successor, classifier, replacement_rate=0.5, execution="lazy"
     )
-    return package.build_successor_model(theseus, name="small")
+    set_replacement_rate(theseus, 0.7)
+    get_replacement_rate(theseus)
+    build_successor_model(theseus, classifier)
+    build_successor_backbone(predecessor, 3)
+    bert_of_theseus(predecessor, successor, classifier)
 
 
-def run(classifier: Any, train: Any) -> str:
-    result = package.compress(
-        classifier,
-        package.build_successor_backbone(classifier, 3),
+def recipe(predecessor: Any, successor: Any, train: Any, validation: Any) -> None:
+    stage = Stage(epochs=3, learning_rate=1e-4)
+    assert_type(stage, Stage)
+    assert_type(stage.epochs, int)
+    result = compress(
+        predecessor,
+        successor,
         train=train,
-        directory="runs/1",
-        theseus_stage=package.Stage(epochs=4, learning_rate=1e-4),
+        validation=validation,
+        directory="runs/example",
+        theseus_stage=stage,
+        schedule=LinearReplacement(0.3, fraction=0.5),
     )
-    package.load_model("successor.keras")
-    package.Predictor.load("successor")
-    return result.table
+    assert_type(result.table, str)
+
+
+def deployment() -> None:
+    load_model("model.keras")
+    predictor = Predictor.load("model")
+    assert_type(predictor, Predictor)
+    predictor.predict(["A fine film."])
