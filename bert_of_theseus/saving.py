@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
-from .backend import SAFE_MODE_IMPORTS, keras, safe_mode
+from .backend import SAFE_MODE_IMPORTS, keras, quiet_about_masks, safe_mode
 
 __all__ = ["load_model"]
 
@@ -42,7 +43,12 @@ def load_model(path: str | os.PathLike):
     """
     from . import heads, layers, models  # noqa: F401  register their classes
 
-    return load_keras_file(Path(path), check_names=SAFE_MODE_IMPORTS)
+    with warnings.catch_warnings():
+        # While Keras builds the model, there is none yet to be quiet about.
+        functional = r"Layer '.*' \(of type (Functional|Sequential)\).*destroy the mask information"
+        warnings.filterwarnings("ignore", message=functional)
+        model = load_keras_file(Path(path), check_names=SAFE_MODE_IMPORTS)
+    return quiet_about_masks(model)
 
 
 def load_keras_file(path: Path, check_names: bool = True):
