@@ -4,6 +4,7 @@ import re
 
 import pytest
 from docs_blocks import CHAINS, PAGES, ROOT, read_blocks
+from test_architecture import ORDER
 
 OTHER_PAGES = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md")]
 LINK = re.compile(r"\]\((?![a-z]+:)([^)#\s]*)(#[^)\s]*)?\)")
@@ -83,11 +84,8 @@ def test_a_readers_way_is_seven_files_of_fewer_than_1500_lines():
     assert sum(lines) < 1500, dict(zip(files, lines))
 
 
-def test_architecture_names_every_module():
+def test_architecture_names_every_module_in_the_order_of_imports():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    layout = text[text.index("## Layout") : text.index("Around the package")]
-    named = set(re.findall(r"`(\w+(?:\.py|/))`", layout))
-    package = ROOT / "bert_of_theseus"
-    present = {path.name for path in package.glob("*.py")} - {"__init__.py"}
-    present |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
-    assert named == present
+    rows = re.findall(r"^\| (`.*?) \|", text[: text.index("Around the package")], re.M)
+    named = [name for row in rows for name in re.findall(r"`(\w+)(?:\.py|/)`", row)]
+    assert named == ORDER
