@@ -12,15 +12,16 @@ from .files import replace_file, write_json
 from .table import markdown_table
 from .training import StageResult
 
-__all__ = ["Compressed"]
+__all__ = ["TITLES", "Compressed"]
 
-_TITLES = {
+# Of the models, by name of the stage after which they are saved.
+TITLES = {
     "predecessor": "predecessor",
     "theseus": "successor after Theseus",
     "successor": "successor, fine-tuned",
 }
 _COLUMNS = {
-    "model": ("model", _TITLES.get),
+    "model": ("model", TITLES.get),
     "layers": ("layers", "d"),
     "parameters": ("parameters", lambda count: f"{count / 1e6:.2f} M"),
     "score": ("validation", ".4f"),
@@ -100,7 +101,7 @@ class Compressed:
         score = "test_score" if "test_score" in self.rows[0] else "score"
         numbers = [row.get(key, math.nan) for row in self.rows for key in ("latency_ms", score)]
         if all(map(math.isfinite, numbers)):
-            named = [{**row, "model": _TITLES[row["model"]]} for row in self.rows]
+            named = [{**row, "model": TITLES[row["model"]]} for row in self.rows]
             plot_tradeoff(named, y=score, path=self.directory / "tradeoff.png")
 
     def _repr_markdown_(self):

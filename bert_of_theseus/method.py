@@ -15,7 +15,15 @@ from .models.plan import make_plan
 from .training import described, plain
 from .validation import number
 
-__all__ = ["Method"]
+__all__ = ["DEFAULTS", "Method"]
+
+_OTHERS = {"predecessor", "successor", "classifier", "replacement_rate", "seed", "name"}
+# Options of `build_theseus_model` that `compress` takes too, by name.
+DEFAULTS = {
+    parameter.name: parameter.default
+    for parameter in inspect.signature(build_theseus_model).parameters.values()
+    if parameter.name not in _OTHERS
+}
 
 
 @dataclasses.dataclass
@@ -38,24 +46,17 @@ class Method:
     def __post_init__(self):
         number("distillation_weight", self.distillation_weight)
         number("temperature", self.temperature, "(0, inf)")
-        unknown = sorted(set(self.theseus_options) - set(self.defaults))
+        unknown = sorted(set(self.theseus_options) - set(DEFAULTS))
         if unknown:
             raise TypeError(
                 f"compress() takes no {', '.join(map(repr, unknown))}. Beside its own arguments it "
-                f"takes those of build_theseus_model: {', '.join(sorted(self.defaults))}."
+                f"takes those of build_theseus_model: {', '.join(sorted(DEFAULTS))}."
             )
         self.scheduler = ReplacementRateScheduler(self.schedule)
 
     @property
-    def defaults(self) -> dict:
-        """The defaults of `theseus_options`."""
-        parameters = inspect.signature(build_theseus_model).parameters
-        others = {"predecessor", "successor", "classifier", "replacement_rate", "seed", "name"}
-        return {name: parameters[name].default for name in parameters if name not in others}
-
-    @property
     def theseus_settings(self) -> dict:
-        given = {k: v for k, v in self.theseus_options.items() if plain(v) != self.defaults[k]}
+        given = {k: v for k, v in self.theseus_options.items() if plain(v) != DEFAULTS[k]}
         return {
             "schedule": described(self.schedule),
             "initialize": self.initialize,
@@ -77,7 +78,7 @@ class Method:
 
     def check(self, predecessor, successor, classifier):
         """Raises what does not fit; returns the pairs of weights that initialize the successor."""
-        options = {**self.defaults, **self.theseus_options, "seed": self.seed}
+        options = {**DEFAULTS, **self.theseus_options, "seed": self.seed}
         del options["predecessor_dropout"]
         plan = make_plan(predecessor, successor, classifier, replacement_rate=0.5, **options)
         schedule = self.schedule

@@ -23,7 +23,7 @@ from .encoders.initialize import copy_weights
 from .files import check_room, write_json
 from .layers import set_replacement_rate
 from .measure import environment, measure_latency, single_examples
-from .method import Method
+from .method import DEFAULTS, Method
 from .schedules import ConstantReplacement, LinearReplacement
 from .training import Stage, described, evaluator, fit, lower_is_better, plain, uncompiled
 
@@ -338,7 +338,7 @@ class _Recipe:
             "stages": {
                 name: stage and dataclasses.asdict(stage) for name, stage in self.stages.items()
             },
-            "theseus": {**method.defaults, **method.theseus_settings},
+            "theseus": {**DEFAULTS, **method.theseus_settings},
             "successor": method.successor_settings,
             "layers": [self.predecessor.num_hidden_layers, self.successor.num_hidden_layers],
             "batch_size": scoring["batch_size"],

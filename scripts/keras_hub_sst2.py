@@ -91,7 +91,6 @@ def build_parser() -> Parser:
         prog="keras_hub_sst2.py",
         description=__doc__,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("data and model (default: the demo's)").add_argument
     add("--data-dir", metavar="DIR", type=Path, help="SST-2: train.tsv and dev.tsv")

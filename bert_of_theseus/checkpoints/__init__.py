@@ -1,9 +1,10 @@
 """Pretrained weights in and out: Google's TensorFlow checkpoints and Hugging Face directories.
 
 `find_checkpoint` opens either kind behind one interface (`base.Checkpoint`); `load_bert` builds a
-bert4keras BERT from it, `load_pretrained` one with its head; `load_backbone` builds a KerasHub
-backbone from a Hugging Face directory. `save_pretrained` and
-`save_checkpoint` write the two kinds. Importing this module imports neither TensorFlow nor Keras.
+bert4keras BERT from it, `load_pretrained` one with its head; `build_bert` builds one with random
+weights, and `load_backbone` a KerasHub backbone from a Hugging Face directory. `save_pretrained`
+and `save_checkpoint` write the two kinds. Importing this module imports neither TensorFlow nor
+Keras.
 
 Example:
 
@@ -20,6 +21,7 @@ from .base import Checkpoint
 from .keras_hub import load_backbone
 from .load import (
     bert4keras_models,
+    build_bert,
     check_vocab,
     find_checkpoint,
     load_bert,
@@ -33,6 +35,7 @@ from .save import save_checkpoint, save_pretrained
 __all__ = [
     "Checkpoint",
     "bert4keras_models",
+    "build_bert",
     "check_vocab",
     "find_checkpoint",
     "load_backbone",
