@@ -1,56 +1,100 @@
-"""Hugging Face directories into KerasHub backbones, where KerasHub's own converters do not."""
+"""Loads Hugging Face directories into KerasHub backbones where KerasHub's own converters cannot."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
-from .base import ACTIVATIONS, read_json
+from ..files import check_files, read_json
+from ..validation import positive_integer
+from .base import ACTIVATIONS
 from .huggingface import HuggingFaceCheckpoint
 
-# transformers' name of a family -> KerasHub's.
+
+class _Family(NamedTuple):
+    """Where the files of a family keep what KerasHub's backbone has.
+
+    Attributes:
+        backbone: KerasHub's name of the family.
+        layer: the name of a layer, with its number.
+        parts: the names of a layer's parts, in the order of `_PARTS`.
+        projection: of the embeddings to the hidden size, if there is one.
+        pooler: of BERT's pooler, if the backbone has it.
+    """
+
+    backbone: str
+    layer: str
+    parts: tuple[str, ...]
+    projection: str | None = None
+    pooler: str | None = None
+
+
+# The parts of a layer in KerasHub.
+_PARTS = (
+    "_self_attention_layer._query_dense",
+    "_self_attention_layer._key_dense",
+    "_self_attention_layer._value_dense",
+    "_self_attention_layer._output_dense",
+    "_self_attention_layer_norm",
+    "_feedforward_intermediate_dense",
+    "_feedforward_output_dense",
+    "_feedforward_layer_norm",
+)
+_BERT = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+)
+_DEBERTA = tuple(f"attention.self.{part}_proj" for part in ("query", "key", "value")) + _BERT[3:]
+_DISTILBERT = (
+    "attention.q_lin",
+    "attention.k_lin",
+    "attention.v_lin",
+    "attention.out_lin",
+    "sa_layer_norm",
+    "ffn.lin1",
+    "ffn.lin2",
+    "output_layer_norm",
+)
+_ALBERT = (
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.dense",
+    "attention.LayerNorm",
+    "ffn",
+    "ffn_output",
+    "full_layer_layer_norm",
+)
 _FAMILIES = {
-    "albert": "Albert",
-    "bert": "Bert",
-    "deberta-v2": "DebertaV3",
-    "distilbert": "DistilBert",
-    "electra": "Electra",
-    "roberta": "Roberta",
+    "albert": _Family(
+        "Albert", "encoder.albert_layer_groups.{}.albert_layers.{}", _ALBERT,
+        "encoder.embedding_hidden_mapping_in", "pooler",
+    ),
+    "bert": _Family("Bert", "encoder.layer.{}", _BERT, pooler="pooler.dense"),
+    "deberta-v2": _Family("DebertaV3", "encoder.layer.{}", _DEBERTA),
+    "distilbert": _Family("DistilBert", "transformer.layer.{}", _DISTILBERT),
+    "electra": _Family("Electra", "encoder.layer.{}", _BERT, "embeddings_project"),
+    "roberta": _Family("Roberta", "encoder.layer.{}", _BERT),
+}  # fmt: skip
+# DistilBERT's names in its config -> BERT's.
+_DISTILBERT_CONFIG = {
+    "activation": "hidden_act",
+    "dim": "hidden_size",
+    "dropout": "hidden_dropout_prob",
+    "hidden_dim": "intermediate_size",
+    "n_heads": "num_attention_heads",
+    "n_layers": "num_hidden_layers",
 }
-# Rows of RoBERTa's table of positions that no position uses.
-_OFFSET = 2
-_LAYER = {
-    "_self_attention_layer._query_dense": "attention/self/query",
-    "_self_attention_layer._key_dense": "attention/self/key",
-    "_self_attention_layer._value_dense": "attention/self/value",
-    "_self_attention_layer._output_dense": "attention/output/dense",
-    "_self_attention_layer_norm": "attention/output/LayerNorm",
-    "_feedforward_intermediate_dense": "intermediate/dense",
-    "_feedforward_output_dense": "output/dense",
-    "_feedforward_layer_norm": "output/LayerNorm",
-}
-# From the families' names of tensors to BERT's, one after the other. The first is the name of the
-# model, which is there if it was saved with a head.
-_SPELLINGS = {
-    r"^(albert|bert|deberta|distilbert|electra|roberta)/": "",
-    r"^transformer/": "encoder/",
-    r"^encoder/layer_": "encoder/layer/",
-    r"^encoder/embedding_hidden_mapping_in/": "embeddings_project/",
-    r"^pooler/(kernel|bias)$": r"pooler/dense/\1",
-    r"/attention/(self/)?(q_lin|query|query_proj)/": "/attention/self/query/",
-    r"/attention/(self/)?(k_lin|key|key_proj)/": "/attention/self/key/",
-    r"/attention/(self/)?(v_lin|value|value_proj)/": "/attention/self/value/",
-    r"/attention/(dense|out_lin)/": "/attention/output/dense/",
-    r"/(attention/LayerNorm|sa_layer_norm)/": "/attention/output/LayerNorm/",
-    r"/(output|full_layer)_layer_norm/": "/output/LayerNorm/",
-    r"/(ffn/lin2|ffn_output)/": "/output/dense/",
-    r"/ffn/(lin1/)?": "/intermediate/dense/",
-    r"/LayerNorm/kernel$": "/LayerNorm/gamma",
-    r"/LayerNorm/bias$": "/LayerNorm/beta",
-}
-# What KerasHub's DeBERTa computes, and what `transformers` takes if the config does not say.
-_DEBERTA = {
+# What KerasHub's DeBERTa computes, and the default of `transformers`.
+_DEBERTA_OPTIONS = {
     "relative_attention": (True, False),
     "position_biased_input": (False, True),
     "share_att_key": (True, False),
@@ -59,15 +103,17 @@ _DEBERTA = {
     "type_vocab_size": (0, 0),
     "conv_kernel_size": (0, 0),
 }
+# The first rows of RoBERTa's table of positions, which no position uses.
+_OFFSET = 2
 
 
 def load_backbone(directory: str | os.PathLike, num_hidden_layers: int | None = None):
     """Builds a KerasHub backbone with the weights of a Hugging Face directory.
 
-    ALBERT, BERT, DeBERTa-v3, DistilBERT, ELECTRA and RoBERTa, saved with any head or with none.
-    KerasHub's own converters read no DeBERTa and no ELECTRA; no ALBERT, DistilBERT or RoBERTa
-    without a head; no ALBERT or BERT without its pooler; and no token types of RoBERTa. A pooler
-    that the directory lacks starts at random. Any other directory, of XLM-RoBERTa say, is left to
+    ALBERT, BERT, DeBERTa-v3, DistilBERT, ELECTRA and RoBERTa, saved with any head or without one.
+    KerasHub's own converters do not read DeBERTa or ELECTRA; ALBERT, DistilBERT or RoBERTa without
+    a head; ALBERT or BERT without a pooler; or RoBERTa's token types. A pooler that the directory
+    lacks starts at random. Directories of other families, such as XLM-RoBERTa, are passed to
     `keras_hub.models.Backbone.from_preset`.
 
     KerasHub approximates BERT's and ELECTRA's gelu by tanh, so hidden states differ from those of
@@ -75,15 +121,16 @@ def load_backbone(directory: str | os.PathLike, num_hidden_layers: int | None = 
 
     Args:
         directory: the folder with `config.json` and `model.safetensors`, whole or in shards.
-        num_hidden_layers: build only the first so many layers, of one of the families above but
-            ALBERT, whose layers are shared; default all.
+        num_hidden_layers: number of layers to load, from the first. Defaults to all. Only for the
+            families above, except for ALBERT, whose layers are shared.
 
     Returns:
         A `keras_hub.models.Backbone`.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is corrupt, or describes what KerasHub's backbone does not compute.
+        ValueError: a file is corrupt, or describes a model that KerasHub's backbone does not
+            compute.
 
     Example:
 
@@ -98,29 +145,52 @@ def load_backbone(directory: str | os.PathLike, num_hidden_layers: int | None = 
     if num_hidden_layers is not None and (kind not in _FAMILIES or kind == "albert"):
         raise ValueError(
             "`num_hidden_layers` is for Hugging Face directories of BERT, DeBERTa-v3, DistilBERT, "
-            f"ELECTRA and RoBERTa. {str(directory)!r} is another: use build_successor_backbone."
+            f"ELECTRA and RoBERTa. Received: {str(directory)!r}. Use build_successor_backbone."
         )
     if kind not in _FAMILIES:
         return keras_hub.models.Backbone.from_preset(str(directory))
+    check_files(directory, [path.name])
     if kind == "distilbert":
-        names = {"n_layers": "num_hidden_layers", "n_heads": "num_attention_heads"}
-        names.update(dim="hidden_size", hidden_dim="intermediate_size", activation="hidden_act")
-        names.update(dropout="hidden_dropout_prob")
-        config = {names.get(name, name): value for name, value in config.items()}
+        config = {_DISTILBERT_CONFIG.get(name, name): value for name, value in config.items()}
     _check(config, path)
+    depth = positive_integer("num_hidden_layers", num_hidden_layers, optional=True)
+    depth = depth or config["num_hidden_layers"]
+    if depth > config["num_hidden_layers"]:
+        raise ValueError(
+            f"`num_hidden_layers` is {num_hidden_layers}, but {str(directory)!r} holds "
+            f"{config['num_hidden_layers']} layers."
+        )
+    family = _FAMILIES[kind]
+    backbone_class = getattr(keras_hub.models, f"{family.backbone}Backbone")
+    backbone = backbone_class(num_layers=depth, **_options(config))
+    tensors = _Tensors(directory)
+    _fill_embeddings(backbone, tensors, kind)
+    layers = backbone.transformer_layers
+    if kind == "albert":  # a list of groups
+        layers = {(g, i): x for g, group in enumerate(layers) for i, x in enumerate(group)}
+    else:
+        layers = {(index,): layer for index, layer in enumerate(layers)}
+    for numbers, layer in layers.items():
+        for attributes, name in zip(_PARTS, family.parts):
+            part = layer
+            for attribute in attributes.split("."):
+                part = getattr(part, attribute)
+            tensors.fill(part, f"{family.layer.format(*numbers)}.{name}")
+    if family.pooler and f"{family.pooler}.weight" in tensors:
+        tensors.fill(backbone.pooled_dense, family.pooler)
+    return backbone
+
+
+def _options(config: dict) -> dict:
+    """The arguments of KerasHub's backbone, but for the number of layers."""
+    kind = config["model_type"]
     options = {
-        "num_layers": num_hidden_layers or config["num_hidden_layers"],
         "num_heads": config["num_attention_heads"],
         "hidden_dim": config["hidden_size"],
         "intermediate_dim": config["intermediate_size"],
         "dropout": config.get("hidden_dropout_prob", 0.1),
         "max_sequence_length": config["max_position_embeddings"],
     }
-    if options["num_layers"] > config["num_hidden_layers"]:
-        raise ValueError(
-            f"`num_hidden_layers` is {num_hidden_layers}, but {str(directory)!r} holds "
-            f"{config['num_hidden_layers']} layers."
-        )
     options["vocab_size" if kind == "electra" else "vocabulary_size"] = config["vocab_size"]
     if kind == "roberta":
         options["max_sequence_length"] -= _OFFSET
@@ -133,62 +203,45 @@ def load_backbone(directory: str | os.PathLike, num_hidden_layers: int | None = 
         options["num_inner_repetitions"] = config.get("inner_group_num", 1)
     if kind == "deberta-v2":
         options["bucket_size"] = config["position_buckets"]
-    backbone = getattr(keras_hub.models, f"{_FAMILIES[kind]}Backbone")(**options)
-    tensors = _Tensors(directory, options.get("num_inner_repetitions", 1))
+    return options
 
-    def fill(layer, name):
-        for part in ("kernel", "bias") if hasattr(layer, "kernel") else ("gamma", "beta"):
-            weight = getattr(layer, part)
-            # [in, out] here, and several heads of an axis in Keras.
-            weight.assign(tensors.by_part(f"{name}/{part}").reshape(tuple(weight.shape)))
 
+def _fill_embeddings(backbone, tensors: _Tensors, kind: str) -> None:
     def table(name):
-        return tensors.by_part(f"embeddings/{name}_embeddings")
+        return tensors[f"embeddings.{name}_embeddings.weight"]
 
     backbone.token_embedding.embeddings.assign(table("word"))
     if kind == "roberta":
-        # Of types it has one, added to each position.
+        # It has one token type, which is added to each position.
         positions = table("position")[_OFFSET:] + table("token_type")[0]
         backbone.embeddings.position_embedding.position_embeddings.assign(positions)
     elif kind == "distilbert":
         backbone.embeddings.position_embedding.position_embeddings.assign(table("position"))
     elif kind == "deberta-v2":
-        backbone.relative_embeddings.rel_embeddings.assign(
-            tensors.by_part("encoder/rel_embeddings")
-        )
-        fill(backbone.relative_embeddings.layer_norm, "encoder/LayerNorm")
+        relative = backbone.relative_embeddings
+        relative.rel_embeddings.assign(tensors["encoder.rel_embeddings.weight"])
+        tensors.fill(relative.layer_norm, "encoder.LayerNorm")
     else:
         backbone.position_embedding.position_embeddings.assign(table("position"))
         backbone.segment_embedding.embeddings.assign(table("token_type"))
-    fill(backbone.embeddings_layer_norm, "embeddings/LayerNorm")
-    if kind == "albert" or (
-        kind == "electra" and options["embedding_dim"] != options["hidden_dim"]
-    ):
-        fill(backbone.embeddings_projection, "embeddings_project")
-    layers = backbone.transformer_layers
-    for index, block in enumerate(sum(layers, []) if kind == "albert" else layers):
-        for attributes, name in _LAYER.items():
-            layer = block
-            for attribute in attributes.split("."):
-                layer = getattr(layer, attribute)
-            fill(layer, f"encoder/layer/{index}/{name}")
-    if kind in ("albert", "bert") and "pooler/dense/kernel" in tensors.parts:
-        fill(backbone.pooled_dense, "pooler/dense")
-    return backbone
+    tensors.fill(backbone.embeddings_layer_norm, "embeddings.LayerNorm")
+    projection = _FAMILIES[kind].projection
+    if projection and (kind == "albert" or backbone.embedding_dim != backbone.hidden_dim):
+        tensors.fill(backbone.embeddings_projection, projection)
 
 
 def _check(config, path):
-    """Refuses what KerasHub's backbones do not compute."""
+    """Refuses configs of models that KerasHub's backbones do not compute."""
     kind = config["model_type"]
     activation = ACTIVATIONS.get(config.get("hidden_act", "gelu"), "another")
     if not activation.startswith("gelu"):
         raise ValueError(
-            f"{str(path)!r}: hidden_act should be a gelu, as in KerasHub's {kind}, not "
+            f"{str(path)!r}: hidden_act must be a gelu, as in KerasHub's {kind}, not "
             f"{config['hidden_act']!r}."
         )
     wanted = {"position_embedding_type": ("absolute", "absolute")}
     if kind == "deberta-v2":
-        wanted = _DEBERTA
+        wanted = _DEBERTA_OPTIONS
         kinds = config.get("pos_att_type") or []
         kinds = kinds.split("|") if isinstance(kinds, str) else kinds
         if set(kinds) != {"c2p", "p2c"} or config.get("position_buckets", -1) < 1:
@@ -200,29 +253,37 @@ def _check(config, path):
     for name, (value, default) in wanted.items():
         if config.get(name, default) != value:
             raise ValueError(
-                f"{str(path)!r}: {name} should be {value!r}, not {config.get(name, default)!r}."
+                f"{str(path)!r}: {name} must be {value!r}, not {config.get(name, default)!r}."
             )
 
 
 class _Tensors(HuggingFaceCheckpoint):
-    """The tensors of a folder alone, whatever the model is, by BERT's names."""
+    """The tensors of a folder by their stored names, without the model's name in front."""
 
-    def __init__(self, directory, layers_in_group):
+    def __init__(self, directory: Path):
         self.directory = directory
         self._contents = self._dtypes_and_shapes()
+        models = "|".join(["albert", "bert", "deberta", "distilbert", "electra", "roberta"])
+        # Files older than 2019 call LayerNorm's weights gamma and beta.
+        old = {".gamma": ".weight", ".beta": ".bias"}
+        self._by_name = {}
+        for name, stored in self._stored.items():
+            stored = re.sub(rf"^({models})\.", "", stored)
+            stored = re.sub(r"\.(gamma|beta)$", lambda end: old[end[0]], stored)
+            self._by_name[stored] = name
 
-        def layer(found):
-            group, index = map(int, found.groups())
-            return f"encoder/layer/{group * layers_in_group + index}/"
+    def __contains__(self, stored: str) -> bool:
+        return stored in self._by_name
 
-        self.parts = {}
-        for name in self._contents:
-            part = re.sub(r"\w+/albert_layer_groups/(\d+)/albert_layers/(\d+)/", layer, name)
-            for pattern, spelling in _SPELLINGS.items():
-                part = re.sub(pattern, spelling, part)
-            self.parts[part] = name
+    def __getitem__(self, stored: str):
+        if stored not in self:
+            raise ValueError(f"{str(self.directory)!r} lacks {stored}.")
+        return self.tensor(self._by_name[stored])
 
-    def by_part(self, part):
-        if part not in self.parts:
-            raise ValueError(f"{str(self.directory)!r} lacks {part} (in Google's spelling).")
-        return self.tensor(self.parts[part])
+    def fill(self, layer, name: str) -> None:
+        """Sets the weights of a dense layer or of a normalization."""
+        parts = ("kernel", "bias") if hasattr(layer, "kernel") else ("gamma", "beta")
+        for part, stored in zip(parts, ("weight", "bias")):
+            weight = getattr(layer, part)
+            # In attention, Keras' kernels have an axis for the heads.
+            weight.assign(self[f"{name}.{stored}"].reshape(tuple(weight.shape)))
