@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""What inference costs: predecessor and successors in Keras, LiteRT and ONNX Runtime.
+"""Cost of inference: predecessor and successors in Keras, LiteRT and ONNX Runtime.
 
 Latency, texts per second, size of the file, peak memory, time to the first answer and accuracy on
 SST-2, as one Markdown table for each family of models, and a table of the project's bars.
-`benchmarks/README.md` says how everything is measured.
+`benchmarks/README.md` describes how everything is measured.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from speed import clock, machine, markdown, number  # noqa: E402
 
 EXAMPLES = """\
 examples:
-  python benchmarks/inference.py --data-dir SST-2     # all; what was trained once is kept
+  python benchmarks/inference.py --data-dir SST-2     # all; models are trained only once
   python benchmarks/inference.py --families BERT-base --rounds 2
-  python benchmarks/inference.py --tiny               # to try it, not for the figures
+  python benchmarks/inference.py --tiny               # a trial run; the figures mean nothing
 """
 
-FAMILIES = {  # name: depths, the predecessor's first
+FAMILIES = {  # name: numbers of layers, the predecessor's first
     "MiniLM": (6, 3, 2),
     "BERT-base": (12, 6, 3),
 }
 TINY = {"MiniLM": (2, 1), "BERT-base": (4, 2, 1)}
-BASE = {  # of BERT-base; MiniLM's come with its weights
+BASE = {  # config of BERT-base; MiniLM's comes with its weights
     "vocab_size": 30522,
     "hidden_size": 768,
     "num_attention_heads": 12,
@@ -51,7 +51,7 @@ BASE = {  # of BERT-base; MiniLM's come with its weights
 }
 SMALL = {**BASE, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
 PREDICT, COMPILED = "Keras predict", "Keras compiled call"
-FILES = {  # what is run: its file beside the checkpoint
+FILES = {  # what runs: its file in the model's folder
     PREDICT: "model.safetensors",
     COMPILED: "model.safetensors",
     "LiteRT float32": "model.tflite",
@@ -60,9 +60,9 @@ FILES = {  # what is run: its file beside the checkpoint
     "ONNX Runtime float32": "model.onnx",
     "ONNX Runtime int8": "model.int8.onnx",
 }
-RUNTIMES = ("LiteRT", "ONNX")  # beside Keras, with which all is compared
+RUNTIMES = ("LiteRT", "ONNX")  # compared with Keras
 BATCH_SIZES = (1, 32)
-CALLS = {  # family: calls of each batch size in a round
+CALLS = {  # family: number of calls per batch size in a round
     "MiniLM": {1: 20, 32: 4},
     "BERT-base": {1: 5, 32: 1},
 }
@@ -74,7 +74,7 @@ KERAS = {"TF_KERAS": "1", "TF_USE_LEGACY_KERAS": "1"}
 
 
 def prepare(args) -> None:
-    """Trains or draws the models, and exports them; what is there already is kept."""
+    """Trains the models or draws random ones, and exports them, unless they exist already."""
     import bert_of_theseus.bert4keras  # noqa: F401  before any Keras
     from bert_of_theseus.checkpoints import load_pretrained
     from bert_of_theseus.deploy import export_litert, export_onnx
@@ -99,7 +99,7 @@ def prepare(args) -> None:
 
 
 def draw(args, family, depth, directory) -> None:
-    """A model of random weights, BERT's own head on top."""
+    """A model with random weights and BERT's own head."""
     from bert_of_theseus.backend import keras
     from bert_of_theseus.checkpoints import build_bert, save_pretrained
     from bert_of_theseus.heads import pooler_classification_head
@@ -113,7 +113,7 @@ def draw(args, family, depth, directory) -> None:
 
 
 def train(args) -> None:
-    """MiniLM fine-tuned on some of SST-2, and compressed by the recipe."""
+    """MiniLM, fine-tuned on a part of SST-2 and compressed by the recipe."""
     from quality import minilm
 
     from bert_of_theseus import LinearReplacement, Stage, build_successor_model, compress
@@ -195,11 +195,10 @@ def model_dir(args, family, depth) -> Path:
 
 
 class Texts:
-    """The batches that every model is given.
+    """The batches, the same for every model.
 
-    MiniLM's are SST-2's dev set, of whatever length; in batches of 32 texts of like length, as a
-    `Predictor` makes them. BERT-base's are random and of one length, and so are MiniLM's where
-    SST-2 was not given.
+    MiniLM gets SST-2's dev set, the batches of 32 sorted by length as in `Predictor`. BERT-base
+    gets random texts of one length, as does MiniLM if SST-2 is not given.
     """
 
     def __init__(self, output_dir, family):
@@ -220,7 +219,7 @@ class Texts:
         self.orders[32] = rng.permutation(number)
 
     def batch(self, size, index):
-        """The batch of a size that comes as number `index`, cut to its longest text."""
+        """Batch number `index` of a size, truncated to its longest text."""
         order = self.orders[size]
         return self.cut(size, int(order[index % len(order)]))
 
@@ -229,13 +228,13 @@ class Texts:
         return token_ids[:, : int((token_ids != 0).sum(1).max())]
 
 
-# The worker: one process, models of one runtime.
+# The worker: a process with the models of one runtime.
 
 
 def work(arguments) -> None:
-    """Answers the parent's commands, a line of JSON each, until it closes the pipe."""
+    """Answers commands, one JSON line each, until the parent closes the pipe."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no reply
+    os.dup2(2, 1)  # libraries print to stderr, not among the replies
     started = float(arguments["started"])
     models, texts = {}, None
     for line in sys.stdin:
@@ -275,7 +274,7 @@ def load(kind, directory):
 
 
 def first(model, texts, started):
-    """Time from the start of the process to the first answer, and its memory at the most."""
+    """Time from the start of the process to the first answer, and its peak memory."""
     answer(model, texts.batch(1, 0))
     seconds = time.time() - started, time.process_time()
     answer(model, texts.batch(max(BATCH_SIZES), 0))
@@ -283,8 +282,8 @@ def first(model, texts, started):
 
 
 def times(model, texts, started, size, start, calls):
-    """CPU and wall seconds of some calls, and the texts in each."""
-    answer(model, texts.batch(1, start))  # others have used the caches since
+    """CPU and wall seconds of each call, and its number of texts."""
+    answer(model, texts.batch(1, start))  # warms the caches, which others have used
     seconds = []
     for index in range(start, start + calls):
         batch = texts.batch(size, index)
@@ -295,7 +294,7 @@ def times(model, texts, started, size, start, calls):
 
 
 def accuracy(model, texts, started):
-    """Share of dev that is classified rightly, in per cent; `None` without labels."""
+    """Accuracy on dev in per cent; `None` without labels."""
     if texts.labels is None:
         return None
     batches = [texts.cut(32, place) for place in sorted(texts.orders[32])]
@@ -308,7 +307,7 @@ def answer(model, token_ids):
 
 
 class Worker:
-    """A process of its own; `close` ends it."""
+    """A worker process; `close` ends it."""
 
     def __init__(self, output_dir):
         environment = {
@@ -333,7 +332,7 @@ class Worker:
             self.process.stdin.write(json.dumps(command) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # the empty answer says why
+            pass  # the missing answer is handled below
         line = self.process.stdout.readline()
         if not line:
             status = self.process.wait()
@@ -348,7 +347,7 @@ class Worker:
         self.log.close()
 
 
-# The parent: has the workers run in turn, and tabulates.
+# The parent: runs the workers in turn and makes the tables.
 
 
 def measure(args, progress) -> dict:
@@ -398,12 +397,12 @@ def calls_of(args, family):
 
 
 def calls(figures, size, clock=1):
-    """Milliseconds of each call with batches of a size; `clock` 0 is CPU time, 1 wall time."""
+    """Milliseconds of each call at a batch size, in CPU time (`clock=0`) or wall time (1)."""
     return [1e3 * call[clock] for seconds in figures["rounds"] for call in seconds[size]]
 
 
 def ratio(figures, others, size, clock=1):
-    """How many times as long the others take, on the same texts: the median over the rounds."""
+    """Speed-up over the others on the same texts: the median over the rounds."""
     return statistics.median(
         sum(call[clock] for call in theirs[size]) / sum(call[clock] for call in ours[size])
         for ours, theirs in zip(figures["rounds"], others["rounds"])
@@ -452,13 +451,13 @@ def table(args, found, family):
 
 
 def lost(found, family, depth, kind):
-    """Points of accuracy that an exported form loses against the model itself, in Keras."""
+    """Points of accuracy that an exported file loses against the Keras model."""
     own, model = (found[family, depth, k]["accuracy"] for k in (kind, COMPILED))
     return None if own is None else max(model - own, 0.0) + 0.0
 
 
 def bars(args, found):
-    """`(name, least or most, value, whether it is met)` of each bar."""
+    """`(name, limit, wall time, CPU time, whether it is met)` of each bar."""
     rows = []
     if "BERT-base" in args.families:
         first, *others = depths_of(args, "BERT-base")
@@ -506,11 +505,11 @@ def main(argv=None):
     add("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="default all")
     add("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="default all")
     add("--rounds", type=int, metavar="N", help="default 5; --tiny 2")
-    add("--rows", type=int, default=3200, metavar="N", help="to train on (default %(default)s)")
+    add("--rows", type=int, default=3200, metavar="N", help="training texts (default %(default)s)")
     add("--epochs", type=int, default=2, metavar="N", help="of stages 1 and 2 (default 2)")
-    add("--tiny", action="store_true", help="very small models, to try it out")
-    add("--prepare", action="store_true", help="make the models and their files, measure nothing")
-    add("--json", type=Path, metavar="FILE", help="write all figures there, too")
+    add("--tiny", action="store_true", help="very small models, for a trial run")
+    add("--prepare", action="store_true", help="only make the models and their files")
+    add("--json", type=Path, metavar="FILE", help="also write all figures to FILE")
     add("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
@@ -526,7 +525,7 @@ def main(argv=None):
 
     from tqdm import tqdm
 
-    # In a process of its own: TensorFlow's threads and memory are none of the measurements'.
+    # In a separate process, to keep TensorFlow's threads and memory out of the measurements.
     command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), "--prepare"]
     environment = {**os.environ, **KERAS, "TF_CPP_MIN_LOG_LEVEL": "3"}
     if subprocess.run(list(map(str, command)), env=environment, check=False).returncode:

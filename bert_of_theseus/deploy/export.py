@@ -203,7 +203,13 @@ def _random_batches(source: Source) -> list:
 
 def _compare(runtime, model, batches, tolerance, path):
     for token_ids, segment_ids in batches:
-        expected = np.asarray(model([token_ids, segment_ids], training=False))
+        try:
+            expected = np.asarray(model([token_ids, segment_ids], training=False))
+        except Exception as error:  # its layers and TensorFlow have errors of many classes
+            raise ValueError(
+                f"The model fails on a batch of {token_ids.shape} (pass a `sample` that it "
+                f"accepts): {error}"
+            ) from error
         if not np.isfinite(expected).all():
             raise ValueError("The model's output is NaN or infinite. Nothing was exported.")
         try:

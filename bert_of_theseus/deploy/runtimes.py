@@ -317,7 +317,7 @@ class KerasRuntime(Runtime):
     def _set_threads(self, num_threads):
         from ..backend import require_tensorflow
 
-        require_tensorflow("`num_threads` must be None for a Keras model that is not on TensorFlow.")
+        require_tensorflow("`num_threads` must be None for a Keras model on another backend.")
         import tensorflow as tf
 
         try:
