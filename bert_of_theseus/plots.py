@@ -1,7 +1,7 @@
 """Charts of schedules, trainings and results.
 
-They need matplotlib, which is imported when one is drawn. They are figures of their own, not
-pyplot's: nothing is left behind, no window opens, and a notebook shows what a cell returns.
+They need matplotlib, which is imported when a chart is drawn. Figures are not pyplot's: pyplot
+keeps no reference to them, no window opens, and a notebook shows the one that a cell returns.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import itertools
 import math
 import os
 import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 __all__ = ["plot_schedule", "plot_tradeoff", "plot_training"]
 
-# Okabe and Ito's colours, which colour-blind people can tell apart, less the palest.
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
-_COLOURS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's colours, which colour-blind people can tell apart, without the palest.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _GREY = "#666666"
+_MARKERS = "os^Dv"  # one for each round of the colours
+_KEPT = {"color": _GREY, "linestyle": ":", "linewidth": 2.5}
 
 
 def plot_schedule(
@@ -35,9 +35,9 @@ def plot_schedule(
     Args:
         schedule: A function of the step that returns a rate or a list of a rate per module, as
             `ReplacementRateScheduler` takes it; or a list of such, or a dict by label.
-        total_steps: Integer, length of the training. Defaults to one in which the longest of the
-            schedules ends, and to a share of the training if they are given as a `fraction`.
-        path: Where to save the chart, `*.png`, `*.svg` or `*.pdf`. Defaults to `None`, nowhere.
+        total_steps: Integer, the length of the training. Defaults to `None`: a length in which the
+            longest schedule ends, or a share of the training for schedules with a `fraction`.
+        path: Path of the file to save, `*.png`, `*.svg` or `*.pdf`. Defaults to `None`, no file.
         ax: The matplotlib axes to draw on. Defaults to those of a new figure.
 
     Returns:
@@ -46,8 +46,8 @@ def plot_schedule(
     Raises:
         ImportError: if matplotlib is not installed.
         TypeError: if a schedule is not callable.
-        ValueError: if there is no schedule, `path` ends in something else, `total_steps` is not
-            positive, or is not given for schedules in steps beside schedules with a fraction.
+        ValueError: if there is no schedule, `path` has another suffix, or `total_steps` is not
+            positive or is missing for schedules in steps beside schedules with a fraction.
 
     Example:
 
@@ -84,7 +84,7 @@ def plot_schedule(
         for i, rates in enumerate(modules):
             colour = _shade(i, len(modules))
             name = f"{label}, module {i + 1}" if len(schedules) > 1 else f"module {i + 1}"
-            # From wide to thin, so that lines on one another are all seen.
+            # From wide to thin, so that coinciding lines are all visible.
             width = 2 + 3 * (len(modules) - 1 - i) / len(modules)
             lines += ax.plot(x, rates, color=colour, label=name, linewidth=width)
     if len(schedules) == 1:
@@ -105,15 +105,15 @@ def plot_tradeoff(
     path: str | os.PathLike | None = None,
     ax=None,
 ):
-    """Draws a labelled point per model: what it costs, and what it scores.
+    """Draws a point per model: its cost and its score.
 
     Args:
         rows: A mapping per model, as for `markdown_table`: its name under `"model"`, the numbers
             under `x` and `y`, and, if known, the standard deviation of the latter under `y` with
-            `"_std"` behind, which is drawn as an error bar.
+            the suffix `"_std"`, which is drawn as an error bar.
         x: String, the key of the cost. Defaults to `"latency_ms"`.
         y: String, the key of the score. Defaults to `"score"`.
-        path: Where to save the chart, `*.png`, `*.svg` or `*.pdf`. Defaults to `None`, nowhere.
+        path: Path of the file to save, `*.png`, `*.svg` or `*.pdf`. Defaults to `None`, no file.
         ax: The matplotlib axes to draw on. Defaults to those of a new figure.
 
     Returns:
@@ -122,7 +122,7 @@ def plot_tradeoff(
     Raises:
         ImportError: if matplotlib is not installed.
         ValueError: if there are no rows, one lacks a key or has no finite number under it, or
-            `path` ends in something else.
+            `path` has another suffix.
 
     Example:
 
@@ -141,15 +141,19 @@ def plot_tradeoff(
                     f"{row.get(key)!r}"
                 )
     figure, ax = _axes(ax)
-    ax.margins(0.2)  # room for the labels
-    xs, ys = [row[x] for row in rows], [row[y] for row in rows]
-    bars = [row.get(f"{y}_std") or 0 for row in rows]
-    known = [point for point in zip(xs, ys, bars) if point[2]]
-    if known:
-        ax.errorbar(*zip(*known), fmt="none", ecolor=_GREY, elinewidth=1.5, capsize=4, zorder=2)
-    ax.plot(xs, ys, "o", color=_BLUE, markersize=9, zorder=3)
+    colours = list(itertools.islice(itertools.cycle(_COLOURS), len(rows)))
+    for_bars = [(row, colour) for row, colour in zip(rows, colours) if row.get(f"{y}_std")]
+    if for_bars:
+        low, high = ([row[y] + sign * row[f"{y}_std"] for row, _ in for_bars] for sign in (-1, 1))
+        ax.vlines([row[x] for row, _ in for_bars], low, high, [colour for _, colour in for_bars])
+    lines = []
+    for index, (row, colour) in enumerate(zip(rows, colours)):
+        marker = _MARKERS[index // len(_COLOURS) % len(_MARKERS)]
+        style = {"color": colour, "marker": marker, "markersize": 9, "linestyle": "none"}
+        lines += ax.plot(row[x], row[y], label=row["model"], zorder=3, **style)
+    ax.margins(0.1)
     ax.set(xlabel=_TITLES.get(x, x.replace("_", " ")), ylabel=_TITLES.get(y, y.replace("_", " ")))
-    _label_points(ax, xs, ys, bars, [_wrap(row["model"], 24) for row in rows])
+    _legend(ax, lines)
     return _done(figure, path)
 
 
@@ -157,11 +161,11 @@ def plot_training(history: Sequence[Mapping], path: str | os.PathLike | None = N
     """Draws the course of a training, its stages side by side.
 
     Args:
-        history: A mapping per stage, in their order: its name under `"stage"`; the step at each
+        history: A mapping per stage, in order: its name under `"stage"`; the step of each
             evaluation, counted from the start of the stage, under `"steps"`; and, as far as
             known, a number per evaluation under `"loss"`, `"val_loss"`, `"score"` and
             `"replacement_rate"`, and the step whose weights were kept under `"best_step"`.
-        path: Where to save the chart, `*.png`, `*.svg` or `*.pdf`. Defaults to `None`, nowhere.
+        path: Path of the file to save, `*.png`, `*.svg` or `*.pdf`. Defaults to `None`, no file.
 
     Returns:
         The matplotlib figure. A notebook shows it.
@@ -169,7 +173,7 @@ def plot_training(history: Sequence[Mapping], path: str | os.PathLike | None = N
     Raises:
         ImportError: if matplotlib is not installed.
         ValueError: if there is no stage, one lacks its name or steps, none has anything to draw,
-            there is not one number per step, or `path` ends in something else.
+            the numbers are not one per step, or `path` has another suffix.
 
     Example:
 
@@ -177,6 +181,48 @@ def plot_training(history: Sequence[Mapping], path: str | os.PathLike | None = N
     """
     _check_suffix(path)
     known = [key for key in _PANELS if any(stage.get(key) for stage in history)]
+    _check_history(history, known)
+    panels = list(dict.fromkeys(_PANELS[key] for key in known))
+    figure, _ = _axes(height=0.8 + 2 * len(panels), panels=len(panels))
+    axes = dict(zip(panels, figure.axes))
+    start, kept, stages = 0, [], []
+    for stage, colour in zip(history, itertools.cycle(_COLOURS)):
+        steps = [start + step for step in stage["steps"]]
+        style = {"color": colour, "marker": "o", "markersize": 4 if len(steps) < 40 else 0}
+        for key in known:
+            values = [math.nan if value is None else value for value in stage.get(key) or ()]
+            if values:
+                dashes = "--" if key == "val_loss" else "-"
+                axes[_PANELS[key]].plot(steps, values, linestyle=dashes, **style)
+        stages.append(_sample(stage["stage"], color=colour))
+        if stage.get("best_step") is not None:
+            kept.append(start + stage["best_step"])
+        for ax in axes.values() if start else ():
+            ax.axvline(start, color=_GREY, linewidth=1, zorder=1)
+        start = steps[-1]
+    for panel, ax in axes.items():
+        ax.set_ylabel(panel)
+        for step in kept:
+            ax.axvline(step, zorder=1, **_KEPT)
+    if "replacement rate" in axes:
+        axes["replacement rate"].set_ylim(-0.04, 1.04)
+    figure.axes[-1].set(xlabel="step", xlim=(0, 1.01 * start))
+    # Colours are stages; the axes' names say the rest, but for these.
+    lines = stages if len(stages) > 1 else []
+    if "val_loss" in known:
+        lines = [
+            *lines,
+            _sample("training", color="black"),
+            _sample("validation", color="black", linestyle="--"),
+        ]
+    if kept:
+        lines = [*lines, _sample("weights kept", **_KEPT)]
+    if lines:
+        _legend(figure.axes[0], lines)
+    return _done(figure, path)
+
+
+def _check_history(history, known):
     if not known:
         raise ValueError(f"`history` must have one of {', '.join(_PANELS)} in some stage.")
     for stage in history:
@@ -188,57 +234,10 @@ def plot_training(history: Sequence[Mapping], path: str | os.PathLike | None = N
                     f"Stage {stage['stage']!r} must have a number per step under {key!r}. "
                     f"Received: {len(stage[key])} for {len(stage['steps'])} steps"
                 )
-    panels = list(dict.fromkeys(_PANELS[key] for key in known))
-    figure, _ = _axes(height=0.8 + 2 * len(panels), panels=len(panels))
-    axes = dict(zip(panels, figure.axes))
-    start, names, kinds = 0, [], {}
-    for stage in history:
-        steps = [start + step for step in stage["steps"]]
-        for key in known:
-            if not stage.get(key):
-                continue
-            panel = _PANELS[key]
-            values = [math.nan if value is None else value for value in stage[key]]
-            (line,) = axes[panel].plot(
-                steps,
-                values,
-                color=_ORANGE if key == "val_loss" else _BLUE,
-                linestyle="--" if key == "val_loss" else "-",
-                marker="o",
-                markersize=4 if len(steps) < 40 else 0,
-                label=_TITLES.get(key, key.replace("_", " ")),
-            )
-            kinds.setdefault(key, line)
-        if stage.get("best_step") is not None:
-            for ax in axes.values():
-                best = start + stage["best_step"]
-                style = {"color": _GREEN, "linestyle": ":", "linewidth": 2.5, "zorder": 1}
-                kinds["best_step"] = ax.axvline(best, label="weights kept", **style)
-        end = steps[-1]
-        names.append(((start + end) / 2, stage["stage"]))
-        if start:
-            for ax in axes.values():
-                ax.axvline(start, color=_GREY, linewidth=1, zorder=1)
-        start = end
-    for panel, ax in axes.items():
-        ax.set_ylabel(panel)
-    # The axes' names say the rest.
-    explained = [kinds[key] for key in ("loss", "val_loss", "best_step") if key in kinds]
-    if len(explained) > 1 or "best_step" in kinds:
-        _legend(figure.axes[0], explained)
-    if "replacement rate" in axes:
-        axes["replacement rate"].set_ylim(-0.04, 1.04)
-    figure.axes[-1].set(xlabel="step", xlim=(0, 1.01 * start))
-    _name_stages(figure.axes[0], names)
-    return _done(figure, path)
 
 
-_TITLES = {
-    "latency_ms": "latency (ms per example)",
-    "loss": "training",
-    "val_loss": "validation",
-}
-# What is drawn of a stage, and on which of the panels.
+_TITLES = {"latency_ms": "latency (ms per example)"}
+# What is drawn of a stage, and on which panel.
 _PANELS = {
     "loss": "loss",
     "val_loss": "loss",
@@ -287,7 +286,7 @@ def _done(figure, path):
 
 
 def _legend(ax, lines):
-    # Beside the axes, where it hides nothing.
+    # Beside the axes, where it covers nothing.
     labels = [_wrap(line.get_label(), 30) for line in lines]
     legend = ax.legend(
         lines, labels, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize="small"
@@ -296,12 +295,19 @@ def _legend(ax, lines):
         text.set_parse_math(False)
 
 
+def _sample(label, **style):
+    """A line for the legend alone."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=label, **style)
+
+
 def _wrap(text, width) -> str:
     return textwrap.fill(str(text), width, break_long_words=False, break_on_hyphens=False)
 
 
 def _length(schedules, total_steps) -> tuple[int, bool]:
-    """Number of steps to draw, and whether it only stands for a share of the training."""
+    """The number of steps to draw, and whether the axis shows shares of the training."""
     if total_steps is not None:
         if total_steps < 1:
             raise ValueError(f"`total_steps` must be 1 or more. Received: {total_steps!r}")
@@ -320,94 +326,3 @@ def _shade(i, of):
     from matplotlib import colormaps
 
     return colormaps["viridis"](0.9 * i / max(1, of - 1))
-
-
-def _label_points(ax, xs, ys, bars, labels):
-    """Writes a label beside each point, where it hides no point, error bar or other label."""
-    from matplotlib.transforms import Bbox
-
-    figure = ax.figure.figure
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Letters that the font lacks; saving says it once more.
-        figure.draw_without_rendering()  # From here on the axes know their place.
-        point = figure.dpi / 72
-        to_pixels = ax.transData.transform
-        taken = []
-        for x, y, bar in zip(xs, ys, bars):
-            (left, bottom), (right, top) = to_pixels((x, y - bar)), to_pixels((x, y + bar))
-            taken.append(Bbox([[left, bottom], [right, top]]).padded(6 * point))
-        for x, y, label in zip(xs, ys, labels):
-            text = ax.annotate(
-                label,
-                (x, y),
-                (0, 0),
-                textcoords="offset points",
-                ha="center",
-                va="center",
-                parse_math=False,
-                zorder=4,
-            )
-            size = text.get_window_extent()
-            centre = to_pixels((x, y))
-            best = None
-            # The nearest free place: rings around the point, from its right side on.
-            for far, turn in itertools.product(range(1, 12), range(16)):
-                angle = math.tau * turn / 16
-                dx = math.cos(angle) * (size.width / 2 + 8 * point * far)
-                dy = math.sin(angle) * (size.height / 2 + 8 * point * far)
-                box = Bbox.from_bounds(
-                    centre[0] + dx - size.width / 2,
-                    centre[1] + dy - size.height / 2,
-                    size.width,
-                    size.height,
-                )
-                hidden = sum(_area(box, other) for other in taken)
-                outside = box.width * box.height - _area(box, ax.bbox)
-                if best is None or hidden + outside < best[0]:
-                    best = hidden + outside, dx, dy, box, far
-                if best[0] <= 0:
-                    break
-            _, dx, dy, box, far = best
-            text.set_position((dx / point, dy / point))
-            taken.append(box)
-            if far > 2:  # So far off that a line must say whose label it is.
-                ax.annotate(
-                    "",
-                    (x, y),
-                    (dx / point, dy / point),
-                    textcoords="offset points",
-                    arrowprops={"arrowstyle": "-", "color": _GREY, "patchB": None},
-                    zorder=1,
-                )
-
-
-def _area(a, b) -> float:
-    """The area that two boxes share."""
-    width = min(a.x1, b.x1) - max(a.x0, b.x0)
-    height = min(a.y1, b.y1) - max(a.y0, b.y0)
-    return max(0.0, width) * max(0.0, height)
-
-
-def _name_stages(ax, names):
-    """Writes the stages' names above `ax`, in as many lines as they need not to touch."""
-    figure = ax.figure.figure
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        figure.draw_without_rendering()
-        ends = []  # By line, where its last name ends.
-        for position, name in names:
-            text = ax.annotate(
-                name,
-                (position, 1),
-                (0, 0),
-                xycoords=ax.get_xaxis_transform(),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-                annotation_clip=False,
-                parse_math=False,
-            )
-            box = text.get_window_extent()
-            line = next((i for i, end in enumerate(ends) if box.x0 > end), len(ends))
-            ends[line : line + 1] = [box.x1 + 8]
-            text.set_position((0, 4 + 14 * line))
