@@ -222,11 +222,15 @@ def read_bert_config(path: Path) -> dict:
     return read_config(path)
 
 
-def read_bert(args: argparse.Namespace) -> tuple:
-    """Reads what describes the BERT of `--bert-dir`, or of `--bert-config` and `--vocab`.
+def read_bert(args: argparse.Namespace, small: dict | None = None) -> tuple:
+    """Reads what describes the BERT of `--bert-dir`, or of `--vocab` and `--bert-config`.
+
+    Args:
+        args: The parsed arguments. `--max-length` and `--successor-layers` are checked.
+        small: Dict, the config where `--vocab` stands alone. Defaults to `None`.
 
     Returns:
-        `(config, tokenizer)`. `--max-length` and the vocabulary are checked.
+        `(config, tokenizer)`.
     """
     from bert_of_theseus.checkpoints import find_checkpoint
     from bert_of_theseus.data import Tokenizer
@@ -234,8 +238,11 @@ def read_bert(args: argparse.Namespace) -> tuple:
     if args.bert_dir:
         checkpoint = find_checkpoint(args.bert_dir)
         config, vocab_file = checkpoint.config, checkpoint.vocab_path
-    else:
+    elif args.bert_config:
         config, vocab_file = read_bert_config(args.bert_config), args.vocab
+    else:
+        config, vocab_file = {**small, "vocab_size": Tokenizer(args.vocab).vocab_size}, args.vocab
+    check_layers(args, config)
     check_max_length(args.max_length, config)
     check_vocabulary(vocab_file, config)
     return config, Tokenizer(vocab_file)

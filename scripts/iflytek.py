@@ -149,7 +149,6 @@ def prepare(args: argparse.Namespace) -> dict:
     cuts = {key: getattr(args, key) for key in ("validation_fraction", "limit", "seed")}
     corpus = load_iflytek(args.data_dir, **cuts) if args.data_dir else None
     config, tokenizer = common.read_bert(args)
-    common.check_layers(args, config)
     corpus = corpus or common.load_docstrings(**cuts)  # takes long, so it comes last
     encoded = {
         name: tokenizer.encode(getattr(corpus, name), args.max_length)

@@ -26,6 +26,7 @@ from scripts.common import (
     check_output,
     fill_in,
     find_packaged_bert,
+    load_docstrings,
     positive,
     run_script,
     share,
@@ -144,16 +145,11 @@ def resolve(args: argparse.Namespace) -> None:
 
 
 def load_corpus(args: argparse.Namespace):
-    from bert_of_theseus.data import load_sst2, load_stdlib_docstrings
+    from bert_of_theseus.data import load_sst2
 
     if args.data_dir:
         return load_sst2(args.data_dir, limit=args.limit, seed=args.seed)
-    from tqdm import tqdm
-
-    def progress(files):
-        return tqdm(files, desc="Reading docstrings", unit="file")
-
-    return load_stdlib_docstrings(limit=args.limit, seed=args.seed, progress=progress)
+    return load_docstrings(limit=args.limit, seed=args.seed)
 
 
 def prepare(args: argparse.Namespace) -> dict:

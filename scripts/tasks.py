@@ -37,16 +37,15 @@ from scripts.common import (
     MINILM,
     Parser,
     add_stage_arguments,
+    add_text_arguments,
     check_max_length,
     check_output,
     check_packages,
-    check_vocabulary,
     choose_keras_2,
     fill_in,
     find_packaged_bert,
     positive,
-    rate,
-    read_bert_config,
+    read_bert,
     run_script,
     stages,
 )
@@ -148,16 +147,7 @@ def build_parser() -> Parser:
         help=f"... of this size (default: {SMALL['num_hidden_layers']} layers of "
         f"{SMALL['hidden_size']} units)",
     )
-    add("--limit", metavar="N", type=positive, help="use at most N texts of each file")
-    add(
-        "--validation-fraction",
-        metavar="X",
-        type=rate,
-        default=0.1,
-        help="share of the training texts that is split off to choose the best epoch (default "
-        "%(default)s)",
-    )
-    add("--max-length", metavar="N", type=positive, help=f"in tokens; {default('max_length')}")
+    add_text_arguments(add, default)
 
     parser.add_argument_group("method").add_argument(
         "--successor-layers",
@@ -190,19 +180,11 @@ def resolve(args: argparse.Namespace) -> None:
 
 def prepare(args: argparse.Namespace) -> dict:
     """Reads and checks all input, without TensorFlow; writes nothing."""
-    from bert_of_theseus.data import Tokenizer
-
     choose_keras_2()
     task, corpus = read_corpus(args)
-    config, vocab_file = read_model(args)
-    check_max_length(args.max_length, config)
-    check_vocabulary(vocab_file, config)
-    if args.successor_layers > config["num_hidden_layers"]:
-        raise ValueError(
-            f"--successor-layers {args.successor_layers}: the predecessor has only "
-            f"{config['num_hidden_layers']} layers, and the successor must not have more."
-        )
-    tokenizer = Tokenizer(vocab_file)
+    if not (args.bert_dir or args.vocab):
+        args.bert_dir = find_packaged_bert(MINILM)
+    config, tokenizer = read_bert(args, SMALL)
     batches = [
         task.batches(examples, tokenizer, args.max_length, batch_size=size, shuffle=name == "train")
         for name, examples, size in (
@@ -235,20 +217,6 @@ def read_corpus(args):
     task = kind() if args.task in ("regression", "spans") else kind(corpus.labels)
     task.check()
     return task, corpus
-
-
-def read_model(args):
-    """The predecessor's config and its vocabulary."""
-    from bert_of_theseus.checkpoints import find_checkpoint
-    from bert_of_theseus.data import Tokenizer
-
-    if args.bert_config:
-        return read_bert_config(args.bert_config), args.vocab
-    if args.vocab:
-        return {**SMALL, "vocab_size": Tokenizer(args.vocab).vocab_size}, args.vocab
-    checkpoint = find_checkpoint(args.bert_dir or find_packaged_bert(MINILM))
-    args.bert_dir = checkpoint.directory
-    return checkpoint.config, checkpoint.vocab_path
 
 
 def describe_sets(task, batches) -> dict:
