@@ -11,6 +11,9 @@ from bert_of_theseus.backend import BACKEND
 if BACKEND != "torch":
     pytest.skip("once is enough: each step is tested on all", allow_module_level=True)
 
+# KerasHub gives its `fit` of texts a tf.data.Dataset, which Keras says it does not shuffle.
+pytestmark = pytest.mark.filterwarnings("ignore:`shuffle=True` was passed, but will be ignored")
+
 TEXTS = ["a joy to watch", "two hours of my life", "ada in london", "to watch my life"]
 
 
