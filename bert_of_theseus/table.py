@@ -10,22 +10,22 @@ __all__ = ["markdown_table"]
 def markdown_table(
     rows: Sequence[Mapping], columns: Mapping[str, tuple[str, Callable | str]]
 ) -> str:
-    """Lays out rows as a Markdown table, padded so that it can be read as plain text too.
+    """Formats rows as a Markdown table, padded so that it is readable as plain text too.
 
     Args:
-        rows: one mapping a row; a missing or `None` value becomes a dash.
-        columns: by key of the rows, in order: the heading, and how to write a value, a function
-            or a format such as `".1%"`. Columns of numbers are aligned right.
+        rows: A mapping per row. A missing or `None` value becomes a dash.
+        columns: By key of the rows, in order: the heading, and how to format a value, a function
+            or a format specification such as `".1%"`. Columns of numbers are aligned right.
 
     Returns:
-        The table, without a newline at its end.
+        The table, a string without a newline at its end.
 
     Example:
 
-        markdown_table(
-            [{"model": "predecessor", "accuracy": 0.58}],
-            {"model": ("model", ""), "accuracy": ("accuracy", ".1%")},
-        )
+    >>> print(markdown_table([{"loss": 0.5}], {"loss": ("validation loss", ".2f")}))
+    | validation loss |
+    | --------------: |
+    |            0.50 |
     """
     cells = [[heading for heading, _ in columns.values()]]
     for row in rows:
@@ -44,7 +44,7 @@ def markdown_table(
     return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
 
-def _cell(value, how) -> str:
+def _cell(value, how):
     if value is None:
         return "-"
     text = how(value) if callable(how) else format(value, how)
