@@ -32,13 +32,13 @@ def check_room(directory: str | os.PathLike, size: int, take: bool = True) -> No
     Files that are already there count towards `size`, so a resumed run asks for the rest only.
 
     Args:
-        directory: the folder.
-        size: bytes that its files need in all.
-        take: whether to allocate the missing bytes for a moment, which quotas and limits on file
+        directory: The folder.
+        size: Bytes that its files need in all.
+        take: Whether to allocate the missing bytes for a moment, which quotas and limits on file
             sizes refuse. Otherwise the file system's free space is read, which is quick everywhere.
 
     Raises:
-        OSError: there is no room; names the folder and the size.
+        OSError: if there is no room; names the folder and the size.
     """
     directory = Path(directory)
     probe = directory / "room.part"
@@ -69,12 +69,12 @@ def replace_file(path: str | os.PathLike, write: Callable[[Path], None]) -> None
     """Writes a file completely or not at all.
 
     Args:
-        path: the file. It is replaced by the new content, or left as it was if `write` fails.
-        write: function that writes the content to the path that it is called with, in the same
+        path: The file. It is replaced by the new content, or left as it was if `write` fails.
+        write: Function that writes the content to the path that it is called with, in the same
             folder.
 
     Raises:
-        OSError: the file could not be written.
+        OSError: if the file could not be written.
     """
     path = Path(path)
     scratch = path.with_name(f"part-{path.name}")
@@ -134,7 +134,7 @@ def read_checksums(directory: str | os.PathLike) -> dict[str, str]:
     """SHA-256 by file name from a folder's checksums.json; empty where there is no such file.
 
     Raises:
-        ValueError: the file cannot be read.
+        ValueError: if the file cannot be read.
     """
     path = Path(directory) / CHECKSUMS
     if not path.is_file():
@@ -156,7 +156,7 @@ def check_files(directory: str | os.PathLike, names: Iterable[str]) -> None:
     Files that it does not list, and folders without one, pass.
 
     Raises:
-        ValueError: a file differs or is missing; names it.
+        ValueError: if a file differs or is missing; names it.
     """
     directory = Path(directory)
     listed = read_checksums(directory)
@@ -175,13 +175,13 @@ def read_json(path: Path, kind: type = dict, last_comma: bool = False):
     """Reads a JSON object, or a list, from a file.
 
     Args:
-        path: the file.
+        path: The file.
         kind: `dict` or `list`.
-        last_comma: whether to accept a comma before the closing brace, which remains when the
+        last_comma: Whether to accept a comma before the closing brace, which remains when the
             last line of an object is deleted.
 
     Raises:
-        ValueError: it is not JSON, or of another kind; names the file.
+        ValueError: if it is not JSON, or of another kind; names the file.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -26,14 +26,14 @@ def load_model(path: str | os.PathLike):
     part of TensorFlow's graph.
 
     Args:
-        path: what `model.save` wrote: a `.keras` file, or another format that this Keras loads.
+        path: What `model.save` wrote: a `.keras` file, or another format that this Keras loads.
 
     Returns:
         The Keras model, not compiled.
 
     Raises:
-        FileNotFoundError: the `.keras` file does not exist.
-        ValueError: the file is truncated or corrupt, or asks for code.
+        FileNotFoundError: if the `.keras` file does not exist.
+        ValueError: if the file is truncated or corrupt, or asks for code.
 
     Example:
 
@@ -55,13 +55,13 @@ def load_keras_file(path: Path, check_names: bool = True):
     """Loads a Keras file, after checking its integrity and, optionally, the names in its config.
 
     Args:
-        path: the file.
-        check_names: whether to refuse a `.keras` file that names anything but Keras' own classes
+        path: The file.
+        check_names: Whether to refuse a `.keras` file that names anything but Keras' own classes
             and registered ones. Needed in Keras 2, whose safe mode imports any module.
 
     Raises:
-        FileNotFoundError: the file does not exist.
-        ValueError: the file is truncated or corrupt, or is refused.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is truncated or corrupt, or is refused.
     """
     try:
         if path.suffix == ".keras":

@@ -55,13 +55,13 @@ class Checkpoint:
     A format is a subclass with `config_file`, `tensor_files`, `_dtypes_and_shapes` and `_read`.
 
     Args:
-        directory: the folder that holds the checkpoint.
+        directory: The folder that holds the checkpoint.
 
     Attributes:
-        directory: the folder, a `Path`.
-        config: dict of BERT's hyperparameters, checked and complete, as
+        directory: The folder, a `Path`.
+        config: Dict of BERT's hyperparameters, checked and complete, as
             `build_transformer_model` takes them.
-        names: the tensors' names, sorted.
+        names: The tensors' names, sorted.
     """
 
     format = "checkpoint"
@@ -105,7 +105,7 @@ class Checkpoint:
         """The values of the tensor `name`, a float32 array.
 
         Raises:
-            ValueError: the file is truncated or corrupt.
+            ValueError: if the file is truncated or corrupt.
         """
         if not self._verified:
             check_files(self.directory, [path.name for path in self.tensor_files])
@@ -140,7 +140,7 @@ def read_config(path: Path) -> dict:
     keyword arguments.
 
     Raises:
-        ValueError: the file does not describe a BERT encoder, or not completely.
+        ValueError: if the file does not describe a BERT encoder, or not completely.
     """
     raw = read_json(path)
     model_type = raw.get("model_type", "bert")

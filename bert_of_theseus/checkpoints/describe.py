@@ -13,9 +13,9 @@ class Description(NamedTuple):
     """A BERT and its head.
 
     Attributes:
-        config: see `Checkpoint.config`.
-        tensors: the encoder's, by canonical name, kernels as `(input_size, output_size)`.
-        head: a `Head`, or `None` if there is none, or one that is not recognized.
+        config: See `Checkpoint.config`.
+        tensors: The encoder's, by canonical name, kernels as `(input_size, output_size)`.
+        head: A `Head`, or `None` if there is none, or one that is not recognized.
     """
 
     config: dict
@@ -35,13 +35,13 @@ def describe(transformer, classifier=None, verb: str = "saved") -> Description:
     """Reads the weights and options of a bert4keras BERT and its head.
 
     Args:
-        transformer: a bert4keras `Transformer`.
+        transformer: A bert4keras `Transformer`.
         classifier: Keras model or layer on its output.
-        verb: what is to be done with it, for the error.
+        verb: What is to be done with it, for the error.
 
     Raises:
-        TypeError: one of them is something else.
-        ValueError: the transformer is not a plain BERT.
+        TypeError: if one of them is something else.
+        ValueError: if the transformer is not a plain BERT.
     """
     from ..backend import keras
 
@@ -59,7 +59,7 @@ def read_bert(transformer) -> tuple[dict, dict]:
     """Config and tensors, by canonical name, of a bert4keras BERT.
 
     Raises:
-        ValueError: it has an option that no config can express.
+        ValueError: if it has an option that no config can express.
     """
     models = bert4keras_models()
     config = _config(transformer, models)

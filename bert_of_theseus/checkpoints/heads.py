@@ -46,7 +46,7 @@ class Head(NamedTuple):
     Attributes:
         architecture: `SEQUENCE` or `TOKEN`, or `None` for a dense layer on `[CLS]` without pooler
             (`heads.classification_head`), which is not one of BERT's own.
-        layers: list of `Dense`: the output layer, and before it the pooler if the head has one.
+        layers: List of `Dense`: the output layer, and before it the pooler if the head has one.
     """
 
     architecture: str | None
@@ -98,7 +98,7 @@ def read_head(classifier, shape: tuple) -> Head | None:
 
     Args:
         classifier: Keras model or layer on the encoder's output.
-        shape: of the encoder's output.
+        shape: Of the encoder's output.
 
     Returns:
         A `Head`, or `None` for any other model.
@@ -227,9 +227,9 @@ class KerasHead(NamedTuple):
     """A head that is saved as a Keras file.
 
     Attributes:
-        model: the Keras model.
-        inputs: random hidden states, to compare the saved model with this one.
-        outputs: of the model, for `inputs`.
+        model: The Keras model.
+        inputs: Random hidden states, to compare the saved model with this one.
+        outputs: Of the model, for `inputs`.
     """
 
     model: object
@@ -270,10 +270,10 @@ def as_keras_head(classifier, shape: tuple) -> KerasHead:
 
     Args:
         classifier: Keras model or layer on the encoder's output.
-        shape: of the encoder's output.
+        shape: Of the encoder's output.
 
     Raises:
-        ValueError: the head holds a Lambda layer.
+        ValueError: if the head holds a Lambda layer.
     """
     from ..backend import call_layer, keras
 

@@ -54,7 +54,7 @@ def from_canonical(name: str, prefix: str = "") -> str:
     """Hugging Face's name of a tensor, from Google's: the inverse of `to_canonical`.
 
     Args:
-        name: as in a Google checkpoint.
+        name: As in a Google checkpoint.
         prefix: `"bert."` for the file of a model with a head.
 
     Example:

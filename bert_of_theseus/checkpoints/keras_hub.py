@@ -18,10 +18,10 @@ class _Family(NamedTuple):
 
     Attributes:
         backbone: KerasHub's name of the family.
-        layer: the name of a layer, with its number.
-        parts: the names of a layer's parts, in the order of `_PARTS`.
-        projection: of the embeddings to the hidden size, if there is one.
-        pooler: of BERT's pooler, if the backbone has it.
+        layer: The name of a layer, with its number.
+        parts: The names of a layer's parts, in the order of `_PARTS`.
+        projection: Of the embeddings to the hidden size, if there is one.
+        pooler: Of BERT's pooler, if the backbone has it.
     """
 
     backbone: str
@@ -120,16 +120,16 @@ def load_backbone(directory: str | os.PathLike, num_hidden_layers: int | None = 
     `transformers` in the fourth digit.
 
     Args:
-        directory: the folder with `config.json` and `model.safetensors`, whole or in shards.
-        num_hidden_layers: number of layers to load, from the first. Defaults to all. Only for the
+        directory: The folder with `config.json` and `model.safetensors`, whole or in shards.
+        num_hidden_layers: Number of layers to load, from the first. Defaults to all. Only for the
             families above, except for ALBERT, whose layers are shared.
 
     Returns:
         A `keras_hub.models.Backbone`.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is corrupt, or describes a model that KerasHub's backbone does not
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is corrupt, or describes a model that KerasHub's backbone does not
             compute.
 
     Example:

@@ -26,7 +26,7 @@ def find_checkpoint(directory: str | os.PathLike) -> Checkpoint:
     Reads the config and the table of contents, but no values.
 
     Args:
-        directory: a folder with `bert_config.json` and one `*.ckpt*` (Google), or with
+        directory: A folder with `bert_config.json` and one `*.ckpt*` (Google), or with
             `config.json` and `model.safetensors`, whole or in shards (Hugging Face).
 
     Returns:
@@ -34,9 +34,9 @@ def find_checkpoint(directory: str | os.PathLike) -> Checkpoint:
         `tensor(name)`.
 
     Raises:
-        FileNotFoundError: the folder or one of the files is missing; says what is there.
-        ValueError: a file cannot be read, does not match the folder's checksums.json, or does not
-            describe a BERT encoder.
+        FileNotFoundError: if the folder or one of the files is missing; says what is there.
+        ValueError: if a file cannot be read, does not match the folder's checksums.json, or does
+            not describe a BERT encoder.
     """
     path = Path(directory)
     kinds = [kind for kind in _KINDS if path.is_dir() and kind.find_tensors(path)]
@@ -62,16 +62,16 @@ def check_vocab(vocab_path: str | os.PathLike, config: dict, stacklevel: int = 1
 
     Args:
         vocab_path: `vocab.txt`, one token a line.
-        config: a dict with `vocab_size`, as `Checkpoint.config`.
-        stacklevel: as in `warnings.warn`, for a warning at the caller's line. Defaults to 1.
+        config: A dict with `vocab_size`, as `Checkpoint.config`.
+        stacklevel: As in `warnings.warn`, for a warning at the caller's line. Defaults to 1.
 
     Returns:
         The number of tokens.
 
     Raises:
-        ValueError: there are too many tokens or none, a token stands twice (bert4keras would then
-            shift the ids of all later ones), `[PAD]` is not the first (the model masks id 0), or a
-            file does not match its checksum.
+        ValueError: if there are too many tokens or none, a token stands twice (bert4keras would
+            then shift the ids of all later ones), `[PAD]` is not the first (the model masks id 0),
+            or a file does not match its checksum.
     """
     path, rows = str(vocab_path), config["vocab_size"]
     folder, name = os.path.split(vocab_path)
@@ -125,20 +125,20 @@ def load_bert(
     misshapen or left over is an error.
 
     Args:
-        directory: a folder with a Google checkpoint or a Hugging Face directory.
-        num_hidden_layers: number of layers to load, from the first. Defaults to all.
-        prefix: put before the name of each layer, so that one model can hold two encoders.
-        with_pool: whether the output is the pooled `[CLS]`, `(batch_size, hidden_size)`, instead of
+        directory: A folder with a Google checkpoint or a Hugging Face directory.
+        num_hidden_layers: Number of layers to load, from the first. Defaults to all.
+        prefix: Put before the name of each layer, so that one model can hold two encoders.
+        with_pool: Whether the output is the pooled `[CLS]`, `(batch_size, hidden_size)`, instead of
             the hidden states, `(batch_size, sequence_length, hidden_size)`.
-        **kwargs: other arguments of bert4keras' `build_transformer_model`, such as
+        **kwargs: Other arguments of bert4keras' `build_transformer_model`, such as
             `dropout_rate`, `sequence_length`, `keep_tokens` or `application`.
 
     Returns:
         A bert4keras `Transformer`; its `.model` is the Keras model.
 
     Raises:
-        FileNotFoundError: the folder or one of the files is missing; says what is there.
-        ValueError: the checkpoint does not fit the model or cannot be read. All tensors at fault
+        FileNotFoundError: if the folder or one of the files is missing; says what is there.
+        ValueError: if the checkpoint does not fit the model or cannot be read. All tensors at fault
             are named at once.
     """
     return _load_bert(
@@ -164,8 +164,8 @@ def build_bert(config: dict, *, num_hidden_layers: int | None = None, prefix: st
 
     Args:
         config: BERT's hyperparameters, as `Checkpoint.config`.
-        num_hidden_layers: number of layers. Defaults to the config's.
-        prefix: put before the name of each layer, so that one model can hold two encoders.
+        num_hidden_layers: Number of layers. Defaults to the config's.
+        prefix: Put before the name of each layer, so that one model can hold two encoders.
 
     Returns:
         A bert4keras `Transformer`.
@@ -195,13 +195,13 @@ def load_weights(transformer, directory: str | os.PathLike) -> None:
     bert4keras fixes at 1e-12, is set to the checkpoint's.
 
     Args:
-        transformer: what `build_transformer_model(..., return_keras_model=False)` returns.
-        directory: a folder with a Google checkpoint or a Hugging Face directory.
+        transformer: What `build_transformer_model(..., return_keras_model=False)` returns.
+        directory: A folder with a Google checkpoint or a Hugging Face directory.
 
     Raises:
-        TypeError: `transformer` is not a bert4keras `Transformer`.
-        FileNotFoundError: the folder or one of the files is missing; says what is there.
-        ValueError: the checkpoint does not fit the model or cannot be read. All tensors at fault
+        TypeError: if `transformer` is not a bert4keras `Transformer`.
+        FileNotFoundError: if the folder or one of the files is missing; says what is there.
+        ValueError: if the checkpoint does not fit the model or cannot be read. All tensors at fault
             are named at once, and the model is unchanged.
     """
     checkpoint = find_checkpoint(directory)
@@ -217,17 +217,17 @@ def load_pretrained(directory: str | os.PathLike, *, prefix: str = "", **kwargs)
     head.keras may name Keras' own classes and those registered in this process.
 
     Args:
-        directory: a folder with a Hugging Face directory or a Google checkpoint.
-        prefix: put before the name of each layer of the encoder.
-        **kwargs: as for `load_bert`.
+        directory: A folder with a Hugging Face directory or a Google checkpoint.
+        prefix: Put before the name of each layer of the encoder.
+        **kwargs: As for `load_bert`.
 
     Returns:
         `(transformer, classifier, labels)`: a bert4keras `Transformer`, a Keras model on its
         output or `None`, and the class names or `None`.
 
     Raises:
-        FileNotFoundError: the folder or one of the files is missing; says what is there.
-        ValueError: the checkpoint, its head or its vocabulary cannot be read, do not match their
+        FileNotFoundError: if the folder or one of the files is missing; says what is there.
+        ValueError: if the checkpoint, its head or its vocabulary cannot be read, do not match their
             checksums, or do not fit together.
 
     Example:

@@ -59,28 +59,28 @@ def save_pretrained(
     old model (model.onnx and the like) are removed.
 
     Args:
-        directory: the folder. A model that it holds is replaced once the new one is written, and
+        directory: The folder. A model that it holds is replaced once the new one is written, and
             left as it is if that fails.
-        transformer: a bert4keras `Transformer`, from `load_bert` or
+        transformer: A bert4keras `Transformer`, from `load_bert` or
             `build_transformer_model(..., return_keras_model=False)`.
         classifier: Keras model or layer on the transformer's output.
-        vocab: path of `vocab.txt`, a tokenizer (bert4keras' or `data.Tokenizer`), or the tokens as
+        vocab: Path of `vocab.txt`, a tokenizer (bert4keras' or `data.Tokenizer`), or the tokens as
             list or dict. Defaults to the vocabulary in the folder, if there is one.
-        lowercase: whether the tokenizer lower-cases. Defaults to the tokenizer's own setting or to
+        lowercase: Whether the tokenizer lower-cases. Defaults to the tokenizer's own setting or to
             the tokenizer_config.json beside `vocab`, else to `True`.
-        labels: the class names.
-        overwrite: whether a model in the folder may be replaced.
+        labels: The class names.
+        overwrite: Whether a model in the folder may be replaced.
 
     Raises:
-        TypeError: an argument has the wrong type.
-        ValueError: the model computes something that a Hugging Face BERT does not, or holds NaN;
-            the vocabulary or the labels do not fit; the head cannot be saved.
-        OSError: a file could not be written, or the folder holds a model and `overwrite=False`.
+        TypeError: if an argument has the wrong type.
+        ValueError: if the model computes something that a Hugging Face BERT does not, or holds NaN;
+            if the vocabulary or the labels do not fit, or the head cannot be saved.
+        OSError: if a file could not be written, or the folder holds a model and `overwrite=False`.
 
     Warns:
-        UserWarning: the head is saved as head.keras; `transformers` expects a pooler and the model
-            has none, so a neutral one is written; the checkpoint that the model was loaded from
-            held tensors that are not written.
+        UserWarning: if the head is saved as head.keras; if `transformers` expects a pooler and the
+            model has none, so a neutral one is written; if the checkpoint that the model was
+            loaded from held tensors that are not written.
     """
     parts = _parts(transformer, classifier, labels)
     config, tensors = parts.config, parts.tensors
@@ -133,24 +133,19 @@ def save_checkpoint(
     the pooler), any other as head.keras. Checksums and replacement are those of `save_pretrained`.
 
     Args:
-        directory: see `save_pretrained`, as for all arguments.
-        transformer: see there.
-        classifier: see there.
-        vocab: see there.
-        lowercase: see there.
-        labels: see there.
-        overwrite: see there.
+        directory, transformer, classifier, vocab, lowercase, labels, overwrite: As in
+            `save_pretrained`.
 
     Raises:
-        TypeError: an argument has the wrong type.
-        ValueError: no config of BERT can express the model, or it holds NaN; the vocabulary or the
-            labels do not fit; the head cannot be saved.
-        OSError: a file could not be written, or the folder holds a model and `overwrite=False`.
+        TypeError: if an argument has the wrong type.
+        ValueError: if no config of BERT can express the model, or it holds NaN; if the vocabulary
+            or the labels do not fit, or the head cannot be saved.
+        OSError: if a file could not be written, or the folder holds a model and `overwrite=False`.
 
     Warns:
-        UserWarning: the head is saved as head.keras; LayerNorm's epsilon is not 1e-12, which
-            bert4keras' own loader and Google's code use; the checkpoint that the model was loaded
-            from held tensors that are not written.
+        UserWarning: if the head is saved as head.keras; if LayerNorm's epsilon is not 1e-12, which
+            bert4keras' own loader and Google's code use; if the checkpoint that the model was
+            loaded from held tensors that are not written.
     """
     parts = _parts(transformer, classifier, labels)
     config, tensors = parts.config, parts.tensors
@@ -176,11 +171,11 @@ class _Parts:
     """What is written of a model.
 
     Attributes:
-        config: dict, the content of the config file.
-        tensors: dict by canonical name.
+        config: Dict, the content of the config file.
+        tensors: Dict by canonical name.
         architecture: `transformers`' name of a model with one of BERT's own heads, else `None`.
         keras_head: `KerasHead` to write as head.keras, or `None`.
-        notes: list of what the user is warned about.
+        notes: List of what the user is warned about.
     """
 
     def __init__(self, description: Description, transformer, classifier):

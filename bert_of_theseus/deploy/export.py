@@ -24,11 +24,11 @@ class Bert(NamedTuple):
     """A BERT and its head as numbers, to build an inference graph from.
 
     Attributes:
-        config: see `Checkpoint.config`.
-        tensors: by canonical name, kernels as `(input_size, output_size)`.
-        first_token: whether the head uses `[CLS]` only, so that the last layer can skip the other
+        config: See `Checkpoint.config`.
+        tensors: By canonical name, kernels as `(input_size, output_size)`.
+        first_token: Whether the head uses `[CLS]` only, so that the last layer can skip the other
             tokens.
-        head: list of `Dense`.
+        head: List of `Dense`.
     """
 
     config: dict
@@ -41,11 +41,11 @@ class Source(NamedTuple):
     """A model to export.
 
     Attributes:
-        model: the Keras model, from token and segment ids.
-        bert: its numbers, or `None` for anything but BERT with a plain head; then the model is
+        model: The Keras model, from token and segment ids.
+        bert: Its numbers, or `None` for anything but BERT with a plain head; then the model is
             traced.
-        length: the sequence length, if the model was built for a single one.
-        limits: what the model accepts, as far as that is known.
+        length: The sequence length, if the model was built for a single one.
+        limits: What the model accepts, as far as that is known.
     """
 
     model: object
@@ -58,9 +58,9 @@ def read_source(transformer, classifier) -> Source:
     """Reads what is to be exported.
 
     Raises:
-        TypeError: `transformer` is neither a bert4keras Transformer nor a Keras model, or
+        TypeError: if `transformer` is neither a bert4keras Transformer nor a Keras model, or
             `classifier` is not a Keras model or layer.
-        ValueError: the model does not take token and segment ids, or Keras does not run on
+        ValueError: if the model does not take token and segment ids, or Keras does not run on
             TensorFlow.
     """
     from ..backend import keras, require_tensorflow

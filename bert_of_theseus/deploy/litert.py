@@ -31,24 +31,24 @@ def export_litert(
     last layer computes only that. Any other Keras model is converted as it is.
 
     Args:
-        path: the file, `*.tflite`. An existing file is replaced once the new one is written and
+        path: The file, `*.tflite`. An existing file is replaced once the new one is written and
             its outputs are those of the model, and left as it is otherwise. The checksums.json of
             the folder is updated, or written.
-        transformer: a bert4keras Transformer, as for `save_pretrained`, or a Keras model from
+        transformer: A bert4keras Transformer, as for `save_pretrained`, or a Keras model from
             token and segment ids.
         classifier: Keras model or layer on the transformer's output.
-        quantize: how weights are stored: `None` for float32, `"float16"`, or `"int8"`, in which
+        quantize: How weights are stored: `None` for float32, `"float16"`, or `"int8"`, in which
             matrices are also multiplied (dynamic range: activations are rounded per batch).
         sample: `(token_ids, segment_ids)` to compare the file's output with the model's on.
             Defaults to random tokens, with padding, in two shapes.
-        tolerance: largest difference between the two, relative to the largest output (at least
+        tolerance: Largest difference between the two, relative to the largest output (at least
             1). Defaults to 1e-4, to 0.01 for float16, and to 0.25 for int8.
 
     Raises:
-        TypeError: an argument has the wrong type.
-        ValueError: the model has other inputs, or an operation that LiteRT lacks; or the outputs
+        TypeError: if an argument has the wrong type.
+        ValueError: if the model has other inputs or an operation that LiteRT lacks, or the outputs
             differ.
-        OSError: the file could not be written.
+        OSError: if the file could not be written.
 
     Example:
 

@@ -34,25 +34,25 @@ def export_onnx(
     converted by tf2onnx.
 
     Args:
-        path: the file, `*.onnx`. An existing file is replaced once the new one is written and its
+        path: The file, `*.onnx`. An existing file is replaced once the new one is written and its
             outputs are those of the model, and left as it is otherwise. The checksums.json of the
             folder is updated, or written.
-        transformer: a bert4keras Transformer, as for `save_pretrained`, or a Keras model from
+        transformer: A bert4keras Transformer, as for `save_pretrained`, or a Keras model from
             token and segment ids.
         classifier: Keras model or layer on the transformer's output.
-        quantize: how weights are stored: `None` for float32, or `"int8"`, in which matrices are
+        quantize: How weights are stored: `None` for float32, or `"int8"`, in which matrices are
             also multiplied (dynamic quantization: activations are rounded per batch).
         sample: `(token_ids, segment_ids)` to compare the file's output with the model's on.
             Defaults to random tokens, with padding, in two shapes.
-        tolerance: largest difference between the two, relative to the largest output (at least
+        tolerance: Largest difference between the two, relative to the largest output (at least
             1). Defaults to 1e-4, and to 0.25 for int8.
 
     Raises:
-        TypeError: an argument has the wrong type.
-        ImportError: onnx, onnxruntime or tf2onnx is needed and not installed.
-        ValueError: the model has other inputs, or an operation that ONNX lacks; or the outputs
+        TypeError: if an argument has the wrong type.
+        ImportError: if onnx, onnxruntime or tf2onnx is needed and not installed.
+        ValueError: if the model has other inputs or an operation that ONNX lacks, or the outputs
             differ.
-        OSError: the file could not be written.
+        OSError: if the file could not be written.
 
     Example:
 

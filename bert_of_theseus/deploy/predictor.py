@@ -48,21 +48,21 @@ class Predictor:
     range of the batch).
 
     Args:
-        runtime: function of `token_ids` and `segment_ids`, int32 arrays of shape
+        runtime: Function of `token_ids` and `segment_ids`, int32 arrays of shape
             `(batch_size, sequence_length)` padded with 0, that returns the model's outputs.
-        tokenizer: a `data.Tokenizer`.
-        labels: the class names.
-        activation: the activation of the outputs: `"softmax"`, `"sigmoid"` (independent labels) or
+        tokenizer: A `data.Tokenizer`.
+        labels: The class names.
+        activation: The activation of the outputs: `"softmax"`, `"sigmoid"` (independent labels) or
             `"linear"` (a number, or the logits of several classes).
-        max_length: longer texts are truncated to this number of tokens.
-        batch_size: number of texts in a batch.
-        kind: one of `KINDS`, for `repr`.
+        max_length: Longer texts are truncated to this number of tokens.
+        batch_size: Number of texts in a batch.
+        kind: One of `KINDS`, for `repr`.
 
     Attributes:
-        labels: the class names.
-        max_length: the limit in tokens.
-        kind: the form of the model that runs.
-        num_cut: number of texts so far that were longer than `max_length`.
+        labels: The class names.
+        max_length: The limit in tokens.
+        kind: The form of the model that runs.
+        num_cut: Number of texts so far that were longer than `max_length`.
     """
 
     _POOL = 32  # number of batches that are sorted together
@@ -118,27 +118,27 @@ class Predictor:
         The files must match the folder's checksums.json, if it has one that lists them.
 
         Args:
-            directory: a folder with config.json (or bert_config.json), vocab.txt,
+            directory: A folder with config.json (or bert_config.json), vocab.txt,
                 tokenizer_config.json, and the model in one form or several: the checkpoint
                 itself, model.onnx, model.tflite, and their quantized versions.
-            kind: the form to run: `"onnx"`, `"int8.onnx"`, `"tflite"`, `"float16.tflite"`,
+            kind: The form to run: `"onnx"`, `"int8.onnx"`, `"tflite"`, `"float16.tflite"`,
                 `"int8.tflite"` (the file model.<kind>), or `"keras"` (the checkpoint). Defaults to
                 the first of onnx, tflite and keras that is there and whose packages are installed.
                 Quantized files, which change the results a little, run only on request or if
                 nothing else exists.
-            max_length: texts are truncated to this number of tokens. Defaults to the model's limit.
-            batch_size: number of texts in a batch.
-            num_threads: for the runtime. Defaults to the runtime's own choice.
+            max_length: Texts are truncated to this number of tokens. Defaults to the model's limit.
+            batch_size: Number of texts in a batch.
+            num_threads: For the runtime. Defaults to the runtime's own choice.
 
         Returns:
             A `Predictor`.
 
         Raises:
-            FileNotFoundError: the folder or one of the files is missing; says what is there.
-            ImportError: a package that this form needs is not installed.
-            TypeError: an argument has the wrong type.
-            ValueError: a file cannot be read or does not match its checksum, the files do not fit
-                together, or an argument is out of range.
+            FileNotFoundError: if the folder or one of the files is missing; says what is there.
+            ImportError: if a package that this form needs is not installed.
+            TypeError: if an argument has the wrong type.
+            ValueError: if a file cannot be read or does not match its checksum, the files do not
+                fit together, or an argument is out of range.
         """
         directory = Path(directory)
         if kind not in (None, *KINDS):
@@ -180,7 +180,7 @@ class Predictor:
         """Predicts the labels of texts.
 
         Args:
-            texts: a list of texts, or a single text. A text is a string, or a tuple of two strings
+            texts: A list of texts, or a single text. A text is a string, or a tuple of two strings
                 for a model of pairs.
 
         Returns:
@@ -193,10 +193,10 @@ class Predictor:
               characters are `text[start:end]`), `label` and `probability`.
 
         Raises:
-            TypeError: an item is not a text; names its position.
+            TypeError: if an item is not a text; names its position.
 
         Warns:
-            UserWarning: a text is longer than `max_length` and is truncated. Once per predictor.
+            UserWarning: if a text is longer than `max_length` and is truncated. Once per predictor.
         """
         if isinstance(texts, str):
             return self._predict([texts], 0, stacklevel=3)[0]
@@ -212,14 +212,14 @@ class Predictor:
         """Predicts the labels of texts from an iterator, in constant memory.
 
         Args:
-            texts: any iterable of texts. It is read up to 32 batches ahead, to sort texts by
+            texts: Any iterable of texts. It is read up to 32 batches ahead, to sort texts by
                 length.
 
         Yields:
             What `predict` returns for each text, in order.
 
         Raises:
-            TypeError: an item is not a text; names its position.
+            TypeError: if an item is not a text; names its position.
 
         Warns:
             UserWarning: as `predict` does.

@@ -52,12 +52,12 @@ def open_runtime(path: str | os.PathLike, num_threads: int | None = None) -> Run
     A file that its folder's checksums.json lists must match it.
 
     Args:
-        path: an `.onnx` or `.tflite` file from `export_onnx` or `export_litert`, a Keras file
+        path: An `.onnx` or `.tflite` file from `export_onnx` or `export_litert`, a Keras file
             (`.keras`), or a folder from `save_pretrained` or `save_checkpoint`. Other programs'
             `.onnx` and `.tflite` files work too if their inputs are integers of shape
             `(batch_size, sequence_length)`, named `token_ids` and `segment_ids`, or `input_ids`,
             `token_type_ids` and `attention_mask` as in Hugging Face's exports.
-        num_threads: threads that one call may use. Defaults to one for each core that the process
+        num_threads: Threads that one call may use. Defaults to one for each core that the process
             may use. For a Keras file this is a setting of TensorFlow for the whole process, and
             must come before TensorFlow's first use.
 
@@ -65,9 +65,9 @@ def open_runtime(path: str | os.PathLike, num_threads: int | None = None) -> Run
         A `Runtime`: `runtime(token_ids, segment_ids)` returns the model's output.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`.
-        ImportError: the package that runs such files is not installed.
-        ValueError: the file is truncated, corrupt or not a model, or has other inputs.
+        FileNotFoundError: if there is nothing at `path`.
+        ImportError: if the package that runs such files is not installed.
+        ValueError: if the file is truncated, corrupt or not a model, or has other inputs.
     """
     path = Path(path)
     num_threads = positive_integer("num_threads", num_threads, optional=True)
@@ -88,22 +88,22 @@ class Runtime:
     """A loaded model: `runtime(token_ids, segment_ids)` returns its output, a float32 array.
 
     Args:
-        path: the model's file or folder, a `Path`.
-        num_threads: see `open_runtime`.
+        path: The model's file or folder, a `Path`.
+        num_threads: See `open_runtime`.
 
     Call arguments:
-        token_ids: integers `(batch_size, sequence_length)`; 0 is padding and is masked.
-        segment_ids: integers of the same shape. Defaults to zeros.
+        token_ids: Integers `(batch_size, sequence_length)`; 0 is padding and is masked.
+        segment_ids: Integers of the same shape. Defaults to zeros.
 
     Raises:
         ValueError: when called with other inputs, or with more tokens than the model accepts.
         RuntimeError: when the runtime itself fails.
 
     Attributes:
-        path: the model's file or folder.
+        path: The model's file or folder.
         kind: `"onnx"`, `"litert"` or `"keras"`.
-        max_length: number of tokens of the longest text that the model accepts; `None` if unknown.
-        vocab_size: number of tokens in the model's vocabulary; `None` if unknown.
+        max_length: Number of tokens of the longest text that the model accepts; `None` if unknown.
+        vocab_size: Number of tokens in the model's vocabulary; `None` if unknown.
     """
 
     kind: str
