@@ -80,17 +80,7 @@ class _Choice(keras.layers.Layer):
         return ops.convert_to_tensor(self.replacement_rate)
 
     def _common_shape(self, predecessor, successor):
-        """The shape of both outputs, as far as either is known."""
-        predecessor, successor = tuple(predecessor), tuple(successor)
-        pairs = list(zip(predecessor, successor))
-        if len(predecessor) != len(successor) or any(
-            a is not None and b is not None and a != b for a, b in pairs
-        ):
-            raise ValueError(
-                f"{type(self).__name__} ('{self.name}') needs two outputs of one shape. "
-                f"Received: predecessor {predecessor}, successor {successor}"
-            )
-        return tuple(b if a is None else a for a, b in pairs)
+        return common_shape(f"{type(self).__name__} ('{self.name}')", predecessor, successor)
 
     def get_config(self):
         config = super().get_config()
@@ -379,6 +369,19 @@ def get_replacement_rate(model) -> float:
     """The mean replacement rate of the choices in `model`, in [0, 1]."""
     rates = [to_numpy(choice.replacement_rate) for choice in choice_layers(model)]
     return float(np.mean([float(rate) for rate in rates]))
+
+
+def common_shape(name: str, predecessor, successor) -> tuple:
+    """The shape of two outputs, as far as either is known. Raises if they differ."""
+    predecessor, successor = tuple(predecessor), tuple(successor)
+    if len(predecessor) != len(successor) or any(
+        None not in sizes and sizes[0] != sizes[1] for sizes in zip(predecessor, successor)
+    ):
+        raise ValueError(
+            f"{name} needs two outputs of one shape. Received: predecessor {predecessor}, "
+            f"successor {successor}"
+        )
+    return tuple(b if a is None else a for a, b in zip(predecessor, successor))
 
 
 def as_layers(layers, name: str) -> list:

@@ -8,7 +8,7 @@ from ..backend import keras
 from ..encoders import as_encoder, as_head
 from ..encoders.base import Encoder, as_list
 from ..encoders.initialize import pair_weights, split_into_modules
-from ..layers import GATES, SAMPLINGS, valid_rate
+from ..layers import GATES, SAMPLINGS, common_shape, valid_rate
 from ..validation import integer, number, one_of
 
 __all__ = ["Plan", "make_plan"]
@@ -155,7 +155,7 @@ def _embedding_models(predecessor, successor, replaced):
         )
     if new is None:
         return None
-    _check_outputs("embeddings", old, new)
+    common_shape("'embeddings'", *(as_list(model.outputs)[0].shape for model in (old, new)))
     if replaced and contexts[1] and keras.Model(new.inputs, as_list(new.outputs)[1:]).weights:
         raise ValueError(
             'embeddings="replace" replaces the hidden states alone, but the layers of '
@@ -171,7 +171,7 @@ def _module_models(predecessor, successor, layers):
     for index, indices in enumerate(layers):
         old = predecessor.module(indices, f"predecessor_module_{index}")
         new = successor.module([index], f"successor_module_{index}")
-        _check_outputs(f"module_{index}", old, new)
+        common_shape(f"'module_{index}'", old.outputs[0].shape, new.outputs[0].shape)
         frozen.update(map(id, old.weights))
         trained.update(map(id, new.weights))
         if frozen & trained:
@@ -182,17 +182,6 @@ def _module_models(predecessor, successor, layers):
             )
         modules.append((old, new))
     return modules
-
-
-def _check_outputs(name, old, new):
-    shapes = [tuple(as_list(model.outputs)[0].shape) for model in (old, new)]
-    if len(shapes[0]) != len(shapes[1]) or any(
-        None not in sizes and sizes[0] != sizes[1] for sizes in zip(*shapes)
-    ):
-        raise ValueError(
-            f"'{name}' needs two outputs of one shape. Received: predecessor {shapes[0]}, "
-            f"successor {shapes[1]}"
-        )
 
 
 def _final_models(predecessor, successor):
