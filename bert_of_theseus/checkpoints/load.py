@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import check_files
+from ..files import check_files, read_json
 from ..validation import integer
 from .base import ACTIVATIONS, Checkpoint, missing_file
 from .google import GoogleCheckpoint
@@ -74,8 +74,10 @@ def check_vocab(vocab_path: str | os.PathLike, config: dict, stacklevel: int = 1
             or a file does not match its checksum.
     """
     path, rows = str(vocab_path), config["vocab_size"]
-    folder, name = os.path.split(vocab_path)
-    check_files(folder, [name, "tokenizer_config.json"])
+    settings = Path(vocab_path).with_name("tokenizer_config.json")
+    check_files(settings.parent, [Path(vocab_path).name, settings.name])
+    if settings.is_file():
+        read_json(settings)  # of use to tokenizers; damage is reported here too
     try:
         with open(vocab_path, encoding="utf-8") as lines:
             # As bert4keras reads it: the first word of a line. No two lines may share it.
