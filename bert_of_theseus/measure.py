@@ -53,18 +53,23 @@ def measure_latency(
 
 
 def single_examples(data, batch_size: int, count: int = 10) -> list:
-    """Inputs for `measure_latency`: the first example of up to `count` batches of `data`."""
+    """Inputs for `measure_latency`: `count` single examples, evenly spread over `data`."""
     batches = BatchAccess(data, batch_size)
-    indices = np.linspace(0, batches.length - 1, min(count, batches.length)).astype(int)
-    return [_first(batches.get(0, int(index))[0]) for index in indices]
+    examples = []
+    for place in np.arange(count) * batches.length / count:
+        inputs = batches.get(0, int(place))[0]
+        examples.append(_single(inputs, place % 1))
+    return examples
 
 
-def _first(inputs):
+def _single(inputs, share):
+    """The example after this share of a batch, as a batch of one."""
     if isinstance(inputs, dict):
-        return {key: _first(part) for key, part in inputs.items()}
+        return {key: _single(part, share) for key, part in inputs.items()}
     if isinstance(inputs, (list, tuple)):
-        return [_first(part) for part in inputs]
-    return np.asarray(inputs)[:1]
+        return [_single(part, share) for part in inputs]
+    row = int(share * len(inputs))
+    return np.asarray(inputs)[row : row + 1]
 
 
 def environment() -> dict:
