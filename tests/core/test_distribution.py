@@ -95,4 +95,4 @@ def test_draws_of_each_replica_are_refused(found):
 @JAX
 def test_batches_that_cannot_be_divided_are_refused_in_time(found):
     assert "must be a multiple of 2" in found["uneven"]
-    assert "batch 2 has 3 examples" in found["uneven"]
+    assert "3 examples in batch 2" in found["uneven"]
