@@ -6,8 +6,6 @@ PYTHON ?= python3
 ARGS ?=
 # One pytest process each, as a process can hold only one Keras.
 BACKENDS ?= tf_keras tensorflow jax torch
-# `make release` tries the wheel with these.
-RELEASE_PYTHONS ?= python3.10 python3.13
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +20,7 @@ export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs release lock clean install install-dev
+.PHONY: help demo test lint format lock clean install install-dev
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -88,8 +86,11 @@ format: $(VENV)/.stamp-tools ## fix style and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: docs release
 docs: $(VENV)/.stamp-tools ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
+
+RELEASE_PYTHONS ?= python3.10 python3.13
 
 # Uses every public name, so that Keras and what it needs are imported.
 define TRY
