@@ -21,10 +21,24 @@ KERAS_HUB_TESTS = Path(__file__).parent / "keras_hub"
 MISSING = [
     f"{name}=1" for name in ("TF_KERAS", "TF_USE_LEGACY_KERAS") if os.environ.get(name) != "1"
 ]
+# One of tf_keras, tensorflow, jax and torch.
+if "TF_KERAS=1" in MISSING:
+    FLAVOUR = os.environ.get("KERAS_BACKEND", "tensorflow")
+else:
+    FLAVOUR = "tf_keras"
 
 
+# Before pytest's own, which leaves out what `-m` says.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Refuses bert4keras' tests where Keras 3 would run them, and KerasHub's under Keras 2."""
+    """Marks what is slow here; refuses tests that need Keras 2 under Keras 3, and conversely."""
+    for item in items:
+        fast = [flavour for mark in item.iter_markers("slow_unless") for flavour in mark.args]
+        unknown = set(fast) - {"tf_keras", "tensorflow", "jax", "torch"}
+        if unknown:
+            raise pytest.UsageError(f"{item.nodeid}: slow_unless names {sorted(unknown)}")
+        if fast and FLAVOUR not in fast:
+            item.add_marker(pytest.mark.slow)
     folders = {folder for item in items for folder in item.path.parents}
     if KERAS_HUB_TESTS in folders and "TF_KERAS=1" not in MISSING:
         raise pytest.UsageError(
