@@ -22,10 +22,8 @@ MISSING = [
     f"{name}=1" for name in ("TF_KERAS", "TF_USE_LEGACY_KERAS") if os.environ.get(name) != "1"
 ]
 # One of tf_keras, tensorflow, jax and torch.
-if "TF_KERAS=1" in MISSING:
-    FLAVOUR = os.environ.get("KERAS_BACKEND", "tensorflow")
-else:
-    FLAVOUR = "tf_keras"
+BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
+FLAVOUR = BACKEND if "TF_KERAS=1" in MISSING else "tf_keras"
 
 
 # Before pytest's own, which leaves out what `-m` says.
