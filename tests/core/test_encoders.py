@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from core_helpers import gradient_function, to_numpy, to_tensor
+from helpers import gradient_function, to_numpy, to_tensor
 
 from bert_of_theseus import (
     Encoder,

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from core_helpers import assert_same, values
+from helpers import assert_same, values
 
 from bert_of_theseus import StackEncoder, as_encoder, build_theseus_model
 from bert_of_theseus.backend import keras

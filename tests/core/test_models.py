@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from core_helpers import (
+from helpers import (
     Probe,
     all_changed,
     any_changed,

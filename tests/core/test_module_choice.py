@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from core_helpers import (
+from helpers import (
     Probe,
     any_changed,
     assert_same,

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from core_helpers import assert_same, values, weights_of
+from helpers import assert_same, values, weights_of
 
 from bert_of_theseus import ConstantReplacement, ModulewiseReplacement, Stage, compress, schedules
 from bert_of_theseus.backend import keras

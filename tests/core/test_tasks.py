@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from core_helpers import to_numpy, to_tensor
+from helpers import to_numpy, to_tensor
 
 from bert_of_theseus import (
     Classification,

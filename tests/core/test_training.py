@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from core_helpers import assert_same, values
+from helpers import assert_same, values
 
 from bert_of_theseus import build_theseus_model
 from bert_of_theseus.backend import BACKEND, keras

@@ -1,4 +1,4 @@
-"""What the tests of the core share: tiny models, and the few things each backend spells its way."""
+"""What tests share: the few things that each backend spells its way, and comparisons to the bit."""
 
 import numpy as np
 
