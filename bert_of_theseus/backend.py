@@ -33,6 +33,7 @@ else:
 
     # Not the attribute itself: JAX's tracers take none.
     from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+    from keras.src.models.functional import Functional
 
     log, log_softmax, reduce_sum = ops.log, ops.log_softmax, ops.sum
     BACKEND = keras.backend.backend()
@@ -257,6 +258,24 @@ def set_mask(tensor, mask):
     elif mask is not None:
         set_keras_mask(tensor, mask)
     return tensor
+
+
+def quiet_about_masks(layer):
+    """`layer`; Keras 3 no longer says of the functional models in it that they destroy masks.
+
+    In a functional or sequential model each layer passes the mask on, or ends it, and is warned
+    about if it loses it. The model as a whole loses nothing, yet Keras 3 says so of every one.
+    """
+    for model in [] if KERAS_2 else layer._flatten_layers():
+        if isinstance(model, (Functional, keras.Sequential)) and not model.supports_masking:
+            model.supports_masking = True
+            # Keras' own would put the input's mask on outputs whose layers have ended it.
+            model.compute_mask = _no_other_mask
+    return layer
+
+
+def _no_other_mask(inputs, previous_mask=None):
+    return None
 
 
 def output_shape(layer, shape):

@@ -1,6 +1,6 @@
 """What is put on top of an encoder: from hidden states to a task's output."""
 
-from bert_of_theseus.backend import keras, ops, register
+from bert_of_theseus.backend import keras, ops, quiet_about_masks, register
 
 __all__ = [
     "FirstToken",
@@ -55,7 +55,7 @@ def classification_head(
     """
     inputs = keras.Input((None, hidden_size))
     x = FirstToken(name=f"{name}_first_token")(inputs)
-    return keras.Model(inputs, _dense(num_classes, activation, f"{name}_dense")(x), name=name)
+    return _head(inputs, _dense(num_classes, activation, f"{name}_dense")(x), name)
 
 
 def pooler_classification_head(
@@ -86,7 +86,7 @@ def pooler_classification_head(
     x = FirstToken(name=f"{name}_first_token")(inputs)
     x = _dense(hidden_size, "tanh", f"{name}_pooler")(x)
     x = keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(x)
-    return keras.Model(inputs, _dense(num_classes, activation, f"{name}_dense")(x), name=name)
+    return _head(inputs, _dense(num_classes, activation, f"{name}_dense")(x), name)
 
 
 def tagging_head(
@@ -114,7 +114,7 @@ def tagging_head(
     """
     inputs = keras.Input((None, hidden_size))
     x = keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(inputs)
-    return keras.Model(inputs, _dense(num_labels, activation, f"{name}_dense")(x), name=name)
+    return _head(inputs, _dense(num_labels, activation, f"{name}_dense")(x), name)
 
 
 @register
@@ -161,7 +161,11 @@ def span_head(hidden_size: int, name: str = "span", dropout_rate: float = 0.1):
     inputs = keras.Input((None, hidden_size))
     x = keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(inputs)
     x = _dense(2, "linear", f"{name}_dense")(x)
-    return keras.Model(inputs, PositionSoftmax(name=f"{name}_softmax")(x), name=name)
+    return _head(inputs, PositionSoftmax(name=f"{name}_softmax")(x), name)
+
+
+def _head(inputs, outputs, name):
+    return quiet_about_masks(keras.Model(inputs, outputs, name=name))
 
 
 def _dense(units, activation, name):

@@ -8,6 +8,7 @@
 
 import numbers
 import random
+import re
 import warnings
 
 import numpy as np
@@ -24,6 +25,7 @@ from .backend import (
     keras,
     ops,
     output_shape,
+    quiet_about_masks,
     register,
     set_mask,
     to_numpy,
@@ -306,7 +308,7 @@ def _as_layers(layers, name):
             f"`{name}` must be a layer, a model, or a non-empty list of them, of the Keras in use "
             f"({keras.__name__} {keras.__version__}). Received: {layers!r}"
         )
-    return layers
+    return [quiet_about_masks(layer) for layer in layers]
 
 
 def _run(layers, inputs, mask, training):
@@ -582,8 +584,9 @@ class Masked(keras.layers.Layer):
         inputs = ops.where(seen, inputs, ops.zeros_like(inputs))
         if isinstance(self.layer, keras.Model):  # there may be layers in it that know masks
             set_mask(inputs, mask)
+        lost = f"Layer '{re.escape(self.layer.name)}'.*destroy the mask information"
         with warnings.catch_warnings():  # Keras 3 says that the mask is lost, and here it is not
-            warnings.filterwarnings("ignore", message=".*destroy the mask information")
+            warnings.filterwarnings("ignore", message=lost)
             return call_layer(self.layer, inputs, training)
 
     def compute_mask(self, inputs, mask=None):

@@ -3,12 +3,20 @@
 import contextlib
 import numbers
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from .backend import SAFE_MODE_IMPORTS, frozen, keras, register, to_numpy
+from .backend import (
+    SAFE_MODE_IMPORTS,
+    frozen,
+    keras,
+    quiet_about_masks,
+    register,
+    to_numpy,
+)
 from .distillation import HiddenDistillation, LogitsDistillation, valid_number
 from .encoders import as_encoder, as_head
 from .encoders.base import one_or_all
@@ -565,7 +573,12 @@ def load_model(path: str | os.PathLike):
     from . import heads  # noqa: F401  registers its layer
     from .checkpoints.head import load_keras_file
 
-    return load_keras_file(Path(path), check_names=SAFE_MODE_IMPORTS)
+    with warnings.catch_warnings():
+        # While it is put together, there is no model yet to be quiet about.
+        functional = r"Layer '.*' \(of type (Functional|Sequential)\).*destroy the mask information"
+        warnings.filterwarnings("ignore", message=functional)
+        model = load_keras_file(Path(path), check_names=SAFE_MODE_IMPORTS)
+    return quiet_about_masks(model)
 
 
 def input_structure(model):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..backend import keras
+from ..backend import keras, quiet_about_masks
 
 
 class Encoder:
@@ -59,7 +59,8 @@ class Encoder:
 
     def model(self, classifier: keras.layers.Layer, name: str) -> keras.Model:
         """Model: the inputs -> what `classifier` makes of the output."""
-        return keras.Model(self.input_structure, classifier(self.output), name=name)
+        outputs = quiet_about_masks(classifier)(self.output)
+        return keras.Model(self.input_structure, outputs, name=name)
 
     def finished(self, model: keras.Model, classifier: keras.layers.Layer) -> keras.Model:
         """`model`, made by `self.model(classifier)`, or what the host has in its place."""
@@ -90,7 +91,8 @@ class Encoder:
         state = [
             keras.Input(tuple(x.shape)[1:], dtype=x.dtype) for x in self._state_before(indices[0])
         ]
-        return keras.Model(one_or_all(state), self.apply_layers(state, indices), name=name)
+        model = keras.Model(one_or_all(state), self.apply_layers(state, indices), name=name)
+        return quiet_about_masks(model)
 
     def final_model(self, name: str) -> keras.Model | None:
         """Model: hidden states -> what the head is given; `None` if that is the same."""

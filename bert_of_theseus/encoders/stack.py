@@ -2,7 +2,7 @@
 
 import functools
 
-from ..backend import apply_layers_of, get_mask, keras, ops
+from ..backend import apply_layers_of, get_mask, keras, ops, quiet_about_masks
 from ..layers import Masked
 from .base import Encoder, one_or_all
 
@@ -55,6 +55,7 @@ class StackEncoder(Encoder):
                     f"A stack is made of layers of the Keras in use ({keras.__name__} "
                     f"{keras.__version__}). Received: {part!r} (of type {type(part).__name__})"
                 )
+            quiet_about_masks(part)
         if not layers:
             raise ValueError("A stack needs at least one layer. Received an empty list.")
         if inputs is None:
@@ -138,7 +139,7 @@ def _copies_of_ends(encoder):
     cloned = [end and keras.models.clone_model(end, clone_function=copy) for end in ends]
     for end, clone in zip(ends, cloned):
         if end is not None:
-            clone.set_weights(end.get_weights())
+            quiet_about_masks(clone).set_weights(end.get_weights())
     # Not the models themselves: Keras' files restore a layer that two models in a model share as
     # two.
     return [clone and functools.partial(apply_layers_of, clone) for clone in cloned]
