@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+pytest.register_assert_rewrite("laws")
+
 BERT4KERAS_TESTS = Path(__file__).parent / "bert4keras"
 KERAS_HUB_TESTS = Path(__file__).parent / "keras_hub"
 # Read now: `import bert_of_theseus.bert4keras`, which those tests start with, sets them.
@@ -24,6 +27,14 @@ MISSING = [
 # One of tf_keras, tensorflow, jax and torch.
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 FLAVOUR = BACKEND if "TF_KERAS=1" in MISSING else "tf_keras"
+
+if FLAVOUR == "jax":
+    # Tests make their models anew, and JAX compiles anew what it has compiled for an equal one.
+    # Within a run, child processes too, each program is compiled once.
+    CACHE = tempfile.TemporaryDirectory(prefix="jax-programs-")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE.name)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 # Before pytest's own, which leaves out what `-m` says.
