@@ -18,6 +18,8 @@ from bert_of_theseus.backend import BACKEND
 if BACKEND == "torch":
     pytest.skip("Keras distributes on TensorFlow and JAX", allow_module_level=True)
 
+# Under Keras 2 it is TensorFlow's strategy, too.
+pytestmark = pytest.mark.slow_unless("tensorflow", "jax")
 TENSORFLOW = pytest.mark.skipif(BACKEND != "tensorflow", reason="of tf.distribute")
 JAX = pytest.mark.skipif(BACKEND != "jax", reason="of Keras' own distribution on JAX")
 
@@ -26,7 +28,7 @@ JAX = pytest.mark.skipif(BACKEND != "jax", reason="of Keras' own distribution on
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     child = Path(__file__).with_name("devices_child.py")
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     done = subprocess.run(
         [sys.executable, str(child), str(folder)],
         env=dict(os.environ, XLA_FLAGS=flags),

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from helpers import assert_same, eager, values, weights_of
 from recipes import OPTIONS, TEST, TRAIN, VALIDATION, X, Y, parts, whole_run
+from tiny import HIDDEN, VOCAB
 
-from bert_of_theseus import ConstantReplacement, ModulewiseReplacement, Stage, compress, schedules
+from bert_of_theseus import (
+    ConstantReplacement,
+    ModulewiseReplacement,
+    StackEncoder,
+    Stage,
+    compress,
+    schedules,
+)
 from bert_of_theseus.backend import keras
 from bert_of_theseus.training import NonFiniteLossError
 
@@ -214,3 +222,43 @@ def test_refused_before_anything_is_written(tmp_path, options, error, problem):
     with pytest.raises(error, match=problem):
         compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "a", **options, **OPTIONS)
     assert not (tmp_path / "a").exists()
+
+
+# A successor of another kind, with embeddings that stand still until the third stage.
+
+
+def embedded(number):
+    inputs = keras.Input((5,), dtype="int32")
+    layers = [keras.layers.Dense(HIDDEN, activation="tanh") for _ in range(number)]
+    return StackEncoder(layers, inputs=inputs, embedding=keras.layers.Embedding(VOCAB, HIDDEN))
+
+
+@pytest.mark.parametrize("train_ends", [True, False])
+def test_a_successor_of_another_kind(train_ends, tmp_path):
+    keras.utils.set_random_seed(0)
+    predecessor = embedded(4)
+    pooled = keras.layers.GlobalAveragePooling1D()
+    head = [keras.Input((5, HIDDEN)), pooled, keras.layers.Dense(3, activation="softmax")]
+    x = np.random.default_rng(0).integers(0, VOCAB, (16, 5)).astype("int32")
+    before = values(predecessor._embedding.weights)
+    result = compress(
+        predecessor,
+        [keras.layers.Conv1D(HIDDEN, 3, padding="same") for _ in range(2)],
+        keras.Sequential(head),
+        (x, x[:, 0] % 3),
+        directory=tmp_path,
+        initialize=None,
+        predecessor_stage=None,
+        theseus_stage=Stage(1, 0.01, weight_decay=0.0),
+        successor_stage=Stage(1, 0.01, weight_decay=0.0),
+        train_embeddings_and_head=train_ends,
+        batch_size=8,
+        latency=False,
+        verbose=0,
+    )
+    assert_same(before, values(predecessor._embedding.weights))
+    # No more of it changes than is meant to: the copies of the embedding, in the third stage.
+    own = [w for w in result.successor.weights if tuple(w.shape) == (VOCAB, HIDDEN)]
+    assert len(own) == 1
+    assert (values(own)[0] != before[0]).any() == train_ends
+    assert result.successor.count_params() == sum(w.size for w in values(result.successor.weights))
