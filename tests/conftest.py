@@ -20,6 +20,8 @@ pytest.register_assert_rewrite("laws")
 
 BERT4KERAS_TESTS = Path(__file__).parent / "bert4keras"
 KERAS_HUB_TESTS = Path(__file__).parent / "keras_hub"
+# The same code on every backend: fast on the quickest, slow on the others.
+ONCE_TESTS = Path(__file__).parent / "once"
 # Read now: `import bert_of_theseus.bert4keras`, which those tests start with, sets them.
 MISSING = [
     f"{name}=1" for name in ("TF_KERAS", "TF_USE_LEGACY_KERAS") if os.environ.get(name) != "1"
@@ -46,6 +48,8 @@ def pytest_collection_modifyitems(items):
         unknown = set(fast) - {"tf_keras", "tensorflow", "jax", "torch"}
         if unknown:
             raise pytest.UsageError(f"{item.nodeid}: slow_unless names {sorted(unknown)}")
+        if ONCE_TESTS in item.path.parents:
+            fast.append("torch")
         if fast and FLAVOUR not in fast:
             item.add_marker(pytest.mark.slow)
     folders = {folder for item in items for folder in item.path.parents}

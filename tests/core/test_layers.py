@@ -220,6 +220,8 @@ def test_a_config_has_the_live_rate():
     copy = BinaryRandomChoice.from_config(choice.get_config())
     assert copy.get_config()["replacement_rate"] == 0.35 and copy.seed == 7
     assert_same(values(choice.weights), values(copy.weights))
+    plain = BinaryRandomChoice().get_config()
+    assert (plain["gate"], plain["sampling"]) == ("bernoulli", "batch")
 
 
 FORMATS = ["model.keras", "model.weights.h5"]
