@@ -1,7 +1,5 @@
 """scripts/iflytek.py from end to end, on a tiny BERT and a tiny task."""
 
-import bert_of_theseus.bert4keras  # noqa: F401, I001  must come first
-
 import functools
 import http.server
 import json
@@ -13,14 +11,18 @@ import threading
 import zipfile
 from pathlib import Path
 
+import bert_helpers
 import numpy as np
 import pytest
 
 from bert_of_theseus import download, initialize_successor
-from bert_of_theseus.bert_classifier import build_bert, load_classifier
 from bert_of_theseus.backend import keras
+from bert_of_theseus.bert_classifier import build_bert, load_classifier
 from bert_of_theseus.data import Batches, Example, load_iflytek
 from bert_of_theseus.training import predict
+
+# Tracing would take most of the time of so small trainings.
+pytestmark = pytest.mark.usefixtures("untraced")
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "iflytek.py"
 WORDS = ["good", "fine", "nice", "bad", "poor", "sad", "the", "app", "is", "very"]
@@ -72,7 +74,7 @@ def given(tmp_path_factory):
             words += list(rng.choice(WORDS[:3] if i % 2 else WORDS[3:6], size=3))
             yield {"label": "9" if i % 2 else "4", "label_des": "", "sentence": " ".join(words)}
 
-    for name, content in (("labels", labels), ("train", rows(200)), ("dev", rows(60))):
+    for name, content in (("labels", labels), ("train", rows(120)), ("dev", rows(40))):
         lines = "\n".join(map(json.dumps, content))
         (folder / "data" / f"{name}.json").write_text(lines)
     (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -95,7 +97,8 @@ def arguments(given, **changes):
 @pytest.fixture(scope="module")
 def output(script, given, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "out"
-    assert script.main(arguments(given, **{"output-dir": folder})) == 0
+    with bert_helpers.untraced():
+        assert script.main(arguments(given, **{"output-dir": folder})) == 0
     return folder
 
 
@@ -147,7 +150,7 @@ def test_table_in_markdown(output, results):
         assert line[heading.index("dev accuracy")] == f"{row['dev_accuracy']:.1%}"
         assert line[heading.index("kept")] == f"{row['kept']:.1%}"
     assert "scores 50.0% on dev" in text
-    assert "180 texts to train on, 20 to choose the best epoch, 60 (dev)" in text
+    assert "108 texts to train on, 12 to choose the best epoch, 40 (dev)" in text
 
 
 def test_config_holds_every_setting(output):
@@ -163,9 +166,14 @@ def test_config_holds_every_setting(output):
     assert set(config["versions"]) >= {"bert-of-theseus", "bert4keras", "tensorflow", "python"}
 
 
+@pytest.fixture(scope="module")
+def loaded(output):
+    return {name: load_classifier(output / name) for name in MODELS}
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_saved_models_predict_as_the_table_says(given, output, results, name):
-    model, tokenizer, labels = load_classifier(output / name)
+def test_saved_models_predict_as_the_table_says(given, loaded, results, name):
+    model, tokenizer, labels = loaded[name]
     row = next(row for row in results["rows"] if row["model"] == name)
     assert labels == ["bad", "good"]
     assert model.count_params() == row["parameters"]
@@ -174,11 +182,11 @@ def test_saved_models_predict_as_the_table_says(given, output, results, name):
     assert accuracy == row["dev_accuracy"]
 
 
-def test_saved_successor_answers(output):
-    model, tokenizer, labels = load_classifier(output / "successor")
+def test_saved_successor_answers(loaded):
+    model, tokenizer, labels = loaded["successor"]
     for text in ("the app is very good, nice, fine", "BAD, sad, poor app"):
         token_ids = tokenizer.encode([Example(text, 0)], 16).token_ids[0][None]
-        answer = labels[model.predict([token_ids, np.zeros_like(token_ids)]).argmax()]
+        answer = labels[bert_helpers.run(model, [token_ids, 0 * token_ids]).argmax()]
         assert answer in text.lower()
 
 
@@ -201,17 +209,27 @@ def test_random_weights_differ():
     assert np.array_equal(*(layer.get_weights()[0] for layer in tokens))
 
 
-def test_models_are_different_ones(output):
+def test_models_are_different_ones(loaded):
     weights = {}
     for name in MODELS[1:]:
-        model, _, _ = load_classifier(output / name)
+        model, _, _ = loaded[name]
         weights[name] = np.concatenate([value.ravel() for value in model.get_weights()])
     assert not np.array_equal(weights["theseus"], weights["direct"])
     assert not np.array_equal(weights["successor"], weights["direct"])
 
 
+# So few steps that nothing is learned; and all, which end as they would have without a break.
+SHORT = {
+    "limit": 16,
+    **{f"{stage}-epochs": 1 for stage in ("predecessor", "theseus", "successor")},
+}
+
+
+@pytest.mark.parametrize("changes", [
+    pytest.param(SHORT, id="short"), pytest.param({}, id="whole", marks=pytest.mark.slow)
+])  # fmt: skip
 def test_interrupted_it_says_what_was_saved_and_goes_on(
-    script, given, output, tmp_path, capsys, monkeypatch
+    changes, script, given, output, tmp_path, capsys, monkeypatch
 ):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
@@ -219,7 +237,7 @@ def test_interrupted_it_says_what_was_saved_and_goes_on(
     # After the first stage, which runs for real; into a folder that is used already.
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    argv = arguments(given, **{"output-dir": tmp_path / "out"})
+    argv = arguments(given, **{"output-dir": tmp_path / "out", **changes})
     with monkeypatch.context() as patch:
         patch.setattr("bert_of_theseus.build_theseus_model", interrupt)
         assert script.main(argv) == 130
@@ -238,7 +256,8 @@ def test_interrupted_it_says_what_was_saved_and_goes_on(
     rows, whole = (
         json.loads((path / "table.json").read_text())["rows"] for path in (folder, output)
     )
-    for key in ("dev_accuracy", "validation_accuracy"):
+    assert [row["model"] for row in rows] == MODELS
+    for key in ("dev_accuracy", "validation_accuracy") if not changes else ():
         assert [row[key] for row in rows] == [row[key] for row in whole]
 
 
@@ -275,8 +294,9 @@ def test_download_then_refused(script, given, tmp_path, monkeypatch, capsys):
     assert fetched.read_bytes() == (given / "data" / "train.json").read_bytes()
 
 
-def test_google_checkpoint_that_lacks_a_tensor(given, tmp_path):
-    """In a process of its own, where nothing has chosen Keras 2 before the checkpoint is read."""
+@pytest.fixture
+def lacking(given, tmp_path):
+    """Arguments that name a Google checkpoint that lacks all tensors but one."""
     import tensorflow as tf
 
     tf.raw_ops.SaveV2(
@@ -288,19 +308,33 @@ def test_google_checkpoint_that_lacks_a_tensor(given, tmp_path):
     (tmp_path / "bert_config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "vocab.txt").write_text("\n".join(VOCAB))
     changes = {"bert-config": None, "vocab": None, "bert-dir": tmp_path}
-    argv = arguments(given, **changes, **{"output-dir": tmp_path / "out"})
+    return arguments(given, **changes, **{"output-dir": tmp_path / "out"})
+
+
+def assert_lacks(message, tmp_path):
+    last = message.strip().splitlines()[-1]
+    assert last.startswith("iflytek.py: error: ")
+    assert "missing: bert/encoder/layer_0/attention/self/query/kernel" in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_google_checkpoint_that_lacks_a_tensor(script, lacking, tmp_path, capsys):
+    assert script.main(lacking) == 2
+    assert_lacks(capsys.readouterr().err, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_same_where_nothing_has_chosen_keras_2(lacking, tmp_path):
+    """In a process of its own, before the checkpoint is read."""
     chosen = ("TF_KERAS", "TF_USE_LEGACY_KERAS")
     result = subprocess.run(
-        [sys.executable, str(SCRIPT), *argv],
+        [sys.executable, str(SCRIPT), *lacking],
         env={name: value for name, value in os.environ.items() if name not in chosen},
         capture_output=True,
         text=True,
     )
     assert result.returncode == 2
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("iflytek.py: error: ")
-    assert "missing: bert/encoder/layer_0/attention/self/query/kernel" in last
-    assert not (tmp_path / "out").exists()
+    assert_lacks(result.stderr, tmp_path)
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
