@@ -1,13 +1,11 @@
 """What a KerasHub host is, what it is not, and how it goes through the builders."""
 
-import re
-from pathlib import Path
-
 import keras
 import keras_hub
 import numpy as np
 import pytest
-from hub_helpers import TEXTS, WORDS, Host, make_backbone, outputs
+from hub_helpers import TEXTS, WORDS, Host, make_backbone, outputs, quantize
+from readme_blocks import READMES, readme_block
 
 from bert_of_theseus import (
     Stage,
@@ -89,10 +87,7 @@ def test_embeddings_replaced(execution):
 
 @pytest.mark.skipif(BACKEND != "torch", reason="once is enough: each step is tested on all")
 def test_the_readmes_block(tmp_path, monkeypatch):
-    root = Path(__file__).resolve().parents[2]
-    readmes = [(root / name).read_text("utf-8") for name in ("README.md", "README.zh.md")]
-    found = [re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) for text in readmes]
-    (code,) = {block for blocks in found for block in blocks if "import keras_hub" in block}
+    (code,) = {readme_block("import keras_hub", name) for name in READMES}
     monkeypatch.chdir(tmp_path)
     Host("Bert", num_layers=4).task.save_to_preset("bert-base")
     scope = {"texts": TEXTS, "labels": np.array([1, 0])}
@@ -103,8 +98,12 @@ def test_the_readmes_block(tmp_path, monkeypatch):
     np.testing.assert_allclose(*said, atol=1e-6)
 
 
-def test_compress_texts(tmp_path):
-    """The whole recipe on what a preprocessor makes of texts, and once more from its folder."""
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_compress_texts(tmp_path, capfd):
+    """The whole recipe on what a preprocessor makes of texts, and once more from its folder.
+
+    Of which nothing is said on stderr.
+    """
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, 3)) for _ in range(16)]
     labels = np.arange(16) % 2
@@ -137,6 +136,8 @@ def test_compress_texts(tmp_path):
     _, again = run()
     np.testing.assert_array_equal(again.successor.predict(texts[:8], verbose=0), said)
     assert [x.seconds for x in again.stages] == [x.seconds for x in result.stages]
+    if BACKEND != "tensorflow":  # which counts what other tests have traced, and may say so
+        assert capfd.readouterr().err == ""
 
 
 def test_compress_a_stream_of_batches(tmp_path):
@@ -196,7 +197,7 @@ def test_pairs_that_do_not_go_together():
 
 def test_a_quantized_predecessor():
     host = Host("Bert")
-    host.backbone.quantize("int8")
+    quantize(host.backbone)
     with pytest.raises(ValueError, match=r"BertBackbone is quantized.*quantize the successor"):
         as_encoder(host.task)
 

@@ -285,8 +285,8 @@ def library(tmp_path):
 
 
 def test_docstrings_are_the_same_again(library):
-    assert load_stdlib_docstrings(seed=5, **library) == load_stdlib_docstrings(seed=5, **library)
-    assert load_stdlib_docstrings(seed=5, **library) != load_stdlib_docstrings(seed=6, **library)
+    first, again, other = (load_stdlib_docstrings(seed=seed, **library) for seed in (5, 5, 6))
+    assert first == again != other
 
 
 def test_docstrings_limit_and_classes(library):
