@@ -56,14 +56,20 @@ def vocab(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name, executions", [
+    ("pairs", ["lazy", "dense"]),
+    ("tagging", ["lazy"]),
+    ("spans", ["lazy"]),
+    pytest.param("tagging", ["dense"], marks=pytest.mark.slow),
+    pytest.param("spans", ["dense"], marks=pytest.mark.slow),
+])  # fmt: skip
 @pytest.mark.usefixtures("untraced")
-def test_a_theseus_model_of_a_task(name, vocab):
+def test_a_theseus_model_of_a_task(name, executions, vocab):
     """At inference it is the successor; padding changes neither that nor the loss."""
     task, examples = CASES[name]
     tokenizer = Tokenizer(vocab)
     keras.utils.set_random_seed(0)
-    hosts = build_bert(CONFIG), build_bert(CONFIG, num_hidden_layers=1, prefix="Successor-")
+    hosts = [build_bert(CONFIG, num_hidden_layers=1, prefix=prefix) for prefix in ("", "Small-")]
     head = task.head(16)
     for model in (*(host.model for host in hosts), head):
         # The initial weights are so small that attention hardly matters.
@@ -85,7 +91,7 @@ def test_a_theseus_model_of_a_task(name, vocab):
         assert (long[..., length:] == 0).all()
     else:
         np.testing.assert_allclose(long, short, atol=1e-5)
-    for execution in ("lazy", "dense"):
+    for execution in executions:
         theseus = build_theseus_model(*hosts, head, execution=execution, seed=1)
         theseus.compile(keras.optimizers.SGD(0.1), task.loss, metrics=list(task.metrics))
         losses = []
@@ -172,25 +178,35 @@ ONE_EPOCH = {f"{stage}_epochs": 1 for stage in ("predecessor", "theseus", "succe
 def test_cluener(script, few, vocab, tmp_path, capsys):
     """All but that something is learned."""
     with untraced():
-        run_cluener(script, arguments(few, vocab, "cluener", **ONE_EPOCH), 32, tmp_path, capsys)
+        argv = arguments(few, vocab, "cluener", output_dir=tmp_path / "run", **ONE_EPOCH)
+        run_cluener(script, argv, 32, tmp_path / "run", capsys)
 
 
 @pytest.mark.slow
 def test_cluener_learns(script, given, vocab, tmp_path, capsys):
-    argv = arguments(given, vocab, "cluener")
-    rows = run_cluener(script, argv, 256, tmp_path, capsys)
+    folder = tmp_path / "run"
+    argv = arguments(given, vocab, "cluener", output_dir=folder)
+    rows = run_cluener(script, argv, 256, folder, capsys)
     assert rows[0]["test_score"] > 0.5 and rows[2]["test_score"] > 0.5
-    encoder, head, labels = load_pretrained(tmp_path / "run" / "model")
-    tokenizer = Tokenizer(tmp_path / "run" / "model" / "vocab.txt")
+    encoder, head, labels = load_pretrained(folder / "model")
+    tokenizer = Tokenizer(folder / "model" / "vocab.txt")
     encoded = tokenizer.encode_with_offsets([Example("在甲乙和", None)], 16)
     ids = encoded.token_ids[0][None]
     output = run(build_successor_model(encoder, head), [ids, 0 * ids])[0]
     assert decode_entities(output, encoded.offsets[0], labels) == [Entity(1, 3, "地")]
+    # The same command again trains nothing; other settings are refused.
+    record = (folder / "task.json").read_bytes()
+    changed = os.stat(folder / "successor" / "model.weights.h5").st_mtime_ns
+    assert script.main(argv) == 0
+    assert os.stat(folder / "successor" / "model.weights.h5").st_mtime_ns == changed
+    assert (folder / "task.json").read_bytes() == record
+    capsys.readouterr()
+    assert script.main([*argv, "--seed", "3"]) == 2
+    assert "holds a training with other settings" in capsys.readouterr().err
 
 
-def run_cluener(script, argv, count, tmp_path, capsys):
-    folder, data = tmp_path / "run", Path(argv[argv.index("--data-dir") + 1])
-    argv = [*argv, "--output-dir", str(folder)]
+def run_cluener(script, argv, count, folder, capsys):
+    data = Path(argv[argv.index("--data-dir") + 1])
     assert script.main(argv) == 0
     text, dev = capsys.readouterr().out, count // 4
     assert f"dev: {dev} texts, 0 texts cut, {dev} entities, 0 entities without labels" in text
@@ -208,14 +224,6 @@ def run_cluener(script, argv, count, tmp_path, capsys):
     tokenizer = Tokenizer(folder / "model" / "vocab.txt")
     batches = task.batches(load_cluener(data).dev, tokenizer, 16)
     assert task.score(model, batches) == pytest.approx(rows[2]["test_score"])
-    # The same command again trains nothing; other settings are refused.
-    changed = os.stat(folder / "successor" / "model.weights.h5").st_mtime_ns
-    assert script.main(argv) == 0
-    assert os.stat(folder / "successor" / "model.weights.h5").st_mtime_ns == changed
-    assert json.loads((folder / "task.json").read_text(encoding="utf-8")) == record
-    capsys.readouterr()
-    assert script.main([*argv, "--seed", "3"]) == 2
-    assert "holds a training with other settings" in capsys.readouterr().err
     return rows
 
 
@@ -226,7 +234,9 @@ OWN = {  # Beside CLUENER and SST-2, which are tagging and classification.
 }
 
 
-@pytest.mark.parametrize("task", OWN)
+@pytest.mark.parametrize("task", [
+    pytest.param(task, marks=() if task == "spans" else pytest.mark.slow) for task in OWN
+])  # fmt: skip
 def test_tasks_of_ones_own(script, few, vocab, tmp_path, capsys, task):
     """From texts to a saved successor; and what is said where nothing was learned."""
     for name in ("train", "dev"):
@@ -256,16 +266,6 @@ def test_tasks_of_ones_own(script, few, vocab, tmp_path, capsys, task):
     encoder, head, labels = load_pretrained(folder / "model")
     assert labels == (None if task == "spans" else record["labels"])
     assert build_successor_model(encoder, head).count_params() == rows[2]["parameters"]
-
-
-def test_sst2(script, few, vocab, tmp_path, capsys):
-    folder = tmp_path / "run"
-    with untraced():
-        argv = arguments(few, vocab, "sst2", output_dir=folder, **ONE_EPOCH)
-        assert script.main(argv) == 0
-    out = capsys.readouterr().out
-    assert "The most frequent answer, given to every text, scores 0.5000 on dev." in out
-    assert load_pretrained(folder / "model")[2] == ["negative", "positive"]
 
 
 @pytest.mark.slow
