@@ -140,6 +140,7 @@ def test_compress_texts(tmp_path, capfd):
         assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow_unless("torch")
 def test_compress_a_stream_of_batches(tmp_path):
     tf = pytest.importorskip("tensorflow")
     task = Host("DistilBert").task
