@@ -94,7 +94,14 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=KINDS)
+ON_ALL = ["recurrent, convolution", "blocks"]  # the others are made of the same layers
+CASES = [
+    pytest.param(kind, marks=() if kind in ON_ALL else pytest.mark.slow_unless("torch"))
+    for kind in KINDS
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request):
     keras.utils.set_random_seed(0)
     full, classifier = predecessor(), head()
