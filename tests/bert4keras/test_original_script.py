@@ -41,10 +41,10 @@ class TrainGenerator(DataGenerator):
                 batch_token_ids, batch_segment_ids, batch_labels = [], [], []
 
 
-def make_data():
+def make_data(size):
     """Texts of several lengths; the class is their first token."""
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, NUM_CLASSES, 24)
+    labels = rng.integers(0, NUM_CLASSES, size)
     return [
         ([1 + label, *rng.integers(4, 20, rng.integers(3, 8))], label) for label in labels.tolist()
     ]
@@ -78,15 +78,15 @@ def changed(before, after):
 
 def test_the_script(tmp_path):
     with untraced():
-        run_the_script(tmp_path, layers=(2, 1))
+        run_the_script(tmp_path, layers=(2, 1), size=12)
 
 
 @pytest.mark.slow
 def test_the_script_compiled(tmp_path):
-    run_the_script(tmp_path, layers=(4, 2))
+    run_the_script(tmp_path, layers=(4, 2), size=24)
 
 
-def run_the_script(tmp_path, layers):
+def run_the_script(tmp_path, layers, size):
     keras.utils.set_random_seed(0)
     predecessor = build_transformer_model(
         **CONFIG, num_hidden_layers=layers[0], return_keras_model=False, prefix="Predecessor-"
@@ -109,7 +109,7 @@ def run_the_script(tmp_path, layers):
             metrics=["sparse_categorical_accuracy"],
         )
 
-    data = make_data()
+    data = make_data(size)
     train_generator = TrainGenerator(data, 4)
     valid_generator = TrainGenerator(data, 12)
 

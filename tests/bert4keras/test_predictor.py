@@ -136,14 +136,20 @@ TOLERANCES = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind(kind, exported):
-    some = texts(30, seed=5)
+@pytest.fixture(scope="module")
+def expected(exported):
+    """Texts and pairs of texts, and the Keras model's outputs."""
+    some = texts(20, seed=5)
     some += list(zip(texts(10, seed=6, longest=10), texts(10, seed=7, longest=10)))
+    return some, [exported.outputs(*([x] if isinstance(x, str) else x)) for x in some]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind(kind, exported, expected):
+    some, expected = expected
     predictor = Predictor.load(exported.folder, kind=kind, num_threads=threads(kind))
     assert predictor.kind == kind and predictor.max_length == 32
     found = predictor.predict(some)
-    expected = [exported.outputs(*([x] if isinstance(x, str) else x)) for x in some]
     errors = abs(np.array([*map(values, found)]) - expected)
     assert errors.max() < TOLERANCES[kind][0] and errors.mean() < TOLERANCES[kind][1]
     for row, scores in zip(found, expected):
