@@ -98,7 +98,7 @@ def test_the_readmes_block(tmp_path, monkeypatch):
     np.testing.assert_allclose(*said, atol=1e-6)
 
 
-@pytest.mark.slow_unless("torch", "tensorflow")
+@pytest.mark.slow_unless("torch")  # whose steps are not compiled
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_compress_texts(tmp_path, capfd):
     """The whole recipe on what a preprocessor makes of texts, and once more from its folder.
