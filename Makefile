@@ -4,8 +4,11 @@
 PYTHON ?= python3
 # Passed on: make demo ARGS="--epochs 1", make test ARGS="-x -k layer", make lock ARGS=--upgrade
 ARGS ?=
-# One pytest process each, as a process can hold only one Keras.
-BACKENDS ?= tf_keras tensorflow jax torch
+# One pytest process each, as a process can hold only one Keras; the longest first.
+FLAVOURS := tf_keras jax tensorflow torch
+BACKENDS ?= $(FLAVOURS)
+# How many of them run at a time.
+JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +23,7 @@ export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format lock clean install install-dev
+.PHONY: help demo test test-slow $(FLAVOURS:%=test-%) lint format lock clean install install-dev
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -54,22 +57,34 @@ install-dev: $(VENV)/.stamp-dev ## the same with all that the tests need
 demo: $(VENV)/.stamp-install ## compress a real BERT on real text (minutes on 2 CPU cores)
 	$(BIN)/python scripts/iflytek.py $(ARGS)
 
-# All four run, whatever the first ones say; the exit status tells whether any failed. PyTorch's
-# threads wait by spinning: for tiny models more than one only takes cores from whatever else runs.
-test: export OMP_NUM_THREADS := 1
-test: $(VENV)/.stamp-dev ## run the tests under each Keras
-	@failed=; \
-	for backend in $(BACKENDS); do \
-	  case $$backend in \
-	    tf_keras) set -- TF_KERAS=1 TF_USE_LEGACY_KERAS=1 KERAS_BACKEND=tensorflow; \
-	      folders="tests/core tests/bert4keras tests/plain" ;; \
-	    *) set -- -u TF_KERAS -u TF_USE_LEGACY_KERAS KERAS_BACKEND=$$backend; \
-	      folders="tests/core tests/keras_hub" ;; \
-	  esac; \
-	  echo "== $$backend: pytest $$folders"; \
-	  env "$$@" $(BIN)/python -m pytest $$folders $(ARGS) || failed="$$failed $$backend"; \
-	done; \
-	if [ -n "$$failed" ]; then echo "error: tests failed under:$$failed" >&2; exit 1; fi
+# Which folders a flavour runs; tests/once is the same code on each, and fast on PyTorch alone.
+FOLDERS_tf_keras := tests/core tests/once tests/bert4keras
+FOLDERS_tensorflow := tests/core tests/once tests/keras_hub
+FOLDERS_jax := $(FOLDERS_tensorflow)
+FOLDERS_torch := $(FOLDERS_tensorflow) tests/plain
+ENV_tf_keras := TF_KERAS=1 TF_USE_LEGACY_KERAS=1 KERAS_BACKEND=tensorflow
+ENV_keras_3 := -u TF_KERAS -u TF_USE_LEGACY_KERAS KERAS_BACKEND
+
+test: ## run the tests under each Keras, all but the slow ones (ten minutes on 2 cores)
+	@$(MAKE) $(TEST_ALL) MARK="not slow"
+
+test-slow: ## run the slow ones: real trainings, killed processes, full counts of damaged files
+	@$(MAKE) $(TEST_ALL) MARK=slow
+
+# All flavours run, whatever the first ones say; what one prints comes as a whole at its end.
+TEST_ALL = --no-print-directory --keep-going --jobs=$(JOBS) --output-sync=target \
+	$(BACKENDS:%=test-%)
+MARK ?= not slow
+
+# A flavour runs in one process and mostly one thread, so the flavours share the cores; more
+# threads would only wait for each other, PyTorch's by spinning.
+$(FLAVOURS:%=test-%): export OMP_NUM_THREADS := 1
+$(FLAVOURS:%=test-%): export TF_NUM_INTRAOP_THREADS := 1
+$(FLAVOURS:%=test-%): export TF_NUM_INTEROP_THREADS := 1
+$(FLAVOURS:%=test-%): test-%: $(VENV)/.stamp-dev
+	@echo "== $*: pytest -m '$(MARK)' $(FOLDERS_$*)"
+	@env $(or $(ENV_$*),$(ENV_keras_3)=$*) \
+	  $(BIN)/python -m pytest -m "$(MARK)" $(FOLDERS_$*) $(ARGS)
 
 # The tools need no Keras, so they get by with a bare environment.
 $(VENV)/.stamp-tools: $(VENV)/.stamp-venv requirements-tools.txt

@@ -47,6 +47,8 @@ def load_model(path: str | os.PathLike):
         # While Keras builds the model, there is none yet to be quiet about.
         functional = r"Layer '.*' \(of type (Functional|Sequential)\).*destroy the mask information"
         warnings.filterwarnings("ignore", message=functional)
+        # Keras 2, of weights that the file's own replace.
+        warnings.filterwarnings("ignore", message=r"The initializer \w+ is unseeded")
         model = load_keras_file(Path(path), check_names=SAFE_MODE_IMPORTS)
     return quiet_about_masks(model)
 

@@ -1,12 +1,10 @@
 """Recurrent and convolutional successors of bert4keras' models."""
 
-import bert_of_theseus.bert4keras  # noqa: F401  must come before bert4keras
-
-# isort: split
 import numpy as np
 import pytest
 from bert4keras.backend import keras
-from bert4keras.models import build_transformer_model
+from bert_helpers import TINY, make_bert, run, same, weights_of
+from bert_helpers import make_batch as make_texts
 
 from bert_of_theseus import (
     Stage,
@@ -17,52 +15,18 @@ from bert_of_theseus import (
     set_replacement_rate,
 )
 
-TINY = {
-    "vocab_size": 20,
-    "hidden_size": 8,
-    "num_attention_heads": 2,
-    "intermediate_size": 8,
-    "hidden_act": "gelu",
-    "max_position": 12,
-    "dropout_rate": 0.1,
-}
 SHORT = 4  # tokens of the texts, before padding
 
 
-def build(num_hidden_layers, **options):
-    transformer = build_transformer_model(
-        **{**TINY, **options}, num_hidden_layers=num_hidden_layers, return_keras_model=False
-    )
-    # BERT's initial weights are so small that attention hardly matters.
-    for weight in transformer.model.trainable_weights:
-        if len(weight.shape) > 1:
-            weight.assign(10 * weight)
-    return transformer
-
-
-def pooling_head(size=8):
+def pooling_head(size=16):
     x = inputs = keras.Input((None, size))
     x = keras.layers.GlobalAveragePooling1D()(x)  # reads the mask
     return keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
 
 
 def make_batch(host, length=SHORT, batch_size=3):
-    rng = np.random.default_rng(1)
-    token_ids = rng.integers(1, TINY["vocab_size"], (batch_size, SHORT))
-    batch = [token_ids, np.repeat([[0, 0, 1, 1]], batch_size, axis=0)][: len(host.inputs)]
-    return [np.pad(ids, [(0, 0), (0, length - SHORT)]).astype("float32") for ids in batch]
-
-
-def run(model, batch, training=False):
-    return np.array(model(batch[0] if len(batch) == 1 else batch, training=training))
-
-
-def weights_of(*models):
-    return [np.array(weight) for model in models for weight in model.get_weights()]
-
-
-def same(first, second):
-    return len(first) == len(second) and all((a == b).all() for a, b in zip(first, second))
+    texts = make_texts(*[SHORT] * batch_size, width=length, first_segment=2)
+    return [ids.astype("float32") for ids in texts[: len(host.inputs)]]
 
 
 LAYERS = keras.layers
@@ -76,18 +40,18 @@ KINDS = {
 }
 CASES = [
     ("bilstm, convolution", {}),
-    ("gru", {"model": "albert", "embedding_size": 4}),
-    ("gru", {"model": "t5_encoder"}),
-    ("convolution", {"model": "roformer", "with_pool": False}),
+    pytest.param("gru", {"model": "albert", "embedding_size": 8}, marks=pytest.mark.slow),
+    pytest.param("gru", {"model": "t5_encoder"}, marks=pytest.mark.slow),
+    pytest.param("convolution", {"model": "roformer", "with_pool": False}, marks=pytest.mark.slow),
     ("convolution", {"model": "nezha", "application": "unilm", "with_mlm": "linear"}),
-    ("gru", {"model": "gpt2", "final_activation": "linear"}),
+    pytest.param("gru", {"model": "gpt2", "final_activation": "linear"}, marks=pytest.mark.slow),
 ]
 
 
 @pytest.mark.parametrize("kind, options", CASES, ids=str)
 def test_any_family_to_any_layers(kind, options, tmp_path):
     keras.utils.set_random_seed(0)
-    host = build(2, dropout_rate=0.0, **options)
+    host = make_bert(**options)
     successor = KINDS[kind](TINY["hidden_size"])
     head = pooling_head(host.output.shape[-1])
     theseus = build_theseus_model(host, successor, head, embeddings="replace")
@@ -122,16 +86,16 @@ def test_any_family_to_any_layers(kind, options, tmp_path):
 
 def test_ties_between_both_ends_stay():
     """GPT's scores are made with its token embeddings, and the copies' with theirs."""
-    host = build(2, model="gpt2", final_activation="linear")
-    encoder = as_encoder([LAYERS.GRU(8, return_sequences=True)], like=host)
+    host = make_bert(1, model="gpt2", final_activation="linear")
+    encoder = as_encoder([LAYERS.GRU(16, return_sequences=True)], like=host)
     small = keras.Model(encoder.inputs, encoder.output)
     shapes = [tuple(weight.shape) for weight in small.weights]
     assert shapes.count((TINY["vocab_size"], TINY["hidden_size"])) == 1
 
 
-def test_bert_to_lstm_in_one_call(tmp_path):
+def test_bert_to_lstm_in_one_call(tmp_path, untraced):
     keras.utils.set_random_seed(0)
-    host, head = build(2), pooling_head()
+    host, head = make_bert(1, dropout_rate=0.1), pooling_head()
     batch = make_batch(host, 6, batch_size=8)
     data = batch, batch[0][:, 0].astype(int) % 3
     before = weights_of(host.model, head)
@@ -143,7 +107,7 @@ def test_bert_to_lstm_in_one_call(tmp_path):
         "latency": False,
         "verbose": 0,
     }
-    lstm = LAYERS.LSTM(8, return_sequences=True, dropout=0.1)
+    lstm = LAYERS.LSTM(16, return_sequences=True, dropout=0.1)
     with pytest.raises(ValueError, match=r"do not fit.*initialize=None"):
         compress(host, [lstm], head, data, data, directory=tmp_path / "a", **options)
     result = compress(
@@ -152,6 +116,6 @@ def test_bert_to_lstm_in_one_call(tmp_path):
     assert same(before, weights_of(host.model, head))
     start = {tuple(w.shape): w for w in weights_of(host.model)}
     # The embeddings, a copy of the predecessor's, were trained on in the third stage.
-    own = [w for w in weights_of(result.successor) if w.shape == (20, 8)]
-    assert len(own) == 1 and (own[0] != start[20, 8]).any()
+    own = [w for w in weights_of(result.successor) if w.shape == (40, 16)]
+    assert len(own) == 1 and (own[0] != start[40, 16]).any()
     assert result.rows[-1]["layers"] == 1

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "speed.py"
@@ -78,30 +79,23 @@ def _rows(table):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
-def test_a_tiny_run_prints_both_tables(speed, tmp_path):
-    record = tmp_path / "speed.json"
-    flags = ["--tiny", "--sizes", "2-1", "--steps", "2", "--backends", "bert4keras"]
-    done = subprocess.run(
-        [sys.executable, SCRIPT, *flags, "--json", record],
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    machine, table, bars = done.stdout.strip().split("\n\n")
-    assert "cores" in machine and "bert4keras 0." in machine
+RUNS = [  # 2 layers to 1
+    "dense",
+    "lazy, rate 0",
+    "lazy, rate 0.5",
+    "lazy, rate 1",
+    "lazy, rate 0.5 as drawn",
+    "plain fine-tuning, 1 layer",
+    "plain fine-tuning, 2 layers",
+]
+
+
+def check_tables(speed, table, bars):
+    """What the two tables hold, of whatever was measured; gives back their rows."""
     header, rule, *rows = _rows(table)
     assert set(rule) == {"---"} and {len(row) for row in rows} == {len(header)}
     runs = {row[header.index("run")]: dict(zip(header, row)) for row in rows}
-    assert list(runs) == [
-        "dense",
-        "lazy, rate 0",
-        "lazy, rate 0.5",
-        "lazy, rate 1",
-        "lazy, rate 0.5 as drawn",
-        "plain fine-tuning, 1 layer",
-        "plain fine-tuning, 2 layers",
-    ]
+    assert list(runs) == RUNS
     for row in runs.values():
         for column in ("CPU ms (quartiles)", "wall ms", "/ dense", "/ ideal", "first step s"):
             assert float(row[column].split()[0]) > 0, (column, row)
@@ -117,6 +111,75 @@ def test_a_tiny_run_prints_both_tables(speed, tmp_path):
             value, verdict = re.fullmatch(r"([\d.]+) (PASS|FAIL)", row[2]).groups()
             assert verdict == "FAIL" or float(value) <= limit
     assert bars[3][2] == "not measured"  # plain PyTorch was not asked for
+    return runs, bars
+
+
+def test_tables_of_a_machine_that_counts(speed):
+    """A step that takes a second per unit of work is as fast as its ideal."""
+    pair, backend = (2, 1), "bert4keras"
+    models = speed.models_of(backend, pair)
+
+    def seconds(kind, depths, path):
+        if kind in ("plain", "dense"):
+            units = speed.count(kind, depths)
+        elif path == (0.5,):
+            units = speed.count(kind, depths, 0.5)
+        else:
+            units = speed.count_path(kind, path, 2)
+        return [(units, 2 * units)]
+
+    rounds = [
+        {
+            (backend, pair, kind, depths, path): seconds(kind, depths, path)
+            for kind, depths in models
+            for path in speed.steps_of(kind, depths, part)
+        }
+        for part in range(2)
+    ]
+    first = {(backend, *model): [(2.0, 3.0)] for model in models}
+    peak = {(backend, *key[2:]): 1e6 * value[0][0] for key, value in rounds[0].items()}
+    results = speed.Results(rounds, first, peak)
+    runs, bars = check_tables(
+        speed,
+        speed.speed_table(results, [backend], [pair]),
+        speed.bar_table(results, [backend], [pair]),
+    )
+    assert {row["/ ideal"] for row in runs.values()} == {"1.00"}
+    assert [row["/ dense"] for row in runs.values()][:4] == ["1.00", "0.57", "0.50", "0.43"]
+    assert {row["first step s"] for row in runs.values()} == {"3.0"}
+    values = [row[2].split() for row in bars]
+    assert [value[0] for value in values] == ["0.50", "1.00", "1.00", "not", "1.00", "0.57"]
+    assert [value[1] for value in values] == ["FAIL", "PASS", "PASS", "measured", "PASS", "PASS"]
+
+
+def test_steps_of_a_worker(speed, untraced):
+    """In this process: models of both kinds are built, choose as they are told, and take steps."""
+    bench = speed.KerasBench("bert4keras", speed.TINY)
+    for key in (("lazy", (2, 1)), ("plain", (1, 1))):
+        bench.build(*key)
+        bench.choose(*key, speed.rates_at(*key, 1))
+        before = [np.array(weight) for weight in bench.models[key].get_weights()]
+        cpu, wall = speed._time_step(bench, key)
+        assert cpu > 0 and wall > 0
+        after = bench.models[key].get_weights()
+        assert any((a != b).any() for a, b in zip(before, after))
+    assert float(bench.models["lazy", (2, 1)].get_layer("module_0").replacement_rate) == 1
+
+
+@pytest.mark.slow
+def test_a_tiny_run_prints_both_tables(speed, tmp_path):
+    record = tmp_path / "speed.json"
+    flags = ["--tiny", "--sizes", "2-1", "--steps", "2", "--backends", "bert4keras"]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *flags, "--json", record],
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    machine, table, bars = done.stdout.strip().split("\n\n")
+    assert "cores" in machine and "bert4keras 0." in machine
+    _, bars = check_tables(speed, table, bars)
 
     written = json.loads(record.read_text())
     assert len(written["rounds"]) == 2
@@ -182,19 +245,9 @@ def sst2(tmp_path):
     return tmp_path
 
 
-def test_a_tiny_run_of_inference(inference, sst2, tmp_path):
-    """Trains, exports, measures in every runtime, and prints tables that hold what was found."""
-    flags = ["--tiny", "--rounds", "2", "--rows", "80", "--epochs", "1", "--data-dir", sst2]
-    flags += ["--families", "MiniLM", "--runtimes", "ONNX", "--output-dir", tmp_path / "out"]
-    done = subprocess.run(
-        [sys.executable, SCRIPT.with_name("inference.py"), *flags, "--json", tmp_path / "a.json"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    machine, title, table, bars = done.stdout.strip().split("\n\n")
-    assert "onnxruntime 1." in machine and title == "MiniLM:"
+def check_inference(inference, title, table, bars, figures, record):
+    """What the tables hold of the figures `{(depth, kind): ...}` and of the bars."""
+    assert title == "MiniLM:"
     header, _, *rows = _rows(table)
     assert [row[:2] for row in rows] == [
         [str(depth), kind]
@@ -207,23 +260,76 @@ def test_a_tiny_run_of_inference(inference, sst2, tmp_path):
         assert all(float(cell) >= 0 for cell in row[2:])
         assert 0 <= float(row[header.index("dev %")]) <= 100
     assert rows[0][header.index("× predict")] == "1.0"  # of itself
-
-    found = json.loads((tmp_path / "a.json").read_text())
-    for _, depth, kind, figures in found["figures"]:
-        path = tmp_path / "out" / f"MiniLM-{depth}" / inference.FILES[kind]
-        assert figures["megabytes"] == pytest.approx(path.stat().st_size / 1e6)
-        assert figures["peak"] > 20 and figures["start"] > 0 and len(figures["rounds"]) == 2
+    for found in figures.values():
+        assert found["peak"] > 20 and found["start"] > 0 and len(found["rounds"]) == 2
         assert all(
             cpu >= 0 and wall > 0 and 1 <= texts <= int(size)
-            for seconds in figures["rounds"]
+            for seconds in found["rounds"]
             for size, calls in seconds.items()
             for cpu, wall, texts in calls
         )
-    for (name, limit, value, _, met), line in zip(found["bars"], _rows(bars)[2:]):
+    for (name, limit, value, _, met), line in zip(record, _rows(bars)[2:]):
         assert line[:2] == [name, limit] and line[2].startswith(f"{value:.2f} ")
         bound = float(limit.split()[-1])
         assert met == (value >= bound if limit.startswith("at least") else value <= bound)
         assert line[2].endswith("PASS" if met else "FAIL")
+
+
+def test_tables_of_inference(inference):
+    """Of figures that are known: each form, and each layer fewer, is twice as fast."""
+
+    class Args:
+        families, runtimes, tiny = ["MiniLM"], ["ONNX"], True
+
+    found = {}
+    for depth in inference.depths_of(Args, "MiniLM"):
+        for number, kind in enumerate(inference.kinds_of(Args)):
+            seconds = depth / 2**number
+            calls = {
+                size: [[seconds * size, 2 * seconds * size, size]] * count
+                for size, count in inference.calls_of(Args, "MiniLM").items()
+            }
+            found["MiniLM", depth, kind] = {
+                "start": 1.5,
+                "peak": 100.0,
+                "megabytes": 4.0 * depth,
+                "accuracy": 80.0 + depth - number,
+                "rounds": [calls, calls],
+            }
+    tables = (
+        inference.table(Args, found, "MiniLM"),
+        inference.bar_table(inference.bars(Args, found)),
+    )
+    figures = {key[1:]: value for key, value in found.items()}
+    check_inference(inference, "MiniLM:", *tables, figures, inference.bars(Args, found))
+    header, _, *rows = _rows(tables[0])
+    faster = [float(row[header.index("× predict")]) for row in rows]
+    assert faster == [1, 2, 4, 8, 2, 4, 8, 16]
+    column = dict(zip(header, rows[-1]))
+    assert column["batch 1: p50 ms"] == "250.0" and column["texts/s"] == "4"
+    assert column["file MB"] == "4.0" and column["dev %"] == "78.00" and column["lost"] == "2.00"
+
+
+@pytest.mark.slow
+def test_a_tiny_run_of_inference(inference, sst2, tmp_path):
+    """Trains, exports, measures in every runtime, and prints tables that hold what was found."""
+    flags = ["--tiny", "--rounds", "2", "--rows", "80", "--epochs", "1", "--data-dir", sst2]
+    flags += ["--families", "MiniLM", "--runtimes", "ONNX", "--output-dir", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, SCRIPT.with_name("inference.py"), *flags, "--json", tmp_path / "a.json"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    machine, title, table, bars = done.stdout.strip().split("\n\n")
+    assert "onnxruntime 1." in machine
+    found = json.loads((tmp_path / "a.json").read_text())
+    figures = {(depth, kind): value for _, depth, kind, value in found["figures"]}
+    check_inference(inference, title, table, bars, figures, found["bars"])
+    for (depth, kind), value in figures.items():
+        path = tmp_path / "out" / f"MiniLM-{depth}" / inference.FILES[kind]
+        assert value["megabytes"] == pytest.approx(path.stat().st_size / 1e6)
 
 
 def test_bars_of_inference_are_ratios_of_what_was_measured(inference):

@@ -1,132 +1,191 @@
 """Truncated, corrupted and mismatched files: a clear error, and never a half-loaded model.
 
-What is drawn here goes through `load_pretrained`, all of it or an error; what becomes of a model
-that weights are loaded into is in test_export.py and test_checkpoints.py.
+Damage is tried where files are read: `read` does what `load_pretrained` does before and after it
+builds an encoder, and `load_into` what it does with the encoder's weights. Two whole loads of each
+kind of file show that the errors are those of `load_pretrained`.
 """
 
+import json
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 
-import bert_of_theseus.bert4keras  # noqa: F401  must come before bert4keras
-
-# isort: split
+import bert_helpers
 import numpy as np
 import pytest
 import tensorflow as tf
 from bert4keras.backend import keras
-from bert4keras.models import build_transformer_model
-from hypothesis import HealthCheck, given, settings
+from bert_helpers import (
+    LABELS,
+    MAIN_FILES,
+    SAVE,
+    VOCAB,
+    load_into,
+    make_bert,
+    same,
+    scatter,
+    weights_of,
+)
+from damage import FEW_OR_MANY, damage_property, damaged, damages
+from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from bert_of_theseus.checkpoints import (
     check_vocab,
     find_checkpoint,
+    load_bert,
     load_pretrained,
-    save_checkpoint,
-    save_pretrained,
+    load_weights,
 )
-from bert_of_theseus.heads import classification_head
-
-TINY = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "hidden_act": "gelu",
-    "max_position_embeddings": 12,
-}
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "天", *map(str, range(34))]
-SAVE = {"google": save_checkpoint, "huggingface": save_pretrained}
-WAYS = 25
-PROPERTY = settings(
-    max_examples=WAYS,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+from bert_of_theseus.checkpoints.base import read_json
+from bert_of_theseus.checkpoints.heads import load_head
+from bert_of_theseus.heads import classification_head, pooler_classification_head
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """A folder of each kind, with a head beside, and what is loaded from it."""
-    bert = build_transformer_model(return_keras_model=False, **TINY)
-    head = classification_head(16, 3)
-    rng = np.random.default_rng(0)
-    for model in (bert.model, head):
-        model.set_weights([w + rng.normal(0, 0.2, w.shape) for w in model.get_weights()])
+def bert():
+    return make_bert(1)
+
+
+@pytest.fixture(scope="module")
+def target():
+    """A model that failing loads must leave as it is."""
+    return make_bert(1, seed=1)
+
+
+@pytest.fixture(scope="module")
+def saved(bert, tmp_path_factory):
+    """Folders of each kind, with a head of BERT's own, and with another in a file beside."""
     folders = {}
     for kind, save in SAVE.items():
-        folders[kind] = tmp_path_factory.mktemp(kind)
-        with pytest.warns(UserWarning, match="head.keras"):
-            save(folders[kind], bert, head, vocab=VOCAB, labels=["a", "b", "c"])
+        for where, head in (
+            ("", pooler_classification_head(16, 3)),
+            ("+head.keras", classification_head(16, 3)),
+        ):
+            folders[kind + where] = tmp_path_factory.mktemp(kind)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # others do not know the second
+                save(folders[kind + where], bert, scatter(head), vocab=VOCAB, labels=LABELS)
     return folders
 
 
-def loaded(folder):
-    """All that a folder holds, as bytes."""
-    transformer, classifier, labels = load_pretrained(folder)
-    vocab = find_checkpoint(folder).vocab_path.read_bytes()
-    weights = transformer.model.get_weights() + classifier.get_weights()
-    return [w.tobytes() for w in weights], labels, vocab
+def unlisted(saved, folder):
+    """A copy without checksums, as others write: what is wrong is found by what reads it."""
+    return shutil.copytree(saved, folder, ignore=shutil.ignore_patterns("checksums.json"))
+
+
+def read(folder):
+    """All that `load_pretrained` reads: config, tensors, head, labels, vocabulary."""
+    checkpoint = find_checkpoint(folder)
+    classifier, labels = load_head(checkpoint)
+    check_vocab(checkpoint.vocab_path, checkpoint.config)
+    return {
+        "config": checkpoint.config,
+        "tensors": {name: checkpoint.tensor(name).tobytes() for name in checkpoint.names},
+        "head": classifier and [weight.tobytes() for weight in classifier.get_weights()],
+        "labels": labels,
+        "vocab": checkpoint.vocab_path.read_bytes(),
+    }
 
 
 FILES = [
-    ("google", "bert_config.json"),
-    ("google", "bert_model.ckpt.index"),
-    ("google", "bert_model.ckpt.data-00000-of-00001"),
-    ("google", "vocab.txt"),
-    ("google", "head.keras"),
-    ("huggingface", "config.json"),
-    ("huggingface", "model.safetensors"),
-    ("huggingface", "vocab.txt"),
-    ("huggingface", "checksums.json"),
-    ("huggingface", "head.keras"),
+    *[(kind, file) for kind in SAVE for file in [*MAIN_FILES[kind], "vocab.txt"]],
+    ("google+head.keras", "head.keras"),
+    ("huggingface+head.keras", "head.keras"),
+    *[(kind, "checksums.json") for kind in SAVE],
 ]
+CONFIGS = ("bert_config.json", "config.json")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "corrupted"])
+@pytest.mark.parametrize("count", FEW_OR_MANY)
 @pytest.mark.parametrize("kind, file", FILES)
-def test_damage(kind, file, damage, saved, tmp_path_factory):
-    """Errors that name the folder; what loads after all is what was saved."""
+def test_random_damage(kind, file, count, bert, target, saved, tmp_path_factory):
+    """Errors that name the folder; what is read after all is what was saved."""
     content = (saved[kind] / file).read_bytes()
-    expected, tried, refused = loaded(saved[kind]), set(), []
+    expected, tried, refused = read(saved[kind]), set(), set()
 
-    @PROPERTY
-    @given(place=st.integers(0, len(content) - 1), bit=st.integers(0, 7))
-    def check(place, bit):
-        tried.add((place, bit))
+    @damage_property(count)
+    @given(damage=damages(content, ("cut", "flip")))
+    def check(damage):
+        how, changed = damage
+        tried.add(changed)
         folder = tmp_path_factory.mktemp("damaged")
         shutil.copytree(saved[kind], folder, dirs_exist_ok=True)
-        changed = bytearray(content[:place] if damage == "truncated" else content)
-        if damage == "corrupted":
-            changed[place] ^= 1 << bit
         (folder / file).write_bytes(changed)
         try:
-            found = loaded(folder)
+            found = read(folder)
         except (ValueError, OSError) as error:
             assert str(folder) in str(error)
-            refused.append(place)
+            found = None
+            refused.add(changed)
+        # Weights are there whole, or untouched: of what stands beside them they need nothing.
+        loads = load_into(target, folder, weights_of(bert.model))
+        if found is None:
             return
-        # Another letter in a class's name is a name too, and a config may lose its newline.
-        assert found[0] == expected[0] and found[2] == expected[2]
+        # All but the newline after a config, and what a zip file says of no member's content.
+        assert how == "flip" or file == "head.keras" or changed.endswith(b"}")
+        if file not in CONFIGS:
+            assert loads and found == expected
+        elif loads and found["config"] == expected["config"]:
+            # Another letter in a class's name is a name too.
+            assert {**found, "labels": None} == {**expected, "labels": None}
+        else:  # a model of other sizes, whose tensors these are not; or of another dropout
+            try:
+                transformer, classifier, _ = load_pretrained(folder)
+            except (ValueError, OSError) as error:
+                assert str(folder) in str(error)
+            else:
+                assert same(weights_of(transformer.model), weights_of(bert.model))
+                assert [w.tobytes() for w in classifier.get_weights()] == expected["head"]
 
     check()
-    assert len(tried) >= 20
-    if file != "bert_config.json" and file != "config.json":
-        assert len(refused) > WAYS // 2
+    assert len(tried) >= count // 2
+    if file not in CONFIGS:
+        assert len(refused) > count // 3
+
+
+@pytest.mark.parametrize("kind, file", FILES)
+def test_whole_loads(kind, file, saved, tmp_path):
+    """Two of each kind of file: the errors are `load_pretrained`'s, which gives back no model."""
+    content = (saved[kind] / file).read_bytes()
+    for number, changed in enumerate((
+        damaged(content, "cut", len(content) // 2),
+        damaged(content, "zero", len(content) // 2),
+    )):  # fmt: skip
+        folder = shutil.copytree(saved[kind], tmp_path / str(number))
+        (folder / file).write_bytes(changed)
+        with pytest.raises((ValueError, OSError)) as caught:
+            load_pretrained(folder)
+        assert str(folder) in str(caught.value)
+
+
+def test_one_flipped_bit_in_a_tensor(saved, target, bert, tmp_path):
+    folder = shutil.copytree(saved["huggingface"], tmp_path / "a")
+    path = folder / "model.safetensors"
+    name = "bert.encoder.layer.0.output.dense.weight"
+    content, tensors = path.read_bytes(), load_file(path)
+    path.write_bytes(damaged(content, "flip", content.index(tensors[name].tobytes()) + 5))
+    assert not load_into(target, folder, weights_of(bert.model))
+    with pytest.raises(ValueError, match=r"model\.safetensors' does not match its checksum"):
+        load_bert(folder)
+    # Others' files have no checksums, and load.
+    (folder / "checksums.json").unlink()
+    save_file(tensors, path)
+    assert load_into(target, folder, weights_of(bert.model))
 
 
 # Files that are whole, but do not belong together.
 
 
+@pytest.mark.parametrize("count", FEW_OR_MANY)
 @pytest.mark.parametrize("kind", SAVE)
-def test_mismatched_vocabularies(kind, saved, tmp_path_factory):
+def test_mismatched_vocabularies(kind, count, saved, tmp_path_factory):
     """A checksum finds any other vocabulary; without one, what cannot be this model's is found."""
+    config = find_checkpoint(saved[kind]).config
 
-    @PROPERTY
+    @damage_property(count)
     @given(
         case=st.one_of(
             st.tuples(st.just("more"), st.integers(1, 40)),
@@ -137,7 +196,6 @@ def test_mismatched_vocabularies(kind, saved, tmp_path_factory):
     )
     def check(case, checksum):
         folder = tmp_path_factory.mktemp("mismatched")
-        shutil.copytree(saved[kind], folder, dirs_exist_ok=True)
         tokens = list(VOCAB)
         if case[0] == "more":
             tokens += [f"new{n}" for n in range(case[1])]
@@ -146,13 +204,13 @@ def test_mismatched_vocabularies(kind, saved, tmp_path_factory):
         else:
             tokens.insert(case[1], tokens.pop(0))
         (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
-        if not checksum:
-            (folder / "checksums.json").unlink()
+        if checksum:
+            shutil.copy(saved[kind] / "checksums.json", folder)
         if tokens == VOCAB:
-            load_pretrained(folder)
+            assert check_vocab(folder / "vocab.txt", config) == len(VOCAB)
             return
         with pytest.raises(ValueError, match=r"vocab\.txt"):
-            load_pretrained(folder)
+            check_vocab(folder / "vocab.txt", config)
 
     check()
 
@@ -173,36 +231,119 @@ def test_a_vocabulary_that_was_changed_on_purpose(saved, tmp_path):
         load_pretrained(folder)
 
 
-def test_mismatched_tensors_of_google_checkpoints(saved, tmp_path):
-    folder = shutil.copytree(saved["google"], tmp_path / "a")
-    (folder / "checksums.json").unlink()
-    prefix = str(folder / "bert_model.ckpt")
-    reader = tf.train.load_checkpoint(prefix)
-    tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    del reader
-    cases = []
-    for name in sorted(tensors)[:: len(tensors) // 6]:
-        value = tensors[name]
-        cases += [
-            {k: v for k, v in tensors.items() if k != name},
-            {**tensors, name: np.concatenate([value, value])},
-            {**tensors, name: np.zeros((), "float32")},
-            {**tensors, name: value.astype("int32")},
-            {**tensors, name: value[:0]},
-            {**tensors, name: np.full_like(value, np.nan)},
-        ]
-    adapter = "bert/encoder/layer_0/adapter/kernel"
-    cases += [{**tensors, adapter: np.ones((2, 2), "float32")}, {"a": np.zeros(1, "float32")}]
-    assert len(cases) > 30
-    for case in cases:
-        tf.raw_ops.SaveV2(
-            prefix=prefix,
-            tensor_names=list(case),
-            shape_and_slices=[""] * len(case),
-            tensors=[tf.constant(value) for value in case.values()],
-        )
-        with pytest.raises(ValueError, match=str(folder)):
+CHANGED_CONFIGS = [
+    *[{"num_hidden_layers": n} for n in (0, 2, 3, 12, -2, 1.0, "1", None, True)],
+    *[{"vocab_size": n} for n in (0, 39, 41, "40", None)],
+    *[{"hidden_size": n} for n in (8, 17, 32, None)],
+    *[{"intermediate_size": n} for n in (16, 25)],
+    *[{"num_attention_heads": n} for n in (3, 32)],
+    *[{"max_position_embeddings": n} for n in (11, 13)],
+    {"type_vocab_size": 3},
+    {"model_type": "gpt2"},
+    {"hidden_act": "no"},
+    {"id2label": ["a"]},
+    {"id2label": {"0": "a"}},
+    {"id2label": {"1": "a", "2": "b", "3": "c"}},
+    {"id2label": {"0": "a", "1": "b", "2": 3}},
+    {"classifier_activation": "relu"},
+    {"classifier_dropout": 2},
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*the rest is not used")  # of a vocabulary
+@pytest.mark.parametrize("step", [
+    pytest.param(5, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)
+])  # fmt: skip
+@pytest.mark.parametrize("kind", SAVE)
+def test_configs_that_do_not_fit(kind, step, saved, tmp_path):
+    folder = unlisted(saved[kind], tmp_path / "a")
+    path = folder / MAIN_FILES[kind][0]
+    config = read_json(path)
+    others = []
+    for change in CHANGED_CONFIGS:
+        path.write_text(json.dumps({**config, **change}))
+        try:
+            load_head(find_checkpoint(folder))
+        except (ValueError, OSError) as error:
+            assert str(folder) in str(error)
+        else:
+            others.append(change)
+    # What is left describes a model of other sizes; the shapes of its weights tell.
+    assert len(others) < 15 and all(isinstance(n, int) for c in others for n in c.values())
+    for change in others[::step]:
+        path.write_text(json.dumps({**config, **change}))
+        with pytest.raises(ValueError) as caught:
             load_pretrained(folder)
+        assert str(folder) in str(caught.value)
+
+
+def changed_tensors(tensors):
+    """Ways in which a file's tensors can be wrong: a name, and all tensors."""
+    some = sorted(tensors)[:: len(tensors) // 6]
+    for name in some:
+        value = tensors[name]
+        yield f"no {name}", {k: v for k, v in tensors.items() if k != name}
+        yield f"longer {name}", {**tensors, name: np.concatenate([value, value])}
+        yield f"scalar {name}", {**tensors, name: np.zeros((), "float32")}
+        yield f"integer {name}", {**tensors, name: value.astype("int32")}
+        yield f"empty {name}", {**tensors, name: value[:0]}
+        yield f"NaN {name}", {**tensors, name: np.full_like(value, np.nan)}
+    # Both kinds' names of a layer and of an adapter; in a file of the other kind, both are wrong.
+    deeper = {
+        k.replace("layer.0.", "layer.1.").replace("layer_0/", "layer_1/"): v
+        for k, v in tensors.items()
+    }
+    yield "a second layer", {**tensors, **deeper}
+    for name in ("bert.encoder.layer.0.adapter.weight", "bert/encoder/layer_0/adapter/kernel"):
+        yield f"more {name}", {**tensors, name: np.ones((2, 2), "float32")}
+    yield "nothing", {"a": np.zeros(1, "float32")}
+
+
+def write_tensors(folder, kind, tensors):
+    if kind == "huggingface":
+        save_file(tensors, folder / "model.safetensors")
+        return
+    tf.raw_ops.SaveV2(
+        prefix=str(folder / "bert_model.ckpt"),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=[tf.constant(value) for value in tensors.values()],
+    )
+
+
+def read_tensors(folder, kind):
+    if kind == "huggingface":
+        return load_file(folder / "model.safetensors")
+    reader = tf.train.load_checkpoint(str(folder / "bert_model.ckpt"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+@pytest.mark.parametrize("kind", SAVE)
+def test_tensors_that_do_not_fit(kind, saved, bert, target, tmp_path):
+    folder = unlisted(saved[kind], tmp_path / "a")
+    cases = dict(changed_tensors(read_tensors(folder, kind)))
+    assert len(cases) > 30
+    foreign = {"huggingface": "/", "google": "."}[kind]
+    for name, case in cases.items():
+        write_tensors(folder, kind, case)
+        tensor = name.split()[-1]
+        if tensor.startswith(("classifier", "output_", "bert.pooler", "bert/pooler")):
+            if name.startswith("integer"):
+                continue  # whole numbers are numbers, too
+            with pytest.raises(ValueError) as caught:  # not read by `load_weights`
+                load_head(find_checkpoint(folder))
+            assert str(folder) in str(caught.value), name
+        elif name.startswith("more") and foreign in tensor:
+            continue  # no tensor of the encoder in a file of this kind
+        else:
+            assert not load_into(target, folder, weights_of(bert.model)), name
+    # The last case, which is one of `load_pretrained`'s too.
+    with pytest.raises(ValueError) as caught:
+        load_pretrained(folder)
+    assert str(folder) in str(caught.value)
+
+
+# Heads.
 
 
 def several(*ends):
@@ -217,11 +358,23 @@ def image_head():
     return keras.Sequential([keras.Input((4, 4, 16)), keras.layers.Dense(3)])
 
 
+def members_of(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_members(path, members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            if content is not None:
+                archive.writestr(name, content)
+
+
 def test_mismatched_heads(saved, tmp_path):
     """Heads of other models, and members of the file that do not belong together."""
-    folder = shutil.copytree(saved["huggingface"], tmp_path / "a")
-    (folder / "checksums.json").unlink()
+    folder = unlisted(saved["huggingface+head.keras"], tmp_path / "a")
     path = folder / "head.keras"
+    members = members_of(path)
     heads = [classification_head(size, 3) for size in (1, 8, 15, 17, 32)]
     heads += [classification_head(16, n) for n in (1, 2, 4, 119)]
     heads += [several(2, 1), several(1, 2), several(2, 2), image_head()]
@@ -230,33 +383,64 @@ def test_mismatched_heads(saved, tmp_path):
         with pytest.raises(ValueError, match=str(folder)):
             load_pretrained(folder)
 
-    with zipfile.ZipFile(saved["huggingface"] / "head.keras") as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
     heads[3].save(tmp_path / "other.keras")
-    with zipfile.ZipFile(tmp_path / "other.keras") as archive:
-        others = {name: archive.read(name) for name in archive.namelist()}
+    others = members_of(tmp_path / "other.keras")
     changes = [{name: content} for name in ("config.json", "model.weights.h5")
                for content in (None, b"", b"{}", b"[]", others[name])]  # fmt: skip
     for change in changes:
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, content in {**members, **change}.items():
-                if content is not None:
-                    archive.writestr(name, content)
+        write_members(path, {**members, **change})
         with pytest.raises(ValueError, match=str(folder)):
             load_pretrained(folder)
     assert len(heads) + len(changes) >= 20
 
 
+EVIL = {
+    "a function of Python": {"module": "builtins", "class_name": "function", "config": "exec"},
+    "a function of a module": {"module": "os", "class_name": "function", "config": "system"},
+    "a class of a module": {"module": "subprocess", "class_name": "Popen", "config": {}},
+    "a module of Keras": {"module": "keras.utils", "class_name": "get_file", "config": {}},
+    "a Lambda": {"module": "keras.layers", "class_name": "Lambda", "config": {"name": "x"}},
+    "a lambda": {"class_name": "__lambda__", "config": {"value": ""}},
+}
+
+
+@pytest.mark.parametrize("case", EVIL)
+def test_no_code_of_a_head_is_run(case, saved, tmp_path):
+    folder = unlisted(saved["huggingface+head.keras"], tmp_path / "a")
+    members = members_of(folder / "head.keras")
+    config = json.loads(members["config.json"])
+    config["config"]["layers"][1] = {**config["config"]["layers"][1], **EVIL[case]}
+    config["config"]["layers"][1].pop("registered_name", None)
+    members["config.json"] = json.dumps(config)
+    write_members(folder / "head.keras", members)
+    with pytest.raises(ValueError, match=r"head\.keras.*asks for"):
+        load_pretrained(folder)
+
+
 def test_files_of_other_kinds(saved, tmp_path):
     """Each file in the place of each other one."""
-    files = sorted(path.name for path in saved["huggingface"].iterdir())
+    source_folder = saved["huggingface+head.keras"]
+    files = sorted(path.name for path in source_folder.iterdir())
     assert len(files) == 6
     for target in files:
         for source in files:
             if source == target:
                 continue
             folder = tmp_path / f"{source}-as-{target}"
-            shutil.copytree(saved["huggingface"], folder)
+            shutil.copytree(source_folder, folder)
             shutil.copy(folder / source, folder / target)
             with pytest.raises((ValueError, OSError), match=str(Path(folder).name)):
                 load_pretrained(folder)
+
+
+def test_weights_of_a_whole_model_are_left_alone(saved, tmp_path):
+    """A model in use keeps its weights and its outputs when a load into it fails."""
+    model = make_bert(1, seed=2)
+    batch = bert_helpers.make_batch(9, 4)[:2]
+    before = bert_helpers.run(model.model, batch)
+    folder = shutil.copytree(saved["google"], tmp_path / "a")
+    path = folder / "bert_model.ckpt.data-00000-of-00001"
+    path.write_bytes(damaged(path.read_bytes(), "flip", 300))
+    with pytest.raises(ValueError, match="corrupt"):
+        load_weights(model, folder)
+    np.testing.assert_array_equal(bert_helpers.run(model.model, batch), before)

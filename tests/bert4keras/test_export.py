@@ -1,760 +1,378 @@
-"""Weights out: what we save, others load, and so do we; damage and failures change nothing."""
+"""LiteRT and ONNX files: they do what Keras does, whole or not at all."""
 
-import json
+import importlib.util
 import os
-import resource
-import shutil
 import subprocess
 import sys
 import textwrap
-import warnings
-import zipfile
 from pathlib import Path
 
-import bert_of_theseus.bert4keras  # noqa: F401  must come before bert4keras
-
-# isort: split
 import numpy as np
+import onnx
 import pytest
-import tensorflow as tf
-import torch
-import transformers
-from bert4keras.backend import K, keras
-from bert4keras.models import build_transformer_model
-from bert4keras.tokenizers import Tokenizer
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
+from bert4keras.backend import keras
+from bert_helpers import make_batch, make_bert, run, scatter, whole
+from damage import FEW_OR_MANY, damage_property, damages, full_disk, interrupted_move
+from hypothesis import given
 
-from bert_of_theseus.checkpoints import (
-    find_checkpoint,
-    load_bert,
-    load_pretrained,
-    load_weights,
-    save_checkpoint,
-    save_pretrained,
-)
+from bert_of_theseus.checkpoints import bert4keras_models, save_pretrained
+from bert_of_theseus.deploy import export_litert, export_onnx, open_runtime
 from bert_of_theseus.heads import classification_head, pooler_classification_head, tagging_head
 
-TINY = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 12,
-    "type_vocab_size": 2,
+ROOT = Path(__file__).parents[2]
+LENGTH = {"max_position_embeddings": 20}
+# How far from Keras' outputs, which are of the order of 1, a form may be on a tiny model.
+FORMS = {
+    "model.onnx": (export_onnx, None, 1e-5),
+    "model.int8.onnx": (export_onnx, "int8", 0.15),
+    "model.tflite": (export_litert, None, 1e-5),
+    "model.float16.tflite": (export_litert, "float16", 5e-3),
+    "model.int8.tflite": (export_litert, "int8", 0.15),
 }
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "天", *map(str, range(34))]
-LABELS = ["bad", "so-so", "好"]
-SAVE = {"google": save_checkpoint, "huggingface": save_pretrained}
-MAIN_FILES = {
-    "google": ["bert_config.json", "bert_model.ckpt.data-00000-of-00001", "bert_model.ckpt.index"],
-    "huggingface": ["config.json", "model.safetensors"],
-}
+EXACT = [name for name, (_, quantize, _) in FORMS.items() if quantize is None]
+SHAPES = ((1,), (20,), (7, 3), (9, 4, 1, 9, 2))  # lengths of the texts of a batch
 
 
-def scatter(model, seed=0):
-    """Gives a model weights of which none is like another."""
-    rng = np.random.default_rng(seed)
-    model.set_weights([w + rng.normal(0, 0.2, w.shape) for w in model.get_weights()])
-    return model
+def in_litert(name, fast):
+    """Both exact forms; LiteRT's, which takes seconds to make, in the slow tier unless `fast`."""
+    marks = () if fast else pytest.mark.slow
+    return [(name, "model.onnx"), pytest.param(name, "model.tflite", marks=marks)]
 
 
-def make_bert(**options):
-    options = {**TINY, "hidden_act": "gelu", **options}
-    transformer = build_transformer_model(return_keras_model=False, **options)
-    scatter(transformer.model)
-    return transformer
+def texts(*lengths):
+    return make_batch(*lengths, first_segment=5)[:2]
 
 
-def batch():
-    rng = np.random.default_rng(7)
-    mask = np.arange(10) < np.array([[10], [6], [1]])
-    token_ids = rng.integers(1, 40, mask.shape) * mask
-    return token_ids, mask * (np.arange(10) > 4), mask
-
-
-def predict(transformer, classifier=None):
-    outputs = transformer.model([tf.constant(ids, tf.int32) for ids in batch()[:2]])
-    return np.array(outputs if classifier is None else classifier(outputs))
-
-
-def torch_load(auto, directory):
-    """A model of `transformers`, which found every weight that it has, and no other."""
-    model, info = auto.from_pretrained(directory, output_loading_info=True)
-    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    return model.eval()
-
-
-def torch_outputs(model):
-    token_ids, segment_ids, mask = (torch.tensor(a.astype("int64")) for a in batch())
-    with torch.no_grad():
-        return model(token_ids, token_type_ids=segment_ids, attention_mask=mask)
-
-
-def quietly(save, *args, **kwargs):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        save(*args, **kwargs)
-
-
-def contents(directory):
-    files = [path for path in Path(directory).rglob("*") if path.is_file()]
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+def check(folder, transformer, classifier, name):
+    """Exports, and compares on batches of several shapes and paddings."""
+    model = whole(transformer, classifier)
+    if classifier is not None:
+        scatter(classifier, seed=1)
+    export, quantize, tolerance = FORMS[name]
+    export(folder / name, transformer, classifier, quantize=quantize)
+    runtime = open_runtime(folder / name)
+    for lengths in SHAPES:
+        batch = texts(*lengths)
+        found = runtime(*batch)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, run(model, batch), atol=tolerance, rtol=0)
+    assert runtime.max_length in (20, None)
 
 
 @pytest.fixture(scope="module")
 def bert():
-    return make_bert(prefix="Successor-")
+    return make_bert(prefix="Successor-", **LENGTH)
 
 
 @pytest.fixture(scope="module")
-def saved(bert, tmp_path_factory):
-    """A folder of each kind, with a head of BERT's own."""
+def exported(bert, tmp_path_factory):
+    """A folder as `save_pretrained` writes it, with every exported form, and the Keras model."""
+    folder = tmp_path_factory.mktemp("successor")
     classifier = scatter(pooler_classification_head(16, 3))
-    folders = {}
-    for kind, save in SAVE.items():
-        folders[kind] = tmp_path_factory.mktemp(kind)
-        save(folders[kind], bert, classifier, vocab=VOCAB, labels=LABELS)
-    return folders
+    save_pretrained(folder, bert, classifier)
+    for name, (export, quantize, _) in FORMS.items():
+        export(folder / name, bert, classifier, quantize=quantize)
+    return folder, whole(bert, classifier), classifier
 
 
-def pooled_dense():
-    inputs = keras.Input((16,))
-    x = keras.layers.Dropout(0.25)(inputs)
-    return keras.Model(inputs, keras.layers.Dense(3, activation="sigmoid")(x))
+# The same outputs.
 
 
-def raw_head():
-    # As in the original script: a Lambda, and bert4keras' way to the first token.
+@pytest.mark.parametrize("name", FORMS)
+def test_forms(name, exported):
+    folder, model, _ = exported
+    runtime = open_runtime(folder / name)
+    assert runtime.kind == ("onnx" if name.endswith("onnx") else "litert")
+    assert runtime.max_length == 20 and runtime.vocab_size == 40
+    for lengths in SHAPES:
+        batch = texts(*lengths)
+        found = runtime(*batch)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, run(model, batch), atol=FORMS[name][2], rtol=0)
+    # Segments are zeros by default, and padding changes nothing.
+    token_ids, _ = texts(7, 3)
+    expected = runtime(token_ids, np.zeros_like(token_ids))
+    np.testing.assert_array_equal(runtime(token_ids), expected)
+    if FORMS[name][1] != "int8":  # where activations are rounded by the range of the batch
+        alone = runtime(token_ids[1:, :3])
+        np.testing.assert_allclose(alone, expected[1:], atol=1e-5)
+    assert np.isfinite(runtime(np.zeros((1, 4), int))).all()
+
+
+def test_keras_behind_the_same_interface(exported):
+    folder, model, _ = exported
+    runtime = open_runtime(folder)
+    assert runtime.kind == "keras" and runtime.max_length == 20
+    batch = texts(9, 4)
+    np.testing.assert_allclose(runtime(*batch), run(model, batch), atol=1e-6)
+    with pytest.raises(ValueError, match="comes too late for Keras"):
+        open_runtime(folder, num_threads=1)
+
+
+def mean_head():
     inputs = keras.Input((None, 16))
-    x = keras.layers.Lambda(lambda x: x[:, 0])(inputs)
+    x = keras.layers.GlobalAveragePooling1D()(inputs)
     return keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
 
 
-def recurrent_head():
-    # One-sided, as on a padded text `transformers` sees no mask here.
-    return keras.Sequential(
-        [keras.layers.Input((None, 16)), keras.layers.GRU(4), keras.layers.Dense(3)]
-    )
-
-
 HEADS = {
-    # name: (how it is made, with_pool, the class of `transformers`, what makes of its logits ours)
-    "pooler": (lambda: pooler_classification_head(16, 3), False, "SequenceClassification"),
-    "pooled": (pooled_dense, True, "SequenceClassification"),
-    "tagger": (lambda: tagging_head(16, 3), False, "TokenClassification"),
-    "bare layer": (lambda: keras.layers.Dense(3), False, "TokenClassification"),
-    "first token": (lambda: classification_head(16, 3), False, None),
-    "lambda": (raw_head, False, None),
-    "recurrent": (recurrent_head, False, None),
+    # name: (head, whether the encoder has a pooler)
+    "first token": (lambda: classification_head(16, 3), False),
+    "logits": (lambda: pooler_classification_head(16, 3, activation="linear"), False),
+    "many labels": (lambda: classification_head(16, 3, activation="sigmoid"), False),
+    "tagger": (lambda: tagging_head(16, 3), False),
+    "none": (lambda: None, False),
+    "pooled": (lambda: None, True),
+    "mean, traced": (mean_head, False),
 }
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_heads_in_other_programs_and_back(name, bert, tmp_path):
-    make, with_pool, kind = HEADS[name]
-    bert = make_bert(with_pool=True) if with_pool else bert
-    classifier = make()
-    classifier(bert.output)
-    scatter(classifier)
-    expected = predict(bert, classifier)
-    for save in SAVE.values():
-        folder = tmp_path / save.__name__
-        options = {"vocab": VOCAB, "labels": LABELS}
-        if kind is None:
-            with pytest.warns(UserWarning, match="none of BERT's own.*head.keras"):
-                save(folder, bert, classifier, **options)
-        else:
-            save(folder, bert, classifier, **options)
-        again, head, labels = load_pretrained(folder, prefix="Again-")
-        assert labels == LABELS and again.prefix == "Again-"
-        np.testing.assert_array_equal(predict(again, head), expected)
-
-    folder = tmp_path / "save_pretrained"
-    if kind is None:
-        model = torch_load(transformers.AutoModel, folder)
-        hidden = torch_outputs(model).last_hidden_state
-        np.testing.assert_allclose(hidden, predict(bert), atol=1e-4, rtol=0)
-    else:
-        model = torch_load(getattr(transformers, f"AutoModelFor{kind}"), folder)
-        logits = torch_outputs(model).logits.numpy()
-        # Ours without the activation, to compare logits.
-        again, head, _ = load_pretrained(folder)
-        head.layers[-1].activation = keras.activations.linear
-        np.testing.assert_allclose(logits, predict(again, head), atol=1e-4, rtol=0)
-    assert list(model.config.id2label.values()) == LABELS
-    assert model.config.label2id["好"] == 2 and model.config.num_hidden_layers == 2
+@pytest.fixture(scope="module")
+def encoders():
+    return {with_pool: make_bert(1, with_pool=with_pool, **LENGTH) for with_pool in (False, True)}
 
 
-def test_without_a_head(bert, tmp_path):
-    with pytest.warns(UserWarning, match="an identity is written"):
-        save_pretrained(tmp_path / "a", bert)
-    found = torch_outputs(torch_load(transformers.AutoModel, tmp_path / "a"))
-    np.testing.assert_allclose(found[0], predict(bert), atol=1e-4, rtol=0)
-    np.testing.assert_allclose(found[1], np.tanh(predict(bert)[:, 0]), atol=1e-4, rtol=0)
-    transformer, classifier, labels = load_pretrained(tmp_path / "a")
-    assert classifier is None and labels is None
-    np.testing.assert_array_equal(predict(transformer), predict(bert))
-
-    pooled = make_bert(with_pool=True, hidden_act="gelu_tanh")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        save_pretrained(tmp_path / "b", pooled)
-    found = torch_outputs(torch_load(transformers.AutoModel, tmp_path / "b"))
-    np.testing.assert_allclose(found[1], predict(pooled), atol=1e-4, rtol=0)
+@pytest.mark.parametrize("head, name", [
+    case for head in HEADS for case in in_litert(head, head in ("tagger", "mean, traced"))
+])  # fmt: skip
+def test_heads(head, name, encoders, tmp_path):
+    make, with_pool = HEADS[head]
+    check(tmp_path, encoders[with_pool], make(), name)
 
 
-def test_pretraining_heads(tmp_path):
-    bert = make_bert(with_mlm="linear", with_nsp=True)
-    save_pretrained(tmp_path, bert)
-    model = torch_load(transformers.AutoModelForPreTraining, tmp_path)
-    inputs = [tf.constant(ids, tf.int32) for ids in batch()[:2]]
-    nsp, mlm = map(np.array, bert.model(inputs))
-    found = torch_outputs(model)
-    np.testing.assert_allclose(found.prediction_logits, mlm, atol=1e-4, rtol=0)
-    proba = torch.softmax(found.seq_relationship_logits, -1)
-    np.testing.assert_allclose(proba, nsp, atol=1e-4, rtol=0)
+@pytest.mark.parametrize("activation, name", [
+    case
+    for activation in ("gelu_tanh", "relu", "swish", "tanh", "linear")
+    for case in in_litert(activation, activation == "gelu_tanh")
+])  # fmt: skip
+def test_activations(activation, name, tmp_path):
+    bert4keras_models()  # registers gelu_tanh
+    transformer = make_bert(1, hidden_act=activation, **LENGTH)
+    check(tmp_path, transformer, classification_head(16, 3), name)
 
 
-def test_plain_bert4keras_loads_the_google_checkpoint(bert, saved):
-    folder = saved["google"]
-    plain = build_transformer_model(
-        str(folder / "bert_config.json"),
-        str(folder / "bert_model.ckpt"),
-        return_keras_model=False,
-    )
-    assert plain.num_hidden_layers == 2
-    np.testing.assert_array_equal(predict(plain), predict(bert))
-    # Google's own names and shapes of a classifier's variables.
-    reader = tf.train.load_checkpoint(str(folder / "bert_model.ckpt"))
-    shapes = reader.get_variable_to_shape_map()
-    assert shapes["output_weights"] == [3, 16] and shapes["output_bias"] == [3]
-    assert shapes["bert/encoder/layer_1/intermediate/dense/kernel"] == [16, 24]
-    assert not any("layer_2" in name or "Successor" in name for name in shapes)
+def test_another_family(tmp_path):
+    transformer = make_bert(1, model="nezha", **LENGTH)
+    check(tmp_path, transformer, classification_head(16, 3), "model.tflite")
 
 
-def test_a_google_checkpoint_tensor_by_tensor(bert, saved):
-    """`transformers` has no reader of TensorFlow's checkpoints any more: its names, by hand."""
-    reader = tf.train.load_checkpoint(str(saved["google"] / "bert_model.ckpt"))
-    config = transformers.BertConfig.from_json_file(saved["google"] / "bert_config.json")
-    model = transformers.BertForSequenceClassification(config).eval()
-    names = {"output_weights": "classifier.weight", "output_bias": "classifier.bias"}
-    state = {}
-    for name in reader.get_variable_to_shape_map():
-        value = reader.get_tensor(name)
-        new = names.get(name, name.replace("layer_", "layer.").replace("/", "."))
-        for old, part in (("kernel", "weight"), ("gamma", "weight"), ("beta", "bias")):
-            if new.endswith("." + old):
-                new = new.removesuffix(old) + part
-        new += ".weight" if new.endswith("_embeddings") else ""
-        state[new] = torch.tensor(value.T if name.endswith("kernel") else value)
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not unexpected and all("position_ids" in name for name in missing)
-    expected = torch_outputs(
-        torch_load(transformers.AutoModelForSequenceClassification, saved["huggingface"])
-    )
-    torch.testing.assert_close(torch_outputs(model).logits, expected.logits, atol=1e-6, rtol=0)
+def test_what_the_head_does_not_ask_for_is_not_computed(bert, exported, tmp_path):
+    """Where the head looks at `[CLS]`, one query stands in the last layer, for all of its keys."""
+
+    def operations(path):
+        return [node.op_type for node in onnx.load(path).graph.node]
+
+    export_onnx(tmp_path / "a.onnx", bert, tagging_head(16, 3))
+    assert operations(tmp_path / "a.onnx").count("Attention") == 2
+    found = operations(exported[0] / "model.onnx")
+    assert found.count("Attention") == found.count("MultiHeadAttention") == 1
 
 
-def test_epsilon_other_than_bert4keras_own_is_said(saved, tmp_path):
-    bert = load_bert(saved["google"])
-    for layer in bert.layers.values():
-        if hasattr(layer, "epsilon"):
-            layer.epsilon = 1e-5
-    with pytest.warns(UserWarning, match="epsilon is 1e-05"):
-        save_checkpoint(tmp_path, bert)
-    np.testing.assert_array_equal(predict(load_bert(tmp_path)), predict(bert))
+@pytest.mark.parametrize("suffix, most", [
+    ("onnx", {"int8.": 0.35}),
+    pytest.param("tflite", {"int8.": 0.35, "float16.": 0.6}, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_quantized_files_are_smaller(suffix, most, tmp_path):
+    transformer = make_bert(1, hidden_size=64, intermediate_size=256, vocab_size=2000, **LENGTH)
+    head = pooler_classification_head(64, 2)
+
+    def size(infix):
+        name = f"model.{infix}{suffix}"
+        export, quantize, _ = FORMS[name]
+        export(tmp_path / name, transformer, head, quantize=quantize)
+        return (tmp_path / name).stat().st_size
+
+    whole = size("")
+    for infix, share in most.items():
+        assert size(infix) < share * whole
 
 
-# Round trips.
+def test_others_read_the_files(exported):
+    """The checksum at the end is an entry of ONNX' metadata, and after the end of a .tflite."""
+    import onnxruntime
+    import tensorflow as tf
+
+    folder, model, _ = exported
+    metadata = onnx.load(folder / "model.onnx").metadata_props
+    assert [entry.key for entry in metadata] == ["bert_of_theseus"]
+    batch = dict(zip(("token_ids", "segment_ids"), (ids.astype("int32") for ids in texts(9, 4))))
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    expected = run(model, batch.values())
+    np.testing.assert_allclose(session.run(["output"], batch)[0], expected, atol=1e-5)
+    interpreter = tf.lite.Interpreter(model_path=str(folder / "model.tflite"))
+    found = interpreter.get_signature_runner()(**batch)["output"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["SequenceClassification", "TokenClassification", None])
-def test_round_trip_of_a_hugging_face_directory(kind, tmp_path):
-    torch.manual_seed(0)
-    names = dict(enumerate(LABELS)) if kind == "TokenClassification" else None
-    config = transformers.BertConfig(**TINY, num_labels=3, id2label=names, classifier_dropout=0.2)
-    auto = getattr(transformers, f"AutoModelFor{kind}" if kind else "AutoModel")
-    theirs = auto.from_config(config).eval()
-    theirs.save_pretrained(tmp_path / "a")
-    options = {} if kind else {"with_pool": True}  # a BertModel's pooler is its own
-    transformer, classifier, labels = load_pretrained(tmp_path / "a", **options)
-    assert labels == (names and LABELS) and (classifier is None) == (kind is None)
-    save_pretrained(tmp_path / "b", transformer, classifier, labels=labels)
-    # And by way of the other kind.
-    save_checkpoint(tmp_path / "c", transformer, classifier, labels=labels)
-    again, classifier, labels = load_pretrained(tmp_path / "c", **options)
-    save_pretrained(tmp_path / "d", again, classifier, labels=labels)
-    source = load_file(tmp_path / "a/model.safetensors")
-    for folder in ("b", "d"):
-        found = load_file(tmp_path / folder / "model.safetensors")
-        assert found.keys() == source.keys()
-        for name, value in source.items():
-            assert found[name].tobytes() == value.tobytes() and found[name].shape == value.shape
-    model = torch_load(auto, tmp_path / "d")
-    torch.testing.assert_close(torch_outputs(model), torch_outputs(theirs), atol=0, rtol=0)
-    if kind:
-        assert type(model) is type(theirs) and model.config.id2label == theirs.config.id2label
-        assert model.config.classifier_dropout == 0.2
+FRESH = """
+    import sys
+    import numpy as np
+    from bert_of_theseus import open_runtime
+
+    folder, *kerases = sys.argv[1:]
+    for name, forbidden in (
+        ("model.int8.onnx", ["bert4keras", "torch", "keras", "tf_keras", "tensorflow"]),
+        ("model.int8.tflite", ["bert4keras", "torch", *kerases]),
+        ("", []),  # the checkpoint itself
+    ):
+        runtime = open_runtime(f"{folder}/{name}", num_threads=1 if name else None)
+        assert runtime(np.array([[2, 5, 7, 0]])).shape == (1, 3)
+        found = set(forbidden) & set(sys.modules)
+        assert not found, (name, found)
+"""
 
 
-def test_round_trip_of_a_google_checkpoint(saved, tmp_path):
-    transformer, classifier, labels = load_pretrained(saved["google"])
-    save_checkpoint(tmp_path / "b", transformer, classifier, labels=labels)
-    save_pretrained(tmp_path / "c", transformer, classifier, labels=labels)
-    save_checkpoint(tmp_path / "d", *load_pretrained(tmp_path / "c")[:2])
-    first, *others = (
-        tf.train.load_checkpoint(str(folder / "bert_model.ckpt"))
-        for folder in (saved["google"], tmp_path / "b", tmp_path / "d")
-    )
-    names = first.get_variable_to_shape_map()
-    for other in others:
-        assert other.get_variable_to_shape_map() == names
-        for name in names:
-            assert other.get_tensor(name).tobytes() == first.get_tensor(name).tobytes()
-
-
-def test_what_the_model_does_not_hold_is_named(tmp_path):
-    quietly(save_pretrained, tmp_path / "a", make_bert(with_mlm="linear", with_nsp=True))
-    transformer = load_bert(tmp_path / "a", num_hidden_layers=1)
-    with pytest.warns(UserWarning) as caught:
-        save_checkpoint(tmp_path / "b", transformer)
-    text = str(caught[0].message)
-    for name in ("bert/pooler/dense/kernel", "cls/predictions/output_bias", "not written"):
-        assert name in text
-    assert "layer_1" not in text  # deeper layers are left out on purpose
-    # A pooler that the head brings is not missing.
-    with pytest.warns(UserWarning) as caught:
-        save_pretrained(tmp_path / "c", transformer, pooler_classification_head(16, 2))
-    assert "pooler" not in str(caught[0].message)
-
-
-def test_files_that_others_may_read(saved):
-    """All that is written has the rights that any new file has."""
-    for folder in saved.values():
-        (folder / "any").touch()
-        rights = {path.stat().st_mode for path in folder.iterdir()}
-        (folder / "any").unlink()
-        assert len(rights) == 1
-
-
-def test_vocabularies(bert, tmp_path):
-    words = dict(zip(VOCAB, range(40)))
-    quietly(save_pretrained, tmp_path, bert, vocab=Tokenizer(words, do_lower_case=False))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert tokenizer("天 7").input_ids == [2, 5, VOCAB.index("7"), 3]
-    assert tokenizer.do_lower_case is False
-    for vocab in (tmp_path / "vocab.txt", words, VOCAB):
-        quietly(save_pretrained, tmp_path / "b", bert, vocab=vocab)
-        assert (tmp_path / "b/vocab.txt").read_bytes() == (tmp_path / "vocab.txt").read_bytes()
-        settings = json.loads((tmp_path / "b/tokenizer_config.json").read_text())
-        assert settings["do_lower_case"] is (vocab is words or vocab is VOCAB)
+def test_a_fresh_process_imports_what_it_needs(exported):
+    kerases = ["keras", "tf_keras", "tensorflow"]
+    if not importlib.util.find_spec("ai_edge_litert"):
+        kerases = []  # it is TensorFlow's own LiteRT
+    arguments = [sys.executable, "-c", textwrap.dedent(FRESH), exported[0], *kerases]
+    subprocess.run(list(map(str, arguments)), check=True, cwd=ROOT)
 
 
 # What is refused, with nothing written.
 
 
 REFUSED = {
-    "no transformer": ({"transformer": None}, TypeError, "bert4keras Transformer"),
-    "a Keras model": ({"transformer": keras.Sequential()}, TypeError, "Received: Sequential"),
-    "no classifier": ({"classifier": "head"}, TypeError, "`classifier` must be"),
-    "too few labels": ({"labels": ["a"]}, ValueError, "name the 3 classes.*Received: 1"),
-    "labels twice": ({"labels": ["a", "b", "a"]}, ValueError, "distinct"),
-    "numbers as labels": ({"labels": [1, 2, 3]}, ValueError, "distinct strings"),
-    "too many tokens": ({"vocab": [*VOCAB, "more"]}, ValueError, "41 tokens.*40 rows"),
-    "gaps in the ids": ({"vocab": {"[PAD]": 0, "a": 2}}, ValueError, "ids 0, 1, 2"),
-    "a number as vocab": ({"vocab": 3}, TypeError, "`vocab` must be"),
-    "a missing vocab": ({"vocab": "no/vocab.txt"}, FileNotFoundError, "no/vocab.txt"),
+    "no model": ({"transformer": 3}, TypeError, "bert4keras Transformer or a Keras model"),
+    "not built": ({"transformer": keras.Sequential()}, TypeError, "a Keras model that is built"),
+    "no classifier": ({"classifier": "head"}, TypeError, "`classifier` must be a Keras"),
+    "quantize": ({"quantize": "int4"}, ValueError, "`quantize` must be one of.*Received: 'int4'"),
+    "other inputs": (
+        {"transformer": keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])},
+        ValueError,
+        "must have two inputs",
+    ),
+    "suffix": ({"path": "model.bin"}, ValueError, r"must end with \.(onnx|tflite)"),
+    "too far from Keras": (
+        {"tolerance": 1e-9, "quantize": "int8"},
+        ValueError,
+        "was not written.*outputs differ by",
+    ),
 }
 
 
-@pytest.mark.parametrize("kind", SAVE)
+@pytest.mark.parametrize("suffix", ["onnx", "tflite"])
 @pytest.mark.parametrize("case", REFUSED)
-def test_refused(kind, case, bert, saved, tmp_path):
-    changes, error, text = REFUSED[case]
-    folder = shutil.copytree(saved[kind], tmp_path / "a")
-    classifier = pooler_classification_head(16, 3)
-    arguments = {"transformer": bert, "classifier": classifier, "labels": LABELS, **changes}
-    for target in (folder, tmp_path / "new"):
-        with pytest.raises(error, match=text):
-            SAVE[kind](target, **arguments)
-    assert contents(tmp_path / "a") == contents(saved[kind])
-    assert os.listdir(tmp_path) == ["a"]
+def test_refused(case, suffix, bert, exported, tmp_path):
+    change, error, message = REFUSED[case]
+    arguments = {"path": f"model.{suffix}", "transformer": bert, "classifier": exported[2]}
+    arguments = {**arguments, **change}
+    path = tmp_path / arguments.pop("path")
+    path.write_text("old")
+    export = export_onnx if suffix == "onnx" else export_litert
+    with pytest.raises(error, match=message):
+        export(path, **arguments)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == [path.name]
 
 
-def test_models_that_no_config_can_say(bert, tmp_path):
-    for options, text in [
-        ({"application": "lm"}, "attention mask"),
-        ({"attention_head_size": 4}, "heads of another size"),
-        ({"hierarchical_position": True}, "hierarchical_position"),
-        ({"with_pool": "linear"}, "without tanh"),
-        ({"hidden_act": "leaky_relu"}, "activation leaky_relu"),
-        ({"model": "albert"}, "Received: ALBERT"),
-    ]:
-        with pytest.raises(ValueError, match=text):
-            save_pretrained(tmp_path / "a", make_bert(**options))
-    with pytest.raises(ValueError, match=r"embeddings of hidden_size 16\. Received: 8"):
-        save_pretrained(tmp_path / "a", make_bert(embedding_size=8))
-    broken = make_bert()
-    broken.layers["Embedding-Norm"].set_weights([np.full(16, np.nan)] * 2)
-    with pytest.raises(ValueError, match="NaN or infinity: bert/embeddings/LayerNorm/beta"):
-        save_pretrained(tmp_path / "a", broken)
-
-    class Unregistered(keras.layers.Layer):
-        def call(self, inputs):
-            return 2 * inputs
-
-    with pytest.raises(ValueError, match=r"'Unregistered'.*Register its classes"):
-        save_pretrained(tmp_path / "a", bert, Unregistered())
-    double = keras.layers.Lambda(lambda x: 2 * x)
-    with pytest.raises(ValueError, match="holds a Lambda"):
-        save_pretrained(tmp_path / "a", bert, keras.Sequential([keras.Input((None, 16)), double]))
+@pytest.mark.parametrize("name", EXACT)
+def test_a_model_that_holds_nan(name, tmp_path):
+    transformer = make_bert(1, prefix=f"NaN-{len(name)}-", **LENGTH)
+    transformer.model.set_weights([w * np.nan for w in transformer.model.get_weights()])
+    with pytest.raises(ValueError, match="output is NaN"):
+        FORMS[name][0](tmp_path / name, transformer, pooler_classification_head(16, 3))
     assert not os.listdir(tmp_path)
-
-
-def test_folders_with_another_checkpoint(bert, saved, tmp_path):
-    for kind, other in (("google", "huggingface"), ("huggingface", "google")):
-        folder = shutil.copytree(saved[other], tmp_path / kind)
-        with pytest.raises(FileExistsError, match="another checkpoint"):
-            SAVE[kind](folder, bert)
-        with pytest.raises(FileExistsError, match="overwrite=False"):
-            SAVE[other](folder, bert, overwrite=False)
-        assert contents(folder) == contents(saved[other])
-    (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="it is a file"):
-        save_pretrained(tmp_path / "file", bert)
 
 
 # A failure leaves what was there.
 
 
-@pytest.mark.parametrize("kind", SAVE)
-@pytest.mark.parametrize("limit", [0, 100, 1000, 5000, 15000])
-def test_a_full_disk(kind, limit, bert, saved, tmp_path):
-    folder = shutil.copytree(saved[kind], tmp_path / "a")
-    head = scatter(classification_head(16, 3), seed=1)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for target in (folder, tmp_path / "new"):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))  # no file may grow beyond
-        try:
-            with pytest.raises(OSError):
-                SAVE[kind](target, bert, head, vocab=VOCAB)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert contents(folder) == contents(saved[kind])
-    assert os.listdir(tmp_path) == ["a"]
-    np.testing.assert_array_equal(predict(load_bert(folder)), predict(bert))
+@pytest.mark.parametrize("name", [
+    "model.onnx", "model.int8.onnx", pytest.param("model.tflite", marks=pytest.mark.slow)
+])  # fmt: skip
+def test_a_full_disk(name, bert, exported, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(old := (exported[0] / name).read_bytes())
+    export, quantize, _ = FORMS[name]
+    for limit in (0, 1000, len(old) - 100):
+        with full_disk(limit), pytest.raises(OSError):
+            export(path, bert, exported[2], quantize=quantize)
+        assert path.read_bytes() == old and os.listdir(tmp_path) == [name]
+    export(path, bert, exported[2], quantize=quantize)
+    open_runtime(path)
 
 
-RENAMES_LEFT = []  # until the interruption
-
-
-def interrupt(event, arguments):
-    if event == "os.rename" and RENAMES_LEFT:
-        RENAMES_LEFT[0] -= 1
-        if RENAMES_LEFT[0] < 0:
-            RENAMES_LEFT.clear()
-            raise KeyboardInterrupt
-
-
-sys.addaudithook(interrupt)  # for good, so it does nothing unless told
-
-
-@pytest.mark.parametrize("kind", SAVE)
-def test_an_interruption_between_two_moves(kind, bert, saved, tmp_path):
-    folder = shutil.copytree(saved[kind], tmp_path / "a")
-    head = scatter(tagging_head(16, 3))
-    for number in range(len(contents(folder)) * 2):
-        for vocab in (VOCAB, None):
-            RENAMES_LEFT.append(number)
-            with pytest.raises(KeyboardInterrupt):
-                SAVE[kind](folder, bert, head, vocab=vocab)
-            assert contents(folder) == contents(saved[kind])
-    SAVE[kind](folder, bert, head, vocab=VOCAB)
-    assert load_pretrained(folder)[1].name == "tagger"
-
-
-@pytest.mark.parametrize("kind", SAVE)
-def test_an_old_model_is_replaced_whole(kind, bert, saved, tmp_path):
-    folder = shutil.copytree(saved[kind], tmp_path / "a")
-    (folder / "README.md").write_text("mine")
-    for name in ("tokenizer.json", "model.onnx", "model.int8.tflite"):
-        (folder / name).write_text("stale")
-    if kind == "huggingface":
-        (folder / "model-00001-of-00002.safetensors").write_text("stale")
-    quietly(SAVE[kind], folder, bert, classification_head(16, 2), vocab=VOCAB)
-    assert (folder / "head.keras").is_file()
-    SAVE[kind](folder, bert, scatter(tagging_head(16, 3)), vocab=VOCAB)
-    assert sorted(os.listdir(folder)) == sorted(
-        [*MAIN_FILES[kind], "README.md", "checksums.json", "tokenizer_config.json", "vocab.txt"]
-    )
-    assert load_pretrained(folder)[1].name == "tagger"
-    # Without a vocabulary, the old one stays if it fits.
-    SAVE[kind](folder, bert, scatter(tagging_head(16, 3)))
-    assert (folder / "vocab.txt").read_text(encoding="utf-8").split() == VOCAB
+def test_an_interruption_before_the_file_is_in_place(bert, exported, tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_text("old")
+    with interrupted_move(suffix="model.onnx"):
+        export_onnx(path, bert, exported[2])
+    assert path.read_text() == "old"
 
 
 # Damage.
 
 
-@pytest.fixture(scope="module")
-def target():
-    """A model that failing loads must leave as it is."""
-    return make_bert()
+@pytest.mark.parametrize("count", FEW_OR_MANY)
+@pytest.mark.parametrize("name", FORMS)
+def test_random_damage(name, count, exported, tmp_path_factory):
+    """A cut, a flipped bit, bytes put in or taken out, anywhere: never a model."""
+    content = (exported[0] / name).read_bytes()
+
+    @damage_property(count)
+    @given(damage=damages(content))
+    def check(damage):
+        path = tmp_path_factory.mktemp("damaged") / name
+        path.write_bytes(damage[1])
+        with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+            open_runtime(path)
+
+    check()
 
 
-def load_into(target, folder, tensors):
-    """Loads, or fails as it should: all weights are right, or none is touched."""
-    marked = scatter(target.model, seed=5).get_weights()
-    try:
-        load_weights(target, folder)
-    except (ValueError, OSError) as error:
-        assert str(folder) in str(error)
-        for old, new in zip(marked, target.model.get_weights(), strict=True):
-            assert old.tobytes() == new.tobytes()
-        return False
-    for value, new in zip(tensors, target.model.get_weights(), strict=True):
-        assert value.tobytes() == new.tobytes()
-    return True
+@pytest.mark.parametrize("name", EXACT)
+def test_files_of_another_kind(name, exported, tmp_path):
+    folder = exported[0]
+    other = "model.tflite" if name == "model.onnx" else "model.onnx"
+    contents = {
+        "empty": b"",
+        "text": b"not a model\n",
+        "zeros": bytes(5000),
+        "another format": (folder / other).read_bytes(),
+        "a checkpoint": (folder / "model.safetensors").read_bytes(),
+    }
+    for content in contents.values():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match="truncated or corrupt"):
+            open_runtime(tmp_path / name)
 
 
-DAMAGED = [(kind, file) for kind in SAVE for file in MAIN_FILES[kind]]
-PROPERTY = settings(
-    max_examples=40,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+# The runtimes' own arguments.
 
 
-@pytest.mark.parametrize("kind, file", DAMAGED)
-@PROPERTY
-@given(data=st.data())
-def test_random_damage(kind, file, bert, saved, target, tmp_path_factory, data):
-    folder = tmp_path_factory.mktemp("damaged")
-    shutil.copytree(saved[kind], folder, dirs_exist_ok=True)
-    content = bytearray((saved[kind] / file).read_bytes())
-    place = data.draw(st.integers(0, len(content) - 1), label="place")
-    cut = data.draw(st.booleans(), label="cut")
-    if cut:
-        content = content[:place]
-    else:
-        content[place] ^= 1 << data.draw(st.integers(0, 7), label="bit")
-    (folder / file).write_bytes(content)
-    if not load_into(target, folder, bert.model.get_weights()):
-        return
-    assert not cut or content.endswith(b"}")  # all but the newline after a config
-    # The head is not read yet. It is as it was, too, or the damage shows when it is read.
-    original, checkpoint = find_checkpoint(saved[kind]), find_checkpoint(folder)
-    try:
-        found = {name: checkpoint.tensor(name).tobytes() for name in checkpoint.names}
-    except ValueError as error:
-        assert str(folder) in str(error)
-    else:
-        assert found == {name: original.tensor(name).tobytes() for name in original.names}
+def test_paths_and_threads(exported, tmp_path):
+    folder = exported[0]
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        open_runtime(tmp_path / "no.onnx")
+    with pytest.raises(ValueError, match=r"must be a folder or end with \.onnx, \.tflite"):
+        open_runtime(folder / "config.json")
+    with pytest.raises(FileNotFoundError, match="lacks what was looked for"):
+        open_runtime(tmp_path)
+    for threads in (0, -1, 1.5, True, "2"):
+        with pytest.raises((TypeError, ValueError), match="must be an integer of at least 1"):
+            open_runtime(folder / "model.onnx", num_threads=threads)
+    for name in EXACT:
+        a, b = (open_runtime(folder / name, num_threads=n)(*texts(9, 4)) for n in (1, 2))
+        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_one_flipped_bit_in_a_tensor(saved, target, tmp_path, bert):
-    folder = shutil.copytree(saved["huggingface"], tmp_path / "a")
-    content = bytearray((folder / "model.safetensors").read_bytes())
-    name = "bert.encoder.layer.1.output.dense.weight"
-    value = load_file(folder / "model.safetensors")[name]
-    content[content.index(value.tobytes()) + 5] ^= 1
-    (folder / "model.safetensors").write_bytes(content)
-    assert not load_into(target, folder, bert.model.get_weights())
-    with pytest.raises(ValueError, match=r"model\.safetensors' does not match its checksum"):
-        load_bert(folder)
-    # Others' files have no checksums, and load.
-    (folder / "checksums.json").unlink()
-    other = load_file(saved["huggingface"] / "model.safetensors")
-    save_file(other, folder / "model.safetensors")
-    assert load_into(target, folder, bert.model.get_weights())
-
-
-CONFIGS = [
-    *[{"num_hidden_layers": n} for n in (0, 1, 3, 12, -2, 2.0, "2", None, True)],
-    *[{"vocab_size": n} for n in (0, 39, 41, "40", None)],
-    *[{"hidden_size": n} for n in (8, 17, 32, None)],
-    *[{"intermediate_size": n} for n in (16, 25)],
-    *[{"num_attention_heads": n} for n in (3, 32)],
-    *[{"max_position_embeddings": n} for n in (11, 13)],
-    {"type_vocab_size": 3},
-    {"model_type": "gpt2"},
-    {"hidden_act": "no"},
-    {"id2label": ["a"]},
-    {"id2label": {"0": "a"}},
-    {"id2label": {"1": "a", "2": "b", "3": "c"}},
-    {"id2label": {"0": "a", "1": "b", "2": 3}},
-    {"classifier_activation": "relu"},
-    {"classifier_dropout": 2},
-]
-
-
-@pytest.mark.parametrize("kind", SAVE)
-def test_configs_that_do_not_fit(kind, saved, tmp_path):
-    folder = shutil.copytree(saved[kind], tmp_path / "a")
-    (folder / "checksums.json").unlink()
-    path = folder / MAIN_FILES[kind][0]
-    config = json.loads(path.read_text(encoding="utf-8"))
-    loaded = []
-    for change in CONFIGS:
-        path.write_text(json.dumps({**config, **change}))
-        try:
-            load_pretrained(folder)
-            loaded.append(change)
-        except (ValueError, OSError) as error:
-            assert str(folder) in str(error)
-    assert not loaded
-
-
-def changed_tensors(tensors):
-    """The 20 and more ways in which a file's tensors can be wrong: a name, and all tensors."""
-    some = sorted(tensors)[:: len(tensors) // 6]
-    for name in some:
-        value = tensors[name]
-        yield f"no {name}", {k: v for k, v in tensors.items() if k != name}
-        yield f"longer {name}", {**tensors, name: np.concatenate([value, value])}
-        yield f"scalar {name}", {**tensors, name: np.zeros((), "float32")}
-        yield f"integer {name}", {**tensors, name: value.astype("int32")}
-        yield f"empty {name}", {**tensors, name: value[:0]}
-        yield f"NaN {name}", {**tensors, name: np.full_like(value, np.nan)}
-    yield (
-        "a third layer",
-        {
-            **tensors,
-            **{k.replace("layer.1.", "layer.2."): v for k, v in tensors.items()},
-        },
-    )
-    yield "more", {**tensors, "bert.encoder.layer.0.adapter.weight": np.ones((2, 2), "float32")}
-    yield "nothing", {"a": np.zeros(1, "float32")}
-
-
-def test_tensors_that_do_not_fit(saved, target, bert, tmp_path):
-    folder = shutil.copytree(saved["huggingface"], tmp_path / "a")
-    (folder / "checksums.json").unlink()
-    tensors = load_file(folder / "model.safetensors")
-    cases = dict(changed_tensors(tensors))
-    assert len(cases) > 30
-    for name, case in cases.items():
-        save_file(case, folder / "model.safetensors")
-        head = name.split()[-1].startswith(("classifier", "bert.pooler"))
-        if head:  # not read by `load_weights`
-            with pytest.raises(ValueError, match=str(folder)):
-                load_pretrained(folder)
-        else:
-            assert not load_into(target, folder, bert.model.get_weights()), name
-
-
-# A head beside.
-
-
-@pytest.fixture(scope="module")
-def beside(bert, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("beside")
-    quietly(save_pretrained, folder, bert, scatter(classification_head(16, 3)), labels=LABELS)
-    return folder
-
-
-def test_a_head_of_a_layer_that_bert4keras_has_its_own_of(bert, tmp_path):
-    hidden = keras.Input((None, bert.hidden_size))
-    pooled = keras.layers.GlobalAveragePooling1D()(hidden)
-    head = keras.Model(hidden, keras.layers.Dense(2, activation="softmax")(pooled))
-    with pytest.warns(UserWarning, match="head.keras"):
-        save_pretrained(tmp_path / "a", bert, head)
-    _, again, _ = load_pretrained(tmp_path / "a")
-    x = np.random.default_rng(0).normal(size=(2, 3, bert.hidden_size)).astype("float32")
-    np.testing.assert_array_equal(again.predict(x, verbose=0), head.predict(x, verbose=0))
-
-
-def test_damaged_keras_head(beside, tmp_path):
-    folder = shutil.copytree(beside, tmp_path / "a")
-    (folder / "checksums.json").unlink()
-    original = (beside / "head.keras").read_bytes()
-    names = [info.filename for info in zipfile.ZipFile(beside / "head.keras").infolist()]
-    assert "model.weights.h5" in names
-    rng = np.random.default_rng(0)
-    expected = [w.tobytes() for w in load_pretrained(beside)[1].get_weights()]
-    for place in rng.integers(0, len(original), 20):
-        flipped = bytearray(original)
-        flipped[place] ^= 1 << (place % 8)
-        for content in (original[:place], bytes(flipped)):
-            (folder / "head.keras").write_bytes(content)
-            try:
-                found = load_pretrained(folder)[1].get_weights()
-            except (ValueError, OSError) as error:
-                assert str(folder) in str(error)
-            else:  # a zip file has bytes that say nothing, such as times
-                assert [w.tobytes() for w in found] == expected
-
-
-EVIL = {
-    "a function of Python": {"module": "builtins", "class_name": "function", "config": "exec"},
-    "a function of a module": {"module": "os", "class_name": "function", "config": "system"},
-    "a class of a module": {"module": "subprocess", "class_name": "Popen", "config": {}},
-    "a module of Keras": {"module": "keras.utils", "class_name": "get_file", "config": {}},
-    "a Lambda": {"module": "keras.layers", "class_name": "Lambda", "config": {"name": "x"}},
-    "a lambda": {"class_name": "__lambda__", "config": {"value": ""}},
+INPUTS = {
+    "one text": (np.array([1, 2]), None, "must be integers"),
+    "fractions": (np.ones((1, 2)), None, "Received: float64"),
+    "lists of several lengths": (np.array([[1, 2]]), np.array([[0]]), "of one shape"),
+    "no text": (np.ones((0, 3), int), None, "at least one text"),
+    "no token": (np.ones((3, 0), int), None, "at least one text and one token"),
+    "too long": (np.ones((1, 21), int), None, "at most 20 tokens. Received: 21"),
+    "an unknown token": (np.array([[1, 40]]), None, "`token_ids` must be from 0 to 39"),
+    "a negative one": (np.array([[-1, 4]]), None, "Received: -1 to 4"),
+    "a third segment": (np.array([[1]]), np.array([[2]]), "`segment_ids` must be from 0 to 1"),
 }
 
 
-@pytest.mark.parametrize("case", EVIL)
-def test_no_code_of_a_head_is_run(case, beside, tmp_path):
-    folder = shutil.copytree(beside, tmp_path / "a")
-    (folder / "checksums.json").unlink()
-    with zipfile.ZipFile(beside / "head.keras") as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    config = json.loads(members["config.json"])
-    config["config"]["layers"][1] = {**config["config"]["layers"][1], **EVIL[case]}
-    config["config"]["layers"][1].pop("registered_name", None)
-    members["config.json"] = json.dumps(config)
-    with zipfile.ZipFile(folder / "head.keras", "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    with pytest.raises(ValueError, match=r"head\.keras.*asks for"):
-        load_pretrained(folder)
-
-
-# Keras' own files.
-
-
-def test_keras_files_load_in_a_fresh_process(saved, tmp_path):
-    """All kinds of file, where nothing but the package is imported."""
-    transformer, classifier, _ = load_pretrained(saved["huggingface"])
-    model = keras.Model(transformer.inputs, classifier(transformer.output))
-    inputs = [np.array(ids, "int32") for ids in batch()[:2]]
-    np.savez(tmp_path / "batch.npz", *inputs, K.get_value(model([*map(tf.constant, inputs)])))
-    model.save(tmp_path / "a.keras")
-    model.save_weights(tmp_path / "a.weights.h5")
-    model.save(tmp_path / "saved_model", save_format="tf")
-    model.export(tmp_path / "exported")
-    code = """
-        import sys
-        import bert_of_theseus.bert4keras
-        import numpy as np
-        from bert_of_theseus.backend import keras
-        from bert_of_theseus.checkpoints import load_pretrained
-
-        source, folder = sys.argv[1:]
-        *inputs, expected = np.load(f"{folder}/batch.npz").values()
-
-        def check(model):
-            np.testing.assert_allclose(model(inputs), expected, atol=1e-6)
-
-        check(keras.models.load_model(f"{folder}/a.keras", safe_mode=True))
-        check(keras.models.load_model(f"{folder}/saved_model"))
-        transformer, classifier, _ = load_pretrained(source)
-        model = keras.Model(transformer.inputs, classifier(transformer.output))
-        check(model)
-        model.set_weights([0 * weight for weight in model.get_weights()])
-        model.load_weights(f"{folder}/a.weights.h5")
-        check(model)
-        import tensorflow as tf
-        served = tf.saved_model.load(f"{folder}/exported")
-        check(lambda inputs: served.serve([tf.constant(x, tf.float32) for x in inputs]))
-    """
-    arguments = [sys.executable, "-c", textwrap.dedent(code), saved["huggingface"], tmp_path]
-    root = Path(__file__).parents[2]
-    subprocess.run(list(map(str, arguments)), check=True, cwd=root)
+@pytest.mark.parametrize("name", [*EXACT, "."])
+def test_wrong_inputs(name, exported):
+    runtime = open_runtime(exported[0] / name)
+    for token_ids, segment_ids, message in INPUTS.values():
+        with pytest.raises(ValueError, match=message):
+            runtime(token_ids, segment_ids)

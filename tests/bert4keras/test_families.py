@@ -1,13 +1,11 @@
 """The families of bert4keras as predecessor and successor: one table, one set of laws."""
 
-import bert_of_theseus.bert4keras  # noqa: F401  must come before bert4keras
-
-# isort: split
 import numpy as np
 import pytest
 from bert4keras.backend import K, keras
 from bert4keras.layers import Lambda
-from bert4keras.models import BERT, NEZHA, RoFormerV2, build_transformer_model
+from bert4keras.models import BERT, NEZHA, RoFormerV2
+from bert_helpers import TINY, make_bert, run, same, weights_of
 
 from bert_of_theseus import (
     as_encoder,
@@ -17,16 +15,7 @@ from bert_of_theseus import (
     set_replacement_rate,
 )
 
-VOCAB = 40
-TINY = {
-    "vocab_size": VOCAB,
-    "hidden_size": 16,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "hidden_act": "gelu",
-    "max_position": 12,
-    "dropout_rate": 0.0,
-}
+VOCAB = TINY["vocab_size"]
 EXECUTIONS = ["lazy", "dense"]
 LENGTHS = np.array([5, 3, 4])  # tokens of the texts, before padding
 
@@ -63,8 +52,7 @@ TRAINED = {
     "gpt2": ({"model": "gpt2", **GPT}, {}, "dense"),
     "t5": ({"model": "t5_encoder"}, {}, "lazy"),
 }
-# The same laws in one execution, and few steps that are not compiled, for other ways to the same
-# code; and which embeddings.
+# The same laws in one execution, for other ways to the same code; and which embeddings.
 WIRED = {
     "bert": (
         {"custom_position_ids": True, "shared_segment_embeddings": True},
@@ -95,18 +83,9 @@ WIRED = {
     ),
     "own mask": ({"model": SameSegment}, {}, "replace"),
 }
+# What runs each time, in one execution, and in few steps that are not compiled.
+FAST = ("roformer_v2", "t5", "gpt", "nezha-bert", "own mask")
 CAUSAL = ("gpt", "gpt2", "gpt2_ml", "nezha-lm", "roformer-unilm")
-
-
-def build(num_hidden_layers, **options):
-    transformer = build_transformer_model(
-        **{**TINY, **options}, num_hidden_layers=num_hidden_layers, return_keras_model=False
-    )
-    # The initial weights are so small that attention hardly matters.
-    for weight in transformer.model.trainable_weights:
-        if len(weight.shape) > 1:
-            weight.assign(10 * weight)
-    return transformer
 
 
 def make_head(width):
@@ -125,18 +104,6 @@ def make_batch(host, length=6, copies=1, seed=1):
     return [x[:, :length].astype("float32") for x in inputs]
 
 
-def run(model, batch, training=False):
-    return np.array(model(batch[0] if len(batch) == 1 else batch, training=training))
-
-
-def snapshot(*models):
-    return [np.array(w) for model in models for w in model.get_weights()]
-
-
-def same(first, second):
-    return len(first) == len(second) and all((a == b).all() for a, b in zip(first, second))
-
-
 def state(host):
     """What bert4keras keeps of the inputs that a model was built on."""
     return [host.inputs, host.output, host.attention_bias, host.position_bias]
@@ -148,7 +115,10 @@ class Case:
     def __init__(self, depths, options, changes, executions, embeddings="predecessor"):
         keras.utils.set_random_seed(0)
         self.successor_options = {**options, **changes}
-        self.hosts = build(depths[0], **options), build(depths[1], **self.successor_options)
+        self.hosts = (
+            make_bert(depths[0], **options),
+            make_bert(depths[1], seed=1, **self.successor_options),
+        )
         self.before = [state(host) for host in self.hosts]
         self.predecessor, self.successor = (host.model for host in self.hosts)
         self.head = make_head(self.hosts[0].output.shape[-1])
@@ -161,9 +131,9 @@ class Case:
         self.alone = keras.Model(self.hosts[0].inputs, self.head(self.hosts[0].output))
         self.small = build_successor_model(next(iter(self.theseus.values())))
 
-    def fit(self, execution, run_eagerly=False):
-        self.frozen = snapshot(self.predecessor, self.head)
-        self.start = snapshot(self.successor)
+    def fit(self, execution, run_eagerly):
+        self.frozen = weights_of(self.predecessor, self.head)
+        self.start = weights_of(self.successor)
         theseus = self.theseus[execution]
         theseus.compile(
             keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", run_eagerly=run_eagerly
@@ -195,17 +165,28 @@ class Case:
                 self.outputs[execution, f"rate {rate}"] = outputs(theseus, training=True)
 
 
-@pytest.fixture(scope="module", params=[*TRAINED, *WIRED])
+def cases(names, traced=()):
+    """The names of cases, and whether what they train is compiled and built in both executions."""
+    params = []
+    for name in names:
+        marks = () if name in FAST else pytest.mark.slow
+        params.append(pytest.param((name, False), id=name, marks=marks))
+        if name in traced:
+            params.append(pytest.param((name, True), id=f"{name}, traced", marks=pytest.mark.slow))
+    return params
+
+
+@pytest.fixture(scope="module", params=cases([*TRAINED, *WIRED], TRAINED))
 def case(request):
-    name = request.param
+    name, traced = request.param
     if name in TRAINED:
         options, changes, execution = TRAINED[name]
-        case = Case((4, 2), options, changes, EXECUTIONS)
-        case.fit(execution)
+        depths = (4, 2) if traced else (2, 2)
+        case = Case(depths, options, changes, EXECUTIONS if traced else [execution])
     else:
-        options, changes, embeddings = WIRED[name]
-        case = Case((2, 1), options, changes, ["lazy"], embeddings)
-        case.fit("lazy", run_eagerly=True)
+        (options, changes, embeddings), execution = WIRED[name], "lazy"
+        case = Case((2, 1), options, changes, [execution], embeddings)
+    case.fit(execution, run_eagerly=not traced)
     case.is_causal = name in CAUSAL
     case.evaluate()
     yield case
@@ -213,17 +194,17 @@ def case(request):
 
 
 def test_training(case):
-    assert same(case.frozen, snapshot(case.predecessor, case.head))
+    assert same(case.frozen, weights_of(case.predecessor, case.head))
     in_modules = {
         id(weight)
-        for choice in case.theseus["lazy"].layers
+        for choice in next(iter(case.theseus.values())).layers
         for layer in [
             *getattr(choice, "successor_layers", []),
             *([choice] if choice.name == "successor_embeddings" else []),  # replaced too
         ]
         for weight in layer.trainable_weights
     }
-    trained = snapshot(case.successor)
+    trained = weights_of(case.successor)
     for weight, before, after in zip(case.successor.weights, case.start, trained):
         assert np.isfinite(after).all()
         if id(weight) not in in_modules:  # embeddings and end: the predecessor's, frozen
@@ -272,11 +253,11 @@ def test_the_hosts_are_left_as_they_were(case):
         assert all(now is then for now, then in zip(state(host), before))
 
 
-@pytest.mark.parametrize("case", TRAINED, indirect=True)
+@pytest.mark.parametrize("case", cases(TRAINED), indirect=True)
 def test_weights_in_a_file(case, tmp_path):
     file = tmp_path / "successor.weights.h5"
     case.small.save_weights(file)
-    fresh = build(2, **case.successor_options)
+    fresh = make_bert(2, seed=2, **case.successor_options)
     copy = build_successor_model(fresh, make_head(fresh.output.shape[-1]))
     batch = make_batch(fresh, 8)
     expected = case.outputs["successor"][1]
@@ -287,7 +268,8 @@ def test_weights_in_a_file(case, tmp_path):
 
 def test_a_bert_starts_as_the_albert_it_succeeds():
     """Whose one layer each of its own begins as."""
-    albert, bert = (build(2, model=model, embedding_size=8) for model in ("albert", "bert"))
+    albert = make_bert(2, model="albert", embedding_size=8)
+    bert = make_bert(2, seed=1, model="bert", embedding_size=8)
     batch = make_batch(albert)
     assert initialize_successor(albert, bert, "last") == [0, 1]
     np.testing.assert_allclose(run(bert.model, batch), run(albert.model, batch), atol=1e-6)
@@ -296,21 +278,23 @@ def test_a_bert_starts_as_the_albert_it_succeeds():
 
 @pytest.mark.parametrize("options", [
     {"with_pool": True, "with_mlm": True},
-    {"model": "electra", "with_discriminator": True},
-    {"model": "roformer_v2", "with_mlm": "linear", "embedding_size": 8},
+    pytest.param({"model": "electra", "with_discriminator": True}, marks=pytest.mark.slow),
+    pytest.param(
+        {"model": "roformer_v2", "with_mlm": "linear", "embedding_size": 8}, marks=pytest.mark.slow
+    ),
 ], ids=str)  # fmt: skip
 def test_ends(options):
-    hosts = predecessor, _ = build(2, **options), build(1, **options)
+    hosts = predecessor, _ = make_bert(2, **options), make_bert(1, seed=1, **options)
     inputs = [keras.Input(tuple(x.shape)[1:]) for x in predecessor.outputs]
     head = keras.Model(inputs, [keras.layers.Dense(3)(x) for x in inputs])
     theseus = build_theseus_model(*hosts, head, replacement_rate=0)
     small = build_successor_model(theseus)
     alone = keras.Model(predecessor.inputs, head(predecessor.output))
     batch = make_batch(predecessor)
-    for found, expected in [(theseus(batch, training=True), alone), (theseus(batch), small)]:
-        expected = expected(batch)
+    for training, expected in ((True, run(alone, batch)), (False, run(small, batch))):
+        found = run(theseus, batch, training)
         for a, b in zip(found, expected) if len(inputs) > 1 else [(found, expected)]:
-            np.testing.assert_allclose(np.array(a), np.array(b), atol=1e-6)
+            np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 # What is refused.
@@ -330,9 +314,7 @@ SUPPORTED = r"Supported are: BERT, ALBERT, .*, T5_Encoder\."
     (GAU_alpha, "family GAU_alpha, whose apply_main_layers replaces that of RoFormerV2, is not"),
 ], ids=str)  # fmt: skip
 def test_other_families(model, message):
-    host = build_transformer_model(
-        **TINY, model=model, num_hidden_layers=2, return_keras_model=False
-    )
+    host = make_bert(model=model)
     with pytest.raises(ValueError, match=message):
         as_encoder(host)
 
@@ -355,18 +337,18 @@ def test_options_that_reach_into_the_layers():
         ),
     ]:
         with pytest.raises(ValueError, match=rf"with .*{name}.* cannot be compressed"):
-            as_encoder(build(1, **options))
+            as_encoder(make_bert(1, **options))
 
 
-@pytest.mark.parametrize("application", ["lm", "unilm"])
+@pytest.mark.parametrize("application", ["lm", pytest.param("unilm", marks=pytest.mark.slow)])
 def test_a_mask_on_one_side_only(application):
-    masked, plain = build(2, application=application), build(1, with_mlm="linear")
+    masked, plain = make_bert(1, application=application), make_bert(1, with_mlm="linear")
     with pytest.raises(ValueError, match=r"Received: [12] more tensors in the predecessor, 0 in"):
         build_theseus_model(masked, plain, make_head(VOCAB))
     with pytest.raises(ValueError, match="does not go with one without"):
-        build_theseus_model(build(2, with_mlm="linear"), masked, make_head(VOCAB))
+        build_theseus_model(make_bert(1, with_mlm="linear"), masked, make_head(VOCAB))
 
 
 def test_a_host_that_is_not_built():
     with pytest.raises(ValueError, match="The NEZHA is not built"):
-        as_encoder(NEZHA(**TINY, num_hidden_layers=2))
+        as_encoder(NEZHA(max_position=12, num_hidden_layers=2, **TINY))

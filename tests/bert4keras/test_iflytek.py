@@ -1,18 +1,20 @@
 """scripts/iflytek.py from end to end, on a tiny BERT and a tiny task."""
 
-import bert_of_theseus.bert4keras  # noqa: F401, I001  must come first
-
+import contextlib
 import functools
 import http.server
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 import threading
+import types
 import zipfile
 from pathlib import Path
 
+import bert_helpers
 import numpy as np
 import pytest
 
@@ -22,6 +24,9 @@ from bert_of_theseus.checkpoints import build_bert, load_pretrained
 from bert_of_theseus.data import Batches, Tokenizer, load_iflytek
 from bert_of_theseus.training import predict
 from scripts import download
+
+# Tracing would take most of the time of so small trainings.
+pytestmark = pytest.mark.usefixtures("untraced")
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "iflytek.py"
 WORDS = ["good", "fine", "nice", "bad", "poor", "sad", "the", "app", "is", "very"]
@@ -73,7 +78,7 @@ def given(tmp_path_factory):
             words += list(rng.choice(WORDS[:3] if i % 2 else WORDS[3:6], size=3))
             yield {"label": "9" if i % 2 else "4", "label_des": "", "sentence": " ".join(words)}
 
-    for name, content in (("labels", labels), ("train", rows(200)), ("dev", rows(60))):
+    for name, content in (("labels", labels), ("train", rows(120)), ("dev", rows(40))):
         lines = "\n".join(map(json.dumps, content))
         (folder / "data" / f"{name}.json").write_text(lines)
     (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -93,10 +98,53 @@ def arguments(given, **changes):
     return [part for pair in pairs for part in pair]
 
 
+# Changes of `FLAGS`: so few steps that nothing is learned; or none.
+SIZES = {
+    "few": {
+        "limit": 16,
+        **{f"{stage}-epochs": 1 for stage in ("predecessor", "theseus", "successor")},
+    },
+    "all": {},
+}
+
+
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
 @pytest.fixture(scope="module")
-def output(script, given, tmp_path_factory):
+def taken_up(script, given, tmp_path_factory):
+    """Interrupted after the first stage, in a folder that is used already; and run again."""
+    folder = tmp_path_factory.mktemp("taken up")
+    (folder / "out").mkdir()
+    (folder / "out" / "mine.txt").write_text("mine")
+    argv = arguments(given, **{"output-dir": folder / "out", **SIZES["few"]})
+    found, said = types.SimpleNamespace(used=folder / "out", folder=folder / "out-2"), io.StringIO()
+    with bert_helpers.untraced():
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+            patch.setattr("bert_of_theseus.method.build_theseus_model", interrupt)
+            assert script.main(argv) == 130
+        found.said = said.getvalue().strip().splitlines()[-1]
+        found.files = [path.name for path in found.folder.iterdir()]
+        stage = found.folder / "predecessor" / "stage.json"
+        before = stage.stat().st_mtime_ns
+        assert script.main(argv) == 0
+        found.predecessor_was_kept = stage.stat().st_mtime_ns == before
+    return found
+
+
+@pytest.fixture(scope="module", params=["few", pytest.param("all", marks=pytest.mark.slow)])
+def size(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def output(size, script, given, request, tmp_path_factory):
+    if size == "few":
+        return request.getfixturevalue("taken_up").folder
     folder = tmp_path_factory.mktemp("runs") / "out"
-    assert script.main(arguments(given, **{"output-dir": folder})) == 0
+    with bert_helpers.untraced():
+        assert script.main(arguments(given, **{"output-dir": folder})) == 0
     return folder
 
 
@@ -109,12 +157,12 @@ def dev_batches(given, tokenizer):
     return Batches(tokenizer.encode(load_iflytek(given / "data").dev, 16), 64, shuffle=False)
 
 
-def test_table(output, results):
+def test_table(output, results, size):
     rows = results["rows"]
     assert [row["model"] for row in rows] == MODELS
     assert [row["layers"] for row in rows] == [2, 1, 1, 1]
     # The baseline has as many epochs as the two stages it stands against.
-    assert [row["epochs"] for row in rows] == [3, 2, 1, 3]
+    assert [row["epochs"] for row in rows] == ([3, 2, 1, 3] if size == "all" else [1, 1, 1, 2])
     parameters = [row["parameters"] for row in rows]
     assert parameters[1] == parameters[2] == parameters[3] < parameters[0]
     sizes = [row["bytes"] for row in rows]
@@ -129,13 +177,14 @@ def test_table(output, results):
         assert row["score"] == max(choices)
         assert len(row["history"]["loss"]) == row["epochs"]
         assert row["latency_ms"] > 0
-    assert results["majority_share"] == results["chance"] == 0.5
-    # It learns, and is compressed.
-    assert rows[0]["test_score"] > 0.8
-    assert rows[2]["test_score"] > 0.8
+    assert results["chance"] == 0.5
+    if size == "all":  # it learns, and is compressed
+        assert results["majority_share"] == 0.5
+        assert rows[0]["test_score"] > 0.8
+        assert rows[2]["test_score"] > 0.8
 
 
-def test_table_in_markdown(output, results):
+def test_table_in_markdown(output, results, size):
     text = (output / "table.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({len(line) for line in lines}) == 1
@@ -147,27 +196,36 @@ def test_table_in_markdown(output, results):
         assert line[1] == str(row["layers"])
         assert line[heading.index("dev accuracy")] == f"{row['test_score']:.1%}"
         assert line[heading.index("kept")] == f"{row['kept']:.1%}"
-    assert "scores 50.0% on dev" in text
-    assert "180 texts to train on, 20 to choose the best epoch, 60 (dev)" in text
+    assert f"scores {results['majority_share']:.1%} on dev" in text
+    numbers = {"all": (108, 12, 40), "few": (14, 2, 16)}[size]
+    assert "{} texts to train on, {} to choose the best epoch, {} (dev)".format(*numbers) in text
 
 
-def test_config_holds_every_setting(output):
+def test_config_holds_every_setting(output, size):
     config = json.loads((output / "config.json").read_text())
-    for flag, value in FLAGS.items():
+    for flag, value in {**FLAGS, **SIZES[size]}.items():
         assert config[flag.replace("-", "_")] == value
     assert config["replacement_rate"] == 0.5
     assert config["schedule"] == "constant"
     assert config["successor_init"] == "pretrained"
-    assert config["direct_epochs"] == 3
+    assert config["direct_epochs"] == config["theseus_epochs"] + config["successor_epochs"]
     assert config["labels"] == ["bad", "good"]
     assert config["bert"]["layer_norm_eps"] == 1e-6
     assert set(config["versions"]) >= {"bert-of-theseus", "bert4keras", "tensorflow", "python"}
 
 
+@pytest.fixture(scope="module")
+def loaded(output):
+    found = {}
+    for name in MODELS:
+        transformer, classifier, labels = load_pretrained(output / name)
+        found[name] = build_successor_model(transformer, classifier), labels
+    return found
+
+
 @pytest.mark.parametrize("name", MODELS)
-def test_saved_models_predict_as_the_table_says(given, output, results, name):
-    transformer, classifier, labels = load_pretrained(output / name)
-    model = build_successor_model(transformer, classifier)
+def test_saved_models_predict_as_the_table_says(given, output, loaded, results, name):
+    model, labels = loaded[name]
     row = next(row for row in results["rows"] if row["model"] == name)
     assert labels == ["bad", "good"]
     assert model.count_params() == row["parameters"]
@@ -176,6 +234,8 @@ def test_saved_models_predict_as_the_table_says(given, output, results, name):
     assert accuracy == pytest.approx(row["test_score"])  # float32
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["all"], indirect=True)
 def test_saved_successor_answers(output):
     predictor = Predictor.load(output / "successor")
     for text in ("the app is very good, nice, fine", "BAD, sad, poor app"):
@@ -201,39 +261,35 @@ def test_random_weights_differ():
     assert np.array_equal(*(layer.get_weights()[0] for layer in tokens))
 
 
-def test_models_are_different_ones(output):
+def test_models_are_different_ones(loaded):
     weights = {}
     for name in MODELS[1:]:
-        model = build_successor_model(*load_pretrained(output / name)[:2])
+        model, _ = loaded[name]
         weights[name] = np.concatenate([value.ravel() for value in model.get_weights()])
     assert not np.array_equal(weights["theseus"], weights["direct"])
     assert not np.array_equal(weights["successor"], weights["direct"])
 
 
-def test_interrupted_it_says_what_was_saved_and_goes_on(
-    script, given, output, tmp_path, capsys, monkeypatch
-):
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
+def test_interrupted_it_says_what_was_saved_and_goes_on(taken_up):
+    assert taken_up.said.startswith("iflytek.py: interrupted; the same command resumes")
+    assert [path.name for path in taken_up.used.iterdir()] == ["mine.txt"]
+    assert "predecessor" in taken_up.files and "table.md" not in taken_up.files
+    # The same command goes on in the same folder, without training the predecessor again.
+    assert taken_up.predecessor_was_kept
+    rows = json.loads((taken_up.folder / "table.json").read_text())["rows"]
+    assert [row["model"] for row in rows] == MODELS
 
-    # After the first stage, which runs for real; into a folder that is used already.
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("mine")
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["all"], indirect=True)
+def test_interrupted_it_ends_as_it_would_have(script, given, output, tmp_path, monkeypatch):
     argv = arguments(given, **{"output-dir": tmp_path / "out"})
     with monkeypatch.context() as patch:
         patch.setattr("bert_of_theseus.method.build_theseus_model", interrupt)
         assert script.main(argv) == 130
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    folder = tmp_path / "out-2"
-    assert line.startswith("iflytek.py: interrupted; the same command resumes")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
-    assert not (folder / "table.md").exists()
-    # The same command goes on in the same folder, without training the predecessor again.
-    before = (folder / "predecessor" / "stage.json").stat().st_mtime_ns
     assert script.main(argv) == 0
-    assert (folder / "predecessor" / "stage.json").stat().st_mtime_ns == before
     rows, whole = (
-        json.loads((path / "table.json").read_text())["rows"] for path in (folder, output)
+        json.loads((path / "table.json").read_text())["rows"] for path in (tmp_path / "out", output)
     )
     for key in ("test_score", "score"):
         assert [row[key] for row in rows] == [row[key] for row in whole]
@@ -272,8 +328,9 @@ def test_download_then_refused(script, given, tmp_path, monkeypatch, capsys):
     assert fetched.read_bytes() == (given / "data" / "train.json").read_bytes()
 
 
-def test_google_checkpoint_that_lacks_a_tensor(given, tmp_path):
-    """In a process of its own, where nothing has chosen Keras 2 before the checkpoint is read."""
+@pytest.fixture
+def lacking(given, tmp_path):
+    """Arguments that name a Google checkpoint that lacks all tensors but one."""
     import tensorflow as tf
 
     tf.raw_ops.SaveV2(
@@ -285,19 +342,33 @@ def test_google_checkpoint_that_lacks_a_tensor(given, tmp_path):
     (tmp_path / "bert_config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "vocab.txt").write_text("\n".join(VOCAB))
     changes = {"bert-config": None, "vocab": None, "bert-dir": tmp_path}
-    argv = arguments(given, **changes, **{"output-dir": tmp_path / "out"})
+    return arguments(given, **changes, **{"output-dir": tmp_path / "out"})
+
+
+def assert_lacks(message, tmp_path):
+    last = message.strip().splitlines()[-1]
+    assert last.startswith("iflytek.py: error: ")
+    assert "missing: bert/encoder/layer_0/attention/self/query/kernel" in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_google_checkpoint_that_lacks_a_tensor(script, lacking, tmp_path, capsys):
+    assert script.main(lacking) == 2
+    assert_lacks(capsys.readouterr().err, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_same_where_nothing_has_chosen_keras_2(lacking, tmp_path):
+    """In a process of its own, before the checkpoint is read."""
     chosen = ("TF_KERAS", "TF_USE_LEGACY_KERAS")
     result = subprocess.run(
-        [sys.executable, str(SCRIPT), *argv],
+        [sys.executable, str(SCRIPT), *lacking],
         env={name: value for name, value in os.environ.items() if name not in chosen},
         capture_output=True,
         text=True,
     )
     assert result.returncode == 2
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("iflytek.py: error: ")
-    assert "missing: bert/encoder/layer_0/attention/self/query/kernel" in last
-    assert not (tmp_path / "out").exists()
+    assert_lacks(result.stderr, tmp_path)
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):

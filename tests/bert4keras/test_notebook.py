@@ -1,5 +1,7 @@
 """notebooks/quickstart.ipynb runs from top to bottom, and what is committed ran so too."""
 
+import ast
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -64,6 +66,7 @@ def quiet(notebook):
     return not [o for o in outputs(notebook) if o.output_type == "error" or "stderr" in o.values()]
 
 
+@pytest.mark.slow
 def test_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("QUICKSTART_SMALL", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -89,6 +92,19 @@ def test_runs(tmp_path, monkeypatch):
     check(notebook, 2, 1)
     assert quiet(notebook)
     assert not list(work.iterdir())
+
+
+def test_what_it_imports_is_there():
+    """Without running it: all of its code can be read, and every name of the package exists."""
+    notebook, number = nbformat.read(NOTEBOOK, as_version=4), 0
+    for cell in code_cells(notebook):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("bert_of_theseus"):
+                module = importlib.import_module(node.module)
+                for name in node.names:
+                    number += 1
+                    assert hasattr(module, name.name), f"{node.module}.{name.name}"
+    assert number > 5
 
 
 def test_committed_outputs():

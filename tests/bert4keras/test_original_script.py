@@ -4,14 +4,13 @@ All models are compiled before any is trained, and they share layers and weights
 tf.keras the original `bert_of_theseus` would then train nothing, or what it should not.
 """
 
-import bert_of_theseus.bert4keras  # before bert4keras
-
-# isort: split
 import numpy as np
+import pytest
 from bert4keras.backend import keras
 from bert4keras.models import build_transformer_model
 from bert4keras.optimizers import Adam
 from bert4keras.snippets import DataGenerator, sequence_padding
+from bert_helpers import untraced, weights_of
 
 from bert_of_theseus import bert_of_theseus
 
@@ -42,10 +41,10 @@ class TrainGenerator(DataGenerator):
                 batch_token_ids, batch_segment_ids, batch_labels = [], [], []
 
 
-def make_data():
+def make_data(size):
     """Texts of several lengths; the class is their first token."""
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, NUM_CLASSES, 24)
+    labels = rng.integers(0, NUM_CLASSES, size)
     return [
         ([1 + label, *rng.integers(4, 20, rng.integers(3, 8))], label) for label in labels.tolist()
     ]
@@ -73,21 +72,27 @@ def evaluate(model, data):
     return right / total
 
 
-def weights_of(model):
-    return [np.array(weight) for weight in model.get_weights()]
-
-
 def changed(before, after):
     return [bool((a != b).any()) for a, b in zip(before, after)]
 
 
 def test_the_script(tmp_path):
+    with untraced():
+        run_the_script(tmp_path, layers=(2, 1), size=12)
+
+
+@pytest.mark.slow
+def test_the_script_compiled(tmp_path):
+    run_the_script(tmp_path, layers=(4, 2), size=24)
+
+
+def run_the_script(tmp_path, layers, size):
     keras.utils.set_random_seed(0)
     predecessor = build_transformer_model(
-        **CONFIG, num_hidden_layers=4, return_keras_model=False, prefix="Predecessor-"
+        **CONFIG, num_hidden_layers=layers[0], return_keras_model=False, prefix="Predecessor-"
     )
     successor = build_transformer_model(
-        **CONFIG, num_hidden_layers=2, return_keras_model=False, prefix="Successor-"
+        **CONFIG, num_hidden_layers=layers[1], return_keras_model=False, prefix="Successor-"
     )
     x_in = keras.layers.Input(shape=(None, CONFIG["hidden_size"]))
     x = keras.layers.Lambda(lambda x: x[:, 0])(x_in)
@@ -104,7 +109,7 @@ def test_the_script(tmp_path):
             metrics=["sparse_categorical_accuracy"],
         )
 
-    data = make_data()
+    data = make_data(size)
     train_generator = TrainGenerator(data, 4)
     valid_generator = TrainGenerator(data, 12)
 

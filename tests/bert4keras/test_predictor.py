@@ -1,5 +1,8 @@
 """The predictor over every form of a saved model, against the Keras model itself."""
 
+import contextlib
+import functools
+import io
 import json
 import shutil
 import subprocess
@@ -7,38 +10,42 @@ import sys
 import warnings
 from pathlib import Path
 
-import bert_of_theseus.bert4keras  # noqa: F401  must come before bert4keras
-
-# isort: split
 import numpy as np
 import pytest
 import transformers
 from bert4keras.backend import keras
-from bert4keras.models import build_transformer_model
 from bert4keras.tokenizers import Tokenizer
+from bert_helpers import LABELS, make_bert, run, scatter, whole
+from bert_helpers import TINY as SIZES
 
 from bert_of_theseus import Predictor
+from bert_of_theseus.__main__ import main
 from bert_of_theseus.checkpoints import save_checkpoint, save_pretrained
 from bert_of_theseus.deploy.predictor import KINDS
 from bert_of_theseus.heads import classification_head, pooler_classification_head, tagging_head
 
+# What Keras runs here is not compiled.
+pytestmark = pytest.mark.usefixtures("untraced")
+
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##s", "天"]
-LABELS = ["bad", "so-so", "好"]
 TINY = {
+    **SIZES,
     "vocab_size": len(VOCAB),
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "hidden_act": "gelu",
+    "num_hidden_layers": 1,
     "max_position_embeddings": 32,
 }
+
+
+@functools.cache
+def encoder():
+    """All have the same; their heads differ."""
+    return make_bert(seed=3, **TINY)
 
 
 def recurrent_head():
     """A head that no config can name."""
     inputs = keras.Input((None, 16))
-    x = keras.layers.Bidirectional(keras.layers.GRU(3))(inputs)
+    x = keras.layers.Bidirectional(keras.layers.SimpleRNN(3))(inputs)
     return keras.Model(inputs, keras.layers.Dense(3, activation="sigmoid")(x))
 
 
@@ -50,12 +57,6 @@ HEADS = {
     "tagger": lambda: tagging_head(16, 3),
     "recurrent": recurrent_head,
 }
-
-
-def scatter(model, seed=0, scale=0.3):
-    rng = np.random.default_rng(seed)
-    model.set_weights([w + rng.normal(0, scale, w.shape) for w in model.get_weights()])
-    return model
 
 
 def texts(count, seed=0, longest=20):
@@ -70,18 +71,15 @@ class Saved:
     def __init__(self, folder, head, save=save_pretrained):
         self.folder = folder
         keras.utils.set_random_seed(0)
-        transformer = build_transformer_model(return_keras_model=False, **TINY)
         classifier = scatter(HEADS[head](), seed=1, scale=1)
-        scatter(transformer.model, scale=0.5)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a head that others do not know
-            save(folder, transformer, classifier, vocab=VOCAB, labels=LABELS)
-        self.model = keras.Model(transformer.inputs, classifier(transformer.output))
+            save(folder, encoder(), classifier, vocab=VOCAB, labels=LABELS)
+        self.model = whole(encoder(), classifier)
         self.tokenizer = Tokenizer(dict(zip(VOCAB, range(len(VOCAB)))), do_lower_case=True)
 
     def outputs(self, *text):
-        ids = [np.array([ids], "int32") for ids in self.tokenizer.encode(*text)]
-        return np.array(self.model(ids, training=False))[0]
+        return run(self.model, [[ids] for ids in self.tokenizer.encode(*text)])[0]
 
 
 @pytest.fixture(scope="module")
@@ -93,18 +91,9 @@ def values(row):
     return [row["probabilities"][label] for label in LABELS]
 
 
-def command(*arguments, text=""):
-    return subprocess.run(
-        [sys.executable, "-m", "bert_of_theseus", *map(str, arguments)],
-        input=text.encode(),
-        capture_output=True,
-        cwd=Path(__file__).parents[2],
-    )
-
-
 @pytest.mark.parametrize("head", ["pooler", "first token"])
 def test_as_the_keras_model(head, saved):
-    some = texts(40)
+    some = texts(20)
     predictor = Predictor.load(saved[head].folder, kind="keras")
     assert predictor.kind == "keras" and predictor.max_length == 32
     found = predictor.predict(some)
@@ -123,9 +112,9 @@ def test_as_the_keras_model(head, saved):
 def exported(saved):
     """What the command makes of a folder: all forms of one model."""
     flags = ["--onnx", "--litert", "--float32", "--float16", "--int8"]
-    done = command("export", saved["pooler"].folder, *flags)
-    assert done.returncode == 0, done.stderr.decode()
-    sizes = [line.rsplit("  ", 1) for line in done.stdout.decode().splitlines()]
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert main(["export", str(saved["pooler"].folder), *flags]) == 0
+    sizes = [line.rsplit("  ", 1) for line in output.getvalue().splitlines()]
     assert {Path(path).name for path, _ in sizes} == {
         f"model.{kind}" for kind in KINDS if kind != "keras"
     }
@@ -144,14 +133,20 @@ TOLERANCES = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind(kind, exported):
-    some = texts(30, seed=5)
+@pytest.fixture(scope="module")
+def expected(exported):
+    """Texts and pairs of texts, and the Keras model's outputs."""
+    some = texts(20, seed=5)
     some += list(zip(texts(10, seed=6, longest=10), texts(10, seed=7, longest=10)))
+    return some, [exported.outputs(*([x] if isinstance(x, str) else x)) for x in some]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind(kind, exported, expected):
+    some, expected = expected
     predictor = Predictor.load(exported.folder, kind=kind, num_threads=threads(kind))
     assert predictor.kind == kind and predictor.max_length == 32
     found = predictor.predict(some)
-    expected = [exported.outputs(*([x] if isinstance(x, str) else x)) for x in some]
     errors = abs(np.array([*map(values, found)]) - expected)
     assert errors.max() < TOLERANCES[kind][0] and errors.mean() < TOLERANCES[kind][1]
     for row, scores in zip(found, expected):
@@ -180,7 +175,7 @@ def test_which_kind_is_picked(exported, tmp_path):
 
 
 def test_taggers_exported(saved):
-    assert command("export", saved["tagger"].folder).returncode == 0
+    assert main(["export", str(saved["tagger"].folder)]) == 0
     onnx = Predictor.load(saved["tagger"].folder)
     assert onnx.kind == "onnx"
     tokens = onnx.predict("ab 天 cs")["tokens"]
@@ -189,11 +184,11 @@ def test_taggers_exported(saved):
         assert abs(token["probability"] - scores.max()) < 1e-5
 
 
-def test_what_cannot_be_exported(tmp_path):
-    done = command("export", tmp_path / "nowhere")
-    assert done.returncode == 2 and b"it is missing" in done.stderr
-    done = command("export", tmp_path, "--float16")
-    assert done.returncode == 2 and b"--float16 needs --litert" in done.stderr
+def test_what_cannot_be_exported(tmp_path, capsys):
+    assert main(["export", str(tmp_path / "nowhere")]) == 2
+    assert "it is missing" in capsys.readouterr().err
+    assert main(["export", str(tmp_path), "--float16"]) == 2
+    assert "--float16 needs --litert" in capsys.readouterr().err
 
 
 def test_other_outputs(saved):
@@ -241,9 +236,8 @@ def test_what_transformers_saved(tmp_path):
 
 
 def test_an_encoder_without_a_head(tmp_path):
-    transformer = build_transformer_model(return_keras_model=False, **TINY)
     with pytest.warns(UserWarning, match="an identity is written"):
-        save_pretrained(tmp_path, transformer, vocab=VOCAB)
+        save_pretrained(tmp_path, encoder(), vocab=VOCAB)
     with pytest.raises(ValueError, match=r"names no labels.*an encoder without a head"):
         Predictor.load(tmp_path)
 
@@ -256,6 +250,15 @@ def test_a_vocabulary_of_another_model(saved, tmp_path):
         Predictor.load(tmp_path / "a")
 
 
+def command(*arguments, text=""):
+    return subprocess.run(
+        [sys.executable, "-m", "bert_of_theseus", *map(str, arguments)],
+        input=text.encode(),
+        capture_output=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+
 def test_the_command(saved):
     """A process of its own has the set-up of bert4keras to do, and picks Keras 2 for it."""
     done = command("predict", saved["first token"].folder, text="a b\n\n天\n")
@@ -264,3 +267,13 @@ def test_the_command(saved):
     assert [row["line"] for row in rows] == [1, 3]
     np.testing.assert_allclose(values(rows[1]), saved["first token"].outputs("天"), atol=1e-5)
     assert "line 2: empty" in done.stderr.decode()
+
+
+@pytest.mark.slow
+def test_the_export_command(saved, tmp_path):
+    folder = shutil.copytree(saved["first token"].folder, tmp_path / "a")
+    done = command("export", folder)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().startswith(f"{folder / 'model.onnx'}  ")
+    row = Predictor.load(folder, kind="onnx").predict("天")
+    np.testing.assert_allclose(values(row), saved["first token"].outputs("天"), atol=1e-5)

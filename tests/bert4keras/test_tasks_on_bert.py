@@ -1,7 +1,5 @@
 """Tasks on real BERTs, and scripts/tasks.py from end to end on tiny ones."""
 
-import bert_of_theseus.bert4keras  # noqa: F401, I001  must come first
-
 import json
 import os
 import signal
@@ -12,14 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from bert_helpers import run, same, untraced, weights_of
 
 from bert_of_theseus import build_successor_model, build_theseus_model, set_replacement_rate
-from bert_of_theseus.data import Classification, SpanExtraction, Tagging
 from bert_of_theseus.backend import keras
-from bert_of_theseus.checkpoints.load import build_bert
 from bert_of_theseus.checkpoints import load_pretrained
-from bert_of_theseus.data import Entity, Example, Pair, Tokenizer, load_cluener
+from bert_of_theseus.checkpoints.load import build_bert
+from bert_of_theseus.data import (
+    Classification,
+    Entity,
+    Example,
+    Pair,
+    SpanExtraction,
+    Tagging,
+    Tokenizer,
+    load_cluener,
+)
 from bert_of_theseus.data.decoding import decode_entities
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "tasks.py"
@@ -52,20 +58,25 @@ def vocab(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("execution", ["lazy", "dense"])
-@pytest.mark.parametrize("name", CASES)
-def test_a_theseus_model_of_a_task(name, execution, vocab):
+@pytest.mark.parametrize("name, executions", [
+    ("pairs", ["lazy", "dense"]),
+    ("tagging", ["lazy"]),
+    ("spans", ["lazy"]),
+    pytest.param("tagging", ["dense"], marks=pytest.mark.slow),
+    pytest.param("spans", ["dense"], marks=pytest.mark.slow),
+])  # fmt: skip
+@pytest.mark.usefixtures("untraced")
+def test_a_theseus_model_of_a_task(name, executions, vocab):
     """At inference it is the successor; padding changes neither that nor the loss."""
     task, examples = CASES[name]
     tokenizer = Tokenizer(vocab)
     keras.utils.set_random_seed(0)
-    hosts = build_bert(CONFIG), build_bert(CONFIG, num_hidden_layers=1, prefix="Successor-")
+    hosts = [build_bert(CONFIG, num_hidden_layers=1, prefix=prefix) for prefix in ("", "Small-")]
     head = task.head(16)
     for model in (*(host.model for host in hosts), head):
         # The initial weights are so small that attention hardly matters.
         model.set_weights([10 * w if w.ndim > 1 else w for w in model.get_weights()])
-    theseus = build_theseus_model(*hosts, head, execution=execution, seed=1)
-    small = build_successor_model(theseus)
+    small = build_successor_model(hosts[1], head)
     full = build_successor_model(hosts[0], head)
     data = task.batches(examples, tokenizer, 16, batch_size=2, multiple=1)
     inputs, labels = data[0]
@@ -73,16 +84,7 @@ def test_a_theseus_model_of_a_task(name, execution, vocab):
     padding = [(0, 0), (0, 3)]
     longer = [np.pad(x, padding) for x in inputs]
     more = np.pad(labels, padding, constant_values=-1) if name == "tagging" else labels
-    losses = []
-    for x, y in ((inputs, labels), (longer, more)):
-        theseus.compile(keras.optimizers.SGD(0.1), task.loss, metrics=list(task.metrics))
-        losses.append(theseus.evaluate(x, y, verbose=0))
-        found = np.array(theseus(x))
-        np.testing.assert_allclose(found, np.array(small(x)), atol=1e-6)
-        assert not np.allclose(found, np.array(full(x)), atol=1e-3)
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
-    short = np.array(small(inputs))
-    long = np.array(small(longer))
+    short, long = run(small, inputs), run(small, longer)
     if name == "tagging":
         real = inputs[0] > 0
         np.testing.assert_allclose(long[:, :length][real], short[real], atol=1e-5)
@@ -91,23 +93,40 @@ def test_a_theseus_model_of_a_task(name, execution, vocab):
         assert (long[..., length:] == 0).all()
     else:
         np.testing.assert_allclose(long, short, atol=1e-5)
-    before = [np.array(w) for w in hosts[0].model.get_weights() + head.get_weights()]
-    start = [np.array(w) for w in hosts[1].model.get_weights()]
-    theseus.compile(keras.optimizers.SGD(0.1), task.loss)
-    set_replacement_rate(theseus, 1.0)
-    theseus.fit(inputs, labels, epochs=1, verbose=0)
-    after = hosts[0].model.get_weights() + head.get_weights()
-    assert all((a == b).all() for a, b in zip(before, after))
-    assert any((a != b).any() for a, b in zip(start, hosts[1].model.get_weights()))
+    for execution in executions:
+        theseus = build_theseus_model(*hosts, head, execution=execution, seed=1)
+        theseus.compile(keras.optimizers.SGD(0.1), task.loss, metrics=list(task.metrics))
+        losses = []
+        for x, y in ((inputs, labels), (longer, more)):
+            losses.append(theseus.evaluate(x, y, verbose=0))
+            found = run(theseus, x)
+            np.testing.assert_allclose(found, run(small, x), atol=1e-6)
+            assert not np.allclose(found, run(full, x), atol=1e-3)
+        np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+        before, start = weights_of(hosts[0].model, head), weights_of(hosts[1].model)
+        set_replacement_rate(theseus, 1.0)
+        theseus.fit(inputs, labels, epochs=1, verbose=0)
+        assert same(before, weights_of(hosts[0].model, head))
+        assert not same(start, weights_of(hosts[1].model))
 
 
 # The script.
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory, vocab):
+def given(tmp_path_factory):
+    """What can be learned: 256 texts of each task."""
+    return write_data(tmp_path_factory.mktemp("given"), 256)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Too few texts to learn anything of."""
+    return write_data(tmp_path_factory.mktemp("few"), 32)
+
+
+def write_data(folder, size):
     """Entities are what follows 在, two characters; good films and bad ones."""
-    folder = tmp_path_factory.mktemp("given")
     rng = np.random.default_rng(0)
 
     def ner(count):
@@ -119,7 +138,7 @@ def given(tmp_path_factory, vocab):
             label = {"地": {name: [[place + 1, place + 2]]}}
             yield json.dumps({"text": text, "label": label}, ensure_ascii=False, indent=2)
 
-    for name, count in (("train", 256), ("dev", 64)):
+    for name, count in (("train", size), ("dev", size // 4)):
         (folder / f"{name}.json").write_text("\n".join(ner(count)), encoding="utf-8")
         lines = ["sentence\tlabel"]
         for i in range(count):
@@ -155,37 +174,59 @@ def script(load_script):
     return load_script(SCRIPT)
 
 
-def test_cluener(script, given, vocab, tmp_path, capsys):
+ONE_EPOCH = {f"{stage}_epochs": 1 for stage in ("predecessor", "theseus", "successor")}
+
+
+def test_cluener(script, few, vocab, tmp_path, capsys):
+    """All but that something is learned."""
+    with untraced():
+        argv = arguments(few, vocab, "cluener", output_dir=tmp_path / "run", **ONE_EPOCH)
+        run_cluener(script, argv, 32, tmp_path / "run", capsys)
+
+
+@pytest.mark.slow
+def test_cluener_learns(script, given, vocab, tmp_path, capsys):
     folder = tmp_path / "run"
-    assert script.main(arguments(given, vocab, "cluener", output_dir=folder)) == 0
-    text = capsys.readouterr().out
-    assert "dev: 64 texts, 0 texts cut, 64 entities, 0 entities without labels" in text
+    argv = arguments(given, vocab, "cluener", output_dir=folder)
+    rows = run_cluener(script, argv, 256, folder, capsys)
+    assert rows[0]["test_score"] > 0.5 and rows[2]["test_score"] > 0.5
+    encoder, head, labels = load_pretrained(folder / "model")
+    tokenizer = Tokenizer(folder / "model" / "vocab.txt")
+    encoded = tokenizer.encode_with_offsets([Example("在甲乙和", None)], 16)
+    ids = encoded.token_ids[0][None]
+    output = run(build_successor_model(encoder, head), [ids, 0 * ids])[0]
+    assert decode_entities(output, encoded.offsets[0], labels) == [Entity(1, 3, "地")]
+    # The same command again trains nothing; other settings are refused.
+    record = (folder / "task.json").read_bytes()
+    changed = os.stat(folder / "successor" / "model.weights.h5").st_mtime_ns
+    assert script.main(argv) == 0
+    assert os.stat(folder / "successor" / "model.weights.h5").st_mtime_ns == changed
+    assert (folder / "task.json").read_bytes() == record
+    capsys.readouterr()
+    assert script.main([*argv, "--seed", "3"]) == 2
+    assert "holds a training with other settings" in capsys.readouterr().err
+
+
+def run_cluener(script, argv, count, folder, capsys):
+    data = Path(argv[argv.index("--data-dir") + 1])
+    assert script.main(argv) == 0
+    text, dev = capsys.readouterr().out, count // 4
+    assert f"dev: {dev} texts, 0 texts cut, {dev} entities, 0 entities without labels" in text
     record = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     rows = json.loads((folder / "report.json").read_text(encoding="utf-8"))["rows"]
     assert [row["layers"] for row in rows] == [2, 1, 1]
-    assert rows[0]["test_score"] == record["dev"]["predecessor"]["f1"] > 0.5
-    assert rows[2]["test_score"] == record["dev"]["successor"]["f1"] > 0.5
-    assert record["sets"]["train"]["texts"] + record["sets"]["validation"]["texts"] == 256
+    assert rows[0]["test_score"] == record["dev"]["predecessor"]["f1"]
+    assert rows[2]["test_score"] == record["dev"]["successor"]["f1"]
+    assert record["sets"]["train"]["texts"] + record["sets"]["validation"]["texts"] == count
     # What is saved is the successor, with the names of its tags.
     encoder, head, labels = load_pretrained(folder / "model")
     assert labels == record["labels"] == ["O", "B-地", "I-地"]
     model = build_successor_model(encoder, head)
     task = Tagging(["地"])
     tokenizer = Tokenizer(folder / "model" / "vocab.txt")
-    data = task.batches(load_cluener(given).dev, tokenizer, 16)
-    assert task.score(model, data) == pytest.approx(rows[2]["test_score"])
-    encoded = tokenizer.encode_with_offsets([Example("在甲乙和", None)], 16)
-    ids = encoded.token_ids[0][None]
-    output = model.predict([ids, 0 * ids], verbose=0)[0]
-    assert decode_entities(output, encoded.offsets[0], labels) == [Entity(1, 3, "地")]
-    # The same command again trains nothing; other settings are refused.
-    changed = os.stat(folder / "successor" / "model.weights.h5").st_mtime_ns
-    assert script.main(arguments(given, vocab, "cluener", output_dir=folder)) == 0
-    assert os.stat(folder / "successor" / "model.weights.h5").st_mtime_ns == changed
-    assert json.loads((folder / "task.json").read_text(encoding="utf-8")) == record
-    capsys.readouterr()
-    assert script.main(arguments(given, vocab, "cluener", output_dir=folder, seed=3)) == 2
-    assert "holds a training with other settings" in capsys.readouterr().err
+    batches = task.batches(load_cluener(data).dev, tokenizer, 16)
+    assert task.score(model, batches) == pytest.approx(rows[2]["test_score"])
+    return rows
 
 
 OWN = {  # Beside CLUENER and SST-2, which are tagging and classification.
@@ -195,16 +236,10 @@ OWN = {  # Beside CLUENER and SST-2, which are tagging and classification.
 }
 
 
-@pytest.fixture
-def untraced():
-    """Tracing takes most of the time of so small a training."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-@pytest.mark.parametrize("task", OWN)
-def test_tasks_of_ones_own(script, given, vocab, tmp_path, capsys, task, untraced):
+@pytest.mark.parametrize("task", [
+    pytest.param(task, marks=() if task == "spans" else pytest.mark.slow) for task in OWN
+])  # fmt: skip
+def test_tasks_of_ones_own(script, few, vocab, tmp_path, capsys, task):
     """From texts to a saved successor; and what is said where nothing was learned."""
     for name in ("train", "dev"):
         rows = [
@@ -214,10 +249,10 @@ def test_tasks_of_ones_own(script, given, vocab, tmp_path, capsys, task, untrace
         ]
         (tmp_path / f"{name}.json").write_text("\n".join(map(json.dumps, rows)))
     rates = {f"{name}_learning_rate": 1e-6 for name in ("predecessor", "theseus", "successor")}
-    epochs = {name: 1 for name in ("predecessor_epochs", "theseus_epochs", "successor_epochs")}
     folder = tmp_path / "run"
-    changes = {"data_dir": tmp_path, "output_dir": folder, **rates, **epochs}
-    assert script.main(arguments(given, vocab, task, **changes)) == 0
+    changes = {"data_dir": tmp_path, "output_dir": folder, **rates, **ONE_EPOCH}
+    with untraced():
+        assert script.main(arguments(few, vocab, task, **changes)) == 0
     out, err = capsys.readouterr()
     record = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     (metric, *_), (score, *_) = zip(*record["dev"]["predecessor"].items())
@@ -235,6 +270,7 @@ def test_tasks_of_ones_own(script, given, vocab, tmp_path, capsys, task, untrace
     assert build_successor_model(encoder, head).count_params() == rows[2]["parameters"]
 
 
+@pytest.mark.slow
 def test_sst2_killed_and_taken_up(script, given, vocab, tmp_path, capsys):
     folder = tmp_path / "run"
     argv = arguments(given, vocab, "sst2", output_dir=folder, theseus_epochs=2)

@@ -1,4 +1,7 @@
-"""Trains on two virtual CPU devices and on one; writes what was found, see test_distribution.py."""
+"""Trains on two virtual CPU devices and on one; writes what was found, see test_distribution.py.
+
+Arguments: a folder, and "whole" or "replica".
+"""
 
 import contextlib
 import json
@@ -138,24 +141,25 @@ def refusal(function):
         return str(error)
 
 
-def main(folder):
+def main(folder, what):
     folder = Path(folder)
-    found = {"one": train(folder / "one"), "two": train(folder / "two", distributed)}
-    found["two"]["draws"] = draws("batch")
-    if BACKEND == "jax":
-        found["refused"] = refusal(lambda: draws("replica"))
-        found["uneven"] = refusal(lambda: train(folder / "uneven", distributed, size=27))
-    else:
-        found["example draws"] = draws("example")
+    if what == "replica":
         options = {"dropout": True, "sampling": "replica"}
-        found["replica"] = train(folder / "replica", distributed, **options)
+        found = {"replica": train(folder / "replica", distributed, **options)}
         with contextlib.suppress(KeyboardInterrupt):
             train(folder / "resumed", distributed, stop_after=6, **options)
         found["resumed"] = train(folder / "resumed", distributed, **options)
-        for name in ("replica", "resumed"):
-            found[name]["draws"] = draws("replica")
+    else:
+        found = {"one": train(folder / "one"), "two": train(folder / "two", distributed)}
+        found["draws"] = {"batch": draws("batch")}
+        if BACKEND == "jax":
+            found["refused"] = refusal(lambda: draws("replica"))
+            found["uneven"] = refusal(lambda: train(folder / "uneven", distributed, size=27))
+        else:
+            found["draws"]["example"] = draws("example")
+            found["draws"].update({name: draws("replica") for name in ("replica", "again")})
     (folder / "found.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,6 +1,7 @@
 """Compresses a small stack in processes that are killed one after the other; see test_resume.py.
 
-Forks, so that Keras is imported once. Prints how each process ended, and what was left.
+Arguments: a folder, and where in `KILLS`; everywhere if it is not said. Forks, so that Keras is
+imported once. Prints how each process ended, and what was left.
 """
 
 import hashlib
@@ -136,9 +137,9 @@ def forked(directory, kind=None, *point):
     return child
 
 
-def main(folder):
+def main(folder, *points):
     whole = forked(f"{folder}/whole")
-    for stage, event, times in KILLS:
+    for stage, event, times in [KILLS[int(point)] for point in points] or KILLS:
         kind = HalfWritten if event.startswith("write") else Killer
         child = forked(f"{folder}/killed", kind, stage, event, times)
         print("killed by", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), stage, event)
@@ -149,4 +150,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

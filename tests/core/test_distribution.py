@@ -18,17 +18,17 @@ from bert_of_theseus.backend import BACKEND
 if BACKEND == "torch":
     pytest.skip("Keras distributes on TensorFlow and JAX", allow_module_level=True)
 
+# Under Keras 2 it is TensorFlow's strategy, too.
+pytestmark = pytest.mark.slow_unless("tensorflow", "jax")
 TENSORFLOW = pytest.mark.skipif(BACKEND != "tensorflow", reason="of tf.distribute")
 JAX = pytest.mark.skipif(BACKEND != "jax", reason="of Keras' own distribution on JAX")
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("devices")
+def run(folder, what):
     child = Path(__file__).with_name("devices_child.py")
-    flags = "--xla_force_host_platform_device_count=2"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     done = subprocess.run(
-        [sys.executable, str(child), str(folder)],
+        [sys.executable, str(child), str(folder), what],
         env=dict(os.environ, XLA_FLAGS=flags),
         capture_output=True,
         text=True,
@@ -36,6 +36,11 @@ def found(tmp_path_factory):
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return json.loads((folder / "found.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("devices"), "whole")
 
 
 def test_two_devices_train_as_one_does(found):
@@ -46,11 +51,14 @@ def test_two_devices_train_as_one_does(found):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def check_weights(run):
+    """The predecessor is bit-identical, and the devices agree on the successor."""
+    assert run["frozen as before"] and run["devices agree"]
+    assert not run["trained as before"]
+
+
 def test_the_predecessor_is_bit_identical_and_the_successor_agrees(found):
-    for run in ("two", "replica"):
-        if run in found:
-            assert found[run]["frozen as before"] and found[run]["devices agree"], run
-            assert not found[run]["trained as before"]
+    check_weights(found["two"])
 
 
 def test_the_rate_is_scheduled(found):
@@ -60,27 +68,31 @@ def test_the_rate_is_scheduled(found):
 
 def test_draws_are_shared_by_default(found):
     # Each device's own account of whether the successor ran, batch by batch.
-    first, second = found["two"]["draws"]
+    first, second = found["draws"]["batch"]
     assert first == second
     assert {False, True} == set(first)
 
 
 @TENSORFLOW
 def test_draws_of_each_replica_differ_and_are_reproducible(found):
-    first, second = found["replica"]["draws"]
+    first, second = found["draws"]["replica"]
     assert first != second
-    assert first == found["two"]["draws"][0]  # the first one's are those that would be shared
-    assert found["resumed"]["draws"] == [first, second]
+    assert first == found["draws"]["batch"][0]  # the first one's are those that would be shared
+    assert found["draws"]["again"] == [first, second]
 
 
 @TENSORFLOW
 def test_examples_on_different_replicas_draw_independently(found):
-    first, second = found["example draws"]
+    first, second = found["draws"]["example"]
     assert first != second and len(first) == len(second) == 16
 
 
+@pytest.mark.slow
 @TENSORFLOW
-def test_interrupted_with_dropout_it_ends_the_same(found):
+def test_replicas_that_draw_for_themselves_agree_and_resume(tmp_path):
+    found = run(tmp_path, "replica")
+    check_weights(found["replica"])
+    # Interrupted, with dropout, it ends the same.
     whole, resumed = found["replica"], found["resumed"]
     assert len(whole["losses"]) == 8 and len(resumed["losses"]) == 4
     assert resumed["losses"] == whole["losses"][4:]

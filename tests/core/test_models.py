@@ -4,21 +4,21 @@ import itertools
 
 import numpy as np
 import pytest
-from core_helpers import (
+from helpers import (
     Probe,
     all_changed,
     any_changed,
     assert_same,
-    compiled_call,
+    eager,
     gradient_function,
-    package,
+    many_calls,
     to_numpy,
     to_tensor,
     values,
     weights_of,
 )
+from tiny import HIDDEN, PRIMES, VOCAB, Host, dense_block, product_of, scales
 
-import bert_of_theseus as package_names
 from bert_of_theseus import (
     build_successor_model,
     build_theseus_model,
@@ -27,69 +27,15 @@ from bert_of_theseus import (
 )
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras
 from bert_of_theseus.encoders import StackEncoder
-from bert_of_theseus.encoders.initialize import split_into_modules
 from bert_of_theseus.layers import choice_layers
 
 EXECUTIONS = ["lazy", "dense"]
 PATHS = list(itertools.product([0, 1], repeat=3))
-HIDDEN = 4
-VOCAB = 9
 
 rng = np.random.default_rng(0)
-X = rng.integers(1, VOCAB, (12, 5)).astype("int32")
+X = rng.integers(1, VOCAB, 12).astype("int32")
 Y = rng.integers(0, 3, 12).astype("int32")
 TARGETS = np.eye(3, dtype="float32")[Y]
-
-
-def block(name, probe=False):
-    """A layer of an encoder."""
-    dense = keras.layers.Dense(HIDDEN, activation="tanh", name=name)
-    if not probe:
-        return dense
-    inputs = keras.Input((5, HIDDEN))
-    return keras.Model(inputs, Probe(name=f"{name}_probe")(dense(inputs)), name=f"{name}_probed")
-
-
-def embedding(name):
-    return keras.layers.Embedding(VOCAB, HIDDEN, name=name)
-
-
-def head():
-    x = inputs = keras.Input((5, HIDDEN))
-    x = keras.layers.GlobalAveragePooling1D()(x)
-    return keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x), name="head")
-
-
-class Host:
-    """A predecessor, a successor and a head, of the same weights for the same seed."""
-
-    def __init__(self, layers=(4, 2), seed=0, block=block, **options):
-        keras.utils.set_random_seed(seed)
-        self.predecessor, self.successor = (
-            StackEncoder(
-                [block(f"{side}{i}", **options) for i in range(number)],
-                inputs=keras.Input((5,), dtype="int32"),
-                embedding=embedding(f"{side}_embedding"),
-            )
-            for side, number in zip("ps", layers)
-        )
-        self.head = head()
-
-    def theseus(self, *args, **kwargs):
-        return build_theseus_model(self.predecessor, self.successor, self.head, *args, **kwargs)
-
-    def alone(self, path):
-        """The model of the modules picked by `path`, 1 for the successor's."""
-        x = inputs = self.predecessor.inputs[0]
-        x = self.predecessor._embedding(x)
-        for index, picked in enumerate(path):
-            for layer in (
-                [self.successor.layers[index]]
-                if picked
-                else self.predecessor.layers[2 * index : 2 * index + 2]
-            ):
-                x = layer(x)
-        return keras.Model(inputs, self.head(x))
 
 
 def set_path(theseus, path):
@@ -97,12 +43,18 @@ def set_path(theseus, path):
         choice.replacement_rate.assign(float(picked))
 
 
+def probed_block(name):
+    inputs = keras.Input((HIDDEN,))
+    output = Probe(name=f"{name}_probe")(dense_block(name)(inputs))
+    return keras.Model(inputs, output, name=f"{name}_probed")
+
+
 # One law in both executions.
 
 
 @pytest.fixture(scope="module")
 def host():
-    return Host((6, 3), probe=True)
+    return Host((6, 3), block=probed_block)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +111,7 @@ def test_inference_is_the_successor_at_any_rate(host, both):
     for theseus, _ in both.values():
         for rate in (0, 0.5):
             set_replacement_rate(theseus, rate)
-            np.testing.assert_allclose(theseus.predict(X, verbose=0), expected, atol=1e-6)
+            np.testing.assert_allclose(eager(theseus, X), expected, atol=1e-6)
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX differentiates what it is asked to")
@@ -190,7 +142,7 @@ def test_no_gradient_for_frozen_weights(path, host, both):
 
 def noisy_block(name):
     """With all that a frozen layer could still change or leak: statistics and noise."""
-    x = inputs = keras.Input((5, HIDDEN))
+    x = inputs = keras.Input((HIDDEN,))
     x = keras.layers.Dense(HIDDEN, activation="tanh")(x)
     x = keras.layers.BatchNormalization()(x)
     return keras.Model(inputs, keras.layers.Dropout(0.1)(x), name=name)
@@ -206,7 +158,8 @@ def test_what_each_stage_trains(execution, embeddings, tmp_path):
     predecessor, successor = host.predecessor, host.successor
     fine_tuned = keras.Model(predecessor.inputs, host.head(predecessor.output))
     loss = "sparse_categorical_crossentropy"
-    fine_tuned.compile(keras.optimizers.Adam(0.01), loss)  # before the Theseus model is built
+    # Before the Theseus model is built. What is compiled is the Theseus model alone.
+    fine_tuned.compile(keras.optimizers.Adam(0.01), loss, run_eagerly=True)
     predecessor.layers[3].trainable = False  # a flag of the caller's own
     layers = list(fine_tuned._flatten_layers())
     flags = [layer.trainable for layer in layers]
@@ -231,7 +184,7 @@ def test_what_each_stage_trains(execution, embeddings, tmp_path):
     # The successor, taken out: the same numbers, none of the predecessor's weights, no more bytes
     # than such a model built alone.
     small = build_successor_model(theseus)
-    np.testing.assert_array_equal(small.predict(X, verbose=0), theseus.predict(X, verbose=0))
+    np.testing.assert_array_equal(eager(small, X), eager(theseus, X))
     own = {id(w) for w in [*weights_of(successor.layers), *successor._embedding.weights]}
     assert {id(w) for w in small.weights} == own | {id(w) for w in host.head.weights}
     fresh = Host(seed=1, block=noisy_block)
@@ -245,7 +198,7 @@ def test_what_each_stage_trains(execution, embeddings, tmp_path):
     assert sizes[0] == sizes[1] < sizes[2]
     small.save(tmp_path / "small.keras")
     loaded = keras.models.load_model(tmp_path / "small.keras")
-    np.testing.assert_array_equal(loaded.predict(X, verbose=0), small.predict(X, verbose=0))
+    np.testing.assert_array_equal(eager(loaded, X), eager(small, X))
 
     # Trained on, all of it; and the predecessor's model of the beginning still trains, too.
     for model, weights in [
@@ -253,7 +206,7 @@ def test_what_each_stage_trains(execution, embeddings, tmp_path):
         (fine_tuned, predecessor.layers[0].trainable_weights),
     ]:
         if model is small:
-            model.compile(keras.optimizers.Adam(0.01), loss)
+            model.compile(keras.optimizers.Adam(0.01), loss, run_eagerly=True)
         before = values(weights)
         model.fit(X, Y, batch_size=4, verbose=0)
         assert all_changed(before, values(weights))
@@ -262,57 +215,16 @@ def test_what_each_stage_trains(execution, embeddings, tmp_path):
 # The law of the draws.
 
 
-@package
-class Scale(keras.layers.Layer):
-    """Multiplies: the product at the end tells which layers were run."""
-
-    def __init__(self, factor, **kwargs):
-        super().__init__(**kwargs)
-        self.factor = factor
-
-    def build(self, input_shape):
-        self.scale = self.add_weight(
-            name="scale", shape=(), initializer=keras.initializers.Constant(self.factor)
-        )
-        self.built = True
-
-    def call(self, x):
-        return x * self.scale
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), "factor": self.factor}
-
-
-PRIMES = [2, 3, 5, 7, 11, 13, 17, 19, 23]
-
-
-def scales(n, m, **kwargs):
-    """Predecessor of the first `n` primes, successor of the next `m`."""
-    predecessor = [keras.Input((1,)), *map(Scale, PRIMES[:n])]
-    successor = [Scale(prime) for prime in PRIMES[n : n + m]]
-    identity = keras.layers.Activation("linear", name="head")
-    return build_theseus_model(predecessor, successor, identity, **kwargs)
-
-
-def draw_paths(theseus, number):
-    """`(number, 3)` of 0 and 1, of a model of `scales(3, 3)`."""
-    call = compiled_call(theseus)
-    one = np.ones((1, 1), "float32")
-    products = np.array([call(one).item() for _ in range(number)]).astype(int)
-    return np.stack([products % prime == 0 for prime in PRIMES[3:6]], axis=1).astype(int)
-
-
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("at_least_one", [False, True])
 def test_distribution_of_the_paths(execution, at_least_one):
     theseus = scales(3, 3, execution=execution, at_least_one=at_least_one, seed=1)
     number = 250
+    draw = many_calls(theseus, number)
     for rate in (0.5, 0.2, 0.0):
         set_replacement_rate(theseus, rate)
-        paths = draw_paths(theseus, number)
+        products = draw(np.ones((1, 1), "float32")).ravel().astype(int)
+        paths = np.stack([products % prime == 0 for prime in PRIMES[3:6]], axis=1).astype(int)
         law = np.array([np.prod([rate if bit else 1 - rate for bit in path]) for path in PATHS])
         if at_least_one:
             # Drawing again until something is replaced; in the limit of rate 0, one module, any.
@@ -331,7 +243,7 @@ def test_at_least_one_counts_the_embeddings():
     choices = choice_layers(theseus)
     assert [choice.modules_left for choice in choices] == [3, 2, 1]
     alone = scales(3, 1, module_map=[[0, 1, 2]], replacement_rate=0.0, at_least_one=True)
-    assert compiled_call(alone)(np.ones((1, 1), "float32")) == PRIMES[3]
+    assert eager(alone, np.ones((1, 1), "float32"), training=True) == PRIMES[3]
 
 
 # How a fit is run changes nothing.
@@ -355,7 +267,7 @@ def trained(execution="dense", seed=3, **options):
 
 @pytest.fixture(scope="module")
 def reference():
-    return trained()
+    return trained(run_eagerly=True)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -369,10 +281,10 @@ def test_a_fit_is_reproducible(option, reference):
 
 
 def test_other_seeds_train_otherwise(reference):
-    first = trained(seed=None)
+    first, again = (trained(seed=None, run_eagerly=True) for _ in range(2))
     assert any_changed(first, reference)
-    assert any_changed(trained(seed=4), reference)
-    for a, b in zip(first, trained(seed=None)):  # `set_random_seed` governs it
+    assert any_changed(trained(seed=4, run_eagerly=True), reference)
+    for a, b in zip(first, again):  # `set_random_seed` governs it
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
@@ -386,7 +298,11 @@ def test_mixed_precision(execution, policy):
     try:
         host = Host()
         theseus = host.theseus(0.1, execution=execution, seed=0)
-        theseus.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        theseus.compile(
+            keras.optimizers.SGD(0.1),
+            "sparse_categorical_crossentropy",
+            run_eagerly=execution == "dense",  # which has no branches that compilation must join
+        )
     finally:
         set_policy("float32")
     for choice in choice_layers(theseus):
@@ -408,38 +324,53 @@ if KERAS_2:
     FORMATS += ["theseus.h5", "saved_model", "theseus.weights"]
 
 
-@pytest.mark.parametrize("file", FORMATS)
-@pytest.mark.parametrize("execution", EXECUTIONS)
-def test_files(execution, file, tmp_path):
-    host = Host()
-    theseus = host.theseus(execution=execution, embeddings="replace", seed=0)
-    theseus.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+def compiled(theseus):
+    loss = "sparse_categorical_crossentropy"
+    theseus.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=True)
+    return theseus
+
+
+def train_on(theseus):
+    theseus.fit(X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+
+
+@pytest.fixture(scope="module", params=EXECUTIONS)
+def saved(request, tmp_path_factory):
+    """A Theseus model that was trained a little, in files of every format; how it goes on."""
+    execution, folder = request.param, tmp_path_factory.mktemp("files")
+    theseus = compiled(Host().theseus(execution=execution, embeddings="replace", seed=0))
     theseus.fit(X, Y, batch_size=4, verbose=0)
     set_replacement_rate(theseus, 0.75)
-    path = str(tmp_path / file)
+    for file in FORMATS:
+        (theseus.save_weights if "weights" in file else theseus.save)(str(folder / file))
+    before = eager(theseus, X)
+    train_on(theseus)
+    return execution, folder, theseus, before, eager(theseus, X)
+
+
+@pytest.mark.parametrize("file", FORMATS)
+def test_files(file, saved):
+    execution, folder, theseus, outputs, later = saved
     if "weights" in file:
-        theseus.save_weights(path)
-        copy = Host(seed=1).theseus(execution=execution, embeddings="replace", seed=1)
-        copy.load_weights(path)
-        copy.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+        copy = compiled(Host(seed=1).theseus(execution=execution, embeddings="replace", seed=1))
+        copy.load_weights(str(folder / file))
     else:
-        theseus.save(path)
-        copy = keras.models.load_model(path)
+        copy = keras.models.load_model(str(folder / file))
+        copy.run_eagerly = True
         with pytest.raises(ValueError, match=r"Pass the successor itself"):
             build_successor_model(copy)
     assert get_replacement_rate(copy) == 0.75
     assert len(copy.trainable_weights) == len(theseus.trainable_weights)
     assert len(copy.weights) == len(theseus.weights)
-    np.testing.assert_allclose(copy.predict(X, verbose=0), theseus.predict(X, verbose=0), atol=1e-6)
+    np.testing.assert_allclose(eager(copy, X), outputs, atol=1e-6)
     # It goes on where it was: the same draws, and the same is trained and frozen.
     trainable = {id(weight) for weight in copy.trainable_weights}
     frozen = [w for w in copy.weights if id(w) not in trainable and "draw" not in w.name]
     before, moving = values(frozen), values(copy.trainable_weights)
-    for model in (theseus, copy):
-        model.fit(X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    train_on(copy)
     assert_same(before, values(frozen))
     assert any_changed(moving, values(copy.trainable_weights))
-    np.testing.assert_allclose(copy.predict(X, verbose=0), theseus.predict(X, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(eager(copy, X), later, atol=1e-5)
 
 
 # The module map.
@@ -457,91 +388,11 @@ def test_files(execution, file, tmp_path):
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_module_map(execution, n, m, module_map, modules):
     theseus = scales(n, m, module_map=module_map, execution=execution)
-    call = compiled_call(theseus)
     for replaced in range(m):
         path = [int(index == replaced) for index in range(m)]
         set_path(theseus, path)
-        expected = np.prod(
-            [
-                PRIMES[n + i] if path[i] else np.prod([PRIMES[j] for j in modules[i]])
-                for i in range(m)
-            ]
-        )
-        assert call(np.ones((1, 1), "float32")) == expected
-
-
-@pytest.mark.parametrize("n, m, module_map, text", [
-    (2, 3, None, r"more layers \(3\) than the predecessor \(2\)"),
-    (2, 3, [[0], [1], []], r"more layers \(3\) than the predecessor \(2\)"),
-    (4, 2, [[0, 1], [2]], r"2 non-empty lists.*0 to 3 once each, in order.*\[\[0, 1\], \[2\]\]"),
-    (4, 2, [[0, 1], [3, 2]], "once each, in order"),
-    (4, 2, [[0, 1, 2, 3], []], "2 non-empty lists"),
-    (4, 2, [[0], [1], [2, 3]], "2 non-empty lists"),
-    (4, 2, [[0, 1], [1, 2, 3]], "once each"),
-])  # fmt: skip
-def test_bad_module_maps(n, m, module_map, text):
-    with pytest.raises(ValueError, match=text):
-        scales(n, m, module_map=module_map)
-
-
-def test_default_modules_are_even():
-    for n in range(1, 25):
-        for m in range(1, n + 1):
-            modules = split_into_modules(n, m)
-            assert sum(modules, []) == list(range(n))  # complete, once each, in order
-            assert len(modules) == m
-            sizes = {len(module) for module in modules}
-            assert sizes <= {n // m, -(-n // m)}  # so equal where m divides n
-    assert [len(module) for module in split_into_modules(12, 5)] == [2, 3, 2, 3, 2]
-
-
-# Errors.
-
-
-@pytest.mark.parametrize("change, error, text", [
-    ({"execution": "eager"}, ValueError, r"`execution` must be one of .*'lazy', 'dense'.*'eager'"),
-    ({"embeddings": "own"}, ValueError, "`embeddings` must be one of .*Received: 'own'"),
-    ({"replacement_rate": 1.5}, ValueError, r"in \[0, 1\].*Received: 1.5"),
-    ({"replacement_rate": "0.5"}, TypeError, r"number in \[0, 1\]"),
-    ({"seed": 0.5}, TypeError, "at least 0, or None. Received: 0.5"),
-    ({"seed": -1}, ValueError, "at least 0, or None. Received: -1"),
-])  # fmt: skip
-def test_bad_options(change, error, text):
-    with pytest.raises(error, match=text):
-        scales(2, 1, **change)
-
-
-def test_bad_parts():
-    host = Host()
-    with pytest.raises(
-        TypeError, match="`classifier` must be a model or layer of the Keras in use"
-    ):
-        build_theseus_model(host.predecessor, host.successor, lambda x: x)
-    with pytest.raises(TypeError, match=r"An encoder must be .*Received: None"):
-        build_theseus_model(None, host.successor, host.head)
-    with pytest.raises(TypeError, match="A finished model does not say which of its layers"):
-        build_successor_model(host.head, host.head)
-    with pytest.raises(TypeError, match=r"`classifier` must be a model or layer.*Received: None"):
-        build_successor_model(host.successor)
-    with pytest.raises(ValueError, match="Both encoders need an embedding, or neither"):
-        bare = StackEncoder(host.successor.layers, inputs=keras.Input((5, HIDDEN)))
-        build_theseus_model(host.predecessor, bare, host.head)
-    wider = StackEncoder(
-        host.successor.layers,
-        inputs=keras.Input((5,), dtype="int32"),
-        embedding=keras.layers.Embedding(VOCAB + 1, HIDDEN),
-    )
-    with pytest.raises(ValueError, match=r"embeddings do not fit.*\(9, 4\).*\(10, 4\).*replace"):
-        build_theseus_model(host.predecessor, wider, host.head)
-
-
-def test_the_original_name():
-    host = Host()
-    theseus = package_names.bert_of_theseus(host.predecessor, host.successor, host.head)
-    assert get_replacement_rate(theseus) == 0.5
-    assert [type(choice).__name__ for choice in choice_layers(theseus)] == [
-        "ChainedRandomChoice"
-    ] * 3
+        product = eager(theseus, np.ones((1, 1), "float32"), training=True)
+        assert product == product_of(n, modules, path)
 
 
 @pytest.mark.parametrize("execution", ["lazy", "dense"])
@@ -564,5 +415,5 @@ def test_padding_reaches_no_module(execution):
     model = build_theseus_model(*stacks, head, replacement_rate=0.0, execution=execution)
     plain, padded = (np.array([[3, 5, 8, *[0] * n]], "int32") for n in (0, 4))
     for training in (False, True):
-        outputs = [compiled_call(model, training)(x) for x in (plain, padded)]
+        outputs = [eager(model, x, training) for x in (plain, padded)]
         np.testing.assert_allclose(*outputs, atol=1e-6)

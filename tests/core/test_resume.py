@@ -7,14 +7,25 @@ from pathlib import Path
 
 import pytest
 
+# SIGKILL; in the middle of a file the kernel's own SIGXFSZ.
+ENDS = ["-9", "-9", "-25", "-9", "-9", "-9", "-9", "-9"]
+IN_THE_MIDDLE_OF_A_FILE = ENDS.index("-25")
+
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
-def test_killed_at_every_stage_it_ends_with_the_same_weights(tmp_path):
+@pytest.mark.parametrize(
+    "points",
+    [
+        pytest.param([IN_THE_MIDDLE_OF_A_FILE], marks=pytest.mark.slow_unless("torch"), id="once"),
+        pytest.param([*range(len(ENDS))], marks=pytest.mark.slow, id="at every stage"),
+    ],
+)
+def test_killed_it_ends_with_the_same_weights(points, tmp_path):
     environment = dict(os.environ, OMP_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1")
     environment.update(TF_NUM_INTEROP_THREADS="1", PYTHONUNBUFFERED="1")
     child = Path(__file__).with_name("resume_child.py")
     done = subprocess.run(
-        [sys.executable, str(child), str(tmp_path)],
+        [sys.executable, str(child), str(tmp_path), *map(str, points)],
         env=environment,
         capture_output=True,
         text=True,
@@ -23,8 +34,7 @@ def test_killed_at_every_stage_it_ends_with_the_same_weights(tmp_path):
     report = f"{done.stdout}\n{done.stderr}"
     assert done.returncode == 0, report
     ends = [line.split()[2] for line in done.stdout.splitlines() if line.startswith("killed by")]
-    # SIGKILL; in the middle of a file the kernel's own SIGXFSZ.
-    assert ends == ["-9", "-9", "-25", "-9", "-9", "-9", "-9", "-9"], report
+    assert ends == [ENDS[point] for point in points], report
     assert "\nended with 0\nwhole ended with 0" in done.stdout, report
     digests = [(tmp_path / run / "digest").read_text() for run in ("whole", "killed")]
     assert digests[0] == digests[1], report

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from core_helpers import compiled_call, to_numpy, to_tensor, values
+from helpers import compiled_call, to_numpy, to_tensor, values
 
 from bert_of_theseus import (
     ModuleChoice,

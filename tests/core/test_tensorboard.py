@@ -4,8 +4,9 @@ import csv
 import importlib.util
 import re
 
+import numpy as np
 import pytest
-from test_callbacks import X, build
+from tiny import rate_model
 
 from bert_of_theseus import LinearReplacement, ReplacementRateScheduler
 from bert_of_theseus.backend import BACKEND, keras
@@ -16,18 +17,7 @@ if BACKEND != "tensorflow":
 import tensorflow as tf
 
 SCHEDULE = LinearReplacement(0.25, steps=8)  # Two epochs of four batches.
-AT_ONCE = [1, 2]
-
-
-def fit(at_once, *loggers, verbose=0):
-    build(steps_per_execution=at_once).fit(
-        X,
-        X,
-        batch_size=4,
-        epochs=2,
-        verbose=verbose,
-        callbacks=[ReplacementRateScheduler(SCHEDULE), *loggers],
-    )
+X = np.ones((16, 3), "float32")
 
 
 def scalars(directory):
@@ -43,33 +33,31 @@ def scalars(directory):
     return found
 
 
-@pytest.mark.parametrize("at_once", AT_ONCE)
-def test_tensorboard(at_once, tmp_path):
-    if importlib.util.find_spec("tensorboard") is None:
-        pytest.skip("tensorboard is not installed")
-    fit(at_once, keras.callbacks.TensorBoard(str(tmp_path), update_freq=1))
-    found = scalars(tmp_path)
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_tensorboard_csv_and_progress_bar(at_once, tmp_path, capsys):
+    loggers = [keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))]
+    tensorboard = importlib.util.find_spec("tensorboard") is not None
+    if tensorboard:
+        loggers.append(keras.callbacks.TensorBoard(str(tmp_path / "logs"), update_freq=1))
+    rate_model(steps_per_execution=at_once).fit(
+        X,
+        X,
+        batch_size=4,
+        epochs=2,
+        verbose=2,
+        callbacks=[ReplacementRateScheduler(SCHEDULE), *loggers],
+    )
     # Of the steps that run at once, the rate is the first one's.
     rates = [SCHEDULE(step) for step in range(8)][::at_once]
-    assert found["epoch_replacement_rate"] == [
-        (0, pytest.approx(rates[len(rates) // 2 - 1])),
-        (1, pytest.approx(rates[-1])),
-    ]
-    assert [rate for _, rate in found["batch_replacement_rate"]] == pytest.approx(rates)
-
-
-@pytest.mark.parametrize("at_once", AT_ONCE)
-def test_csv(at_once, tmp_path):
-    fit(at_once, keras.callbacks.CSVLogger(str(tmp_path / "log.csv")))
-    with open(tmp_path / "log.csv", newline="") as file:
-        rates = [float(row["replacement_rate"]) for row in csv.DictReader(file)]
-    assert rates == pytest.approx([SCHEDULE(4 - at_once), SCHEDULE(8 - at_once)])
-
-
-@pytest.mark.parametrize("at_once", AT_ONCE)
-def test_progress_bar(at_once, capsys):
-    fit(at_once, verbose=2)
+    epochs = [SCHEDULE(4 - at_once), SCHEDULE(8 - at_once)]
+    assert epochs == [rates[len(rates) // 2 - 1], rates[-1]]
     shown = re.findall(r"replacement_rate: ([\d.e+-]+)", capsys.readouterr().out)
-    assert [float(rate) for rate in shown] == pytest.approx(
-        [SCHEDULE(4 - at_once), SCHEDULE(8 - at_once)], abs=1e-3
-    )
+    assert [float(rate) for rate in shown] == pytest.approx(epochs, abs=1e-3)
+    with open(tmp_path / "log.csv", newline="") as file:
+        logged = [float(row["replacement_rate"]) for row in csv.DictReader(file)]
+    assert logged == pytest.approx(epochs)
+    if not tensorboard:
+        pytest.skip("tensorboard is not installed")
+    found = scalars(tmp_path / "logs")
+    assert found["epoch_replacement_rate"] == list(enumerate(map(pytest.approx, epochs)))
+    assert [rate for _, rate in found["batch_replacement_rate"]] == pytest.approx(rates)

@@ -17,14 +17,12 @@ if BACKEND != "tensorflow":
     pytest.skip("tf.distribute is TensorFlow's", allow_module_level=True)
 
 
-@pytest.fixture(scope="module")
-def ends(tmp_path_factory):
+def run(folder, what):
     """What the processes of `workers_child.py` printed, and what they left."""
-    folder = tmp_path_factory.mktemp("workers")
     environment = dict(os.environ, OMP_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1")
     child = Path(__file__).with_name("workers_child.py")
     done = subprocess.run(
-        [sys.executable, str(child), str(folder)],
+        [sys.executable, str(child), str(folder), what],
         env=environment,
         capture_output=True,
         text=True,
@@ -34,6 +32,11 @@ def ends(tmp_path_factory):
     assert done.returncode == 0, report
     lines = [line.split() for line in done.stdout.splitlines() if line]
     return folder, lines, report
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("workers"), "whole")
 
 
 def read(folder, run, role):
@@ -57,9 +60,10 @@ def test_two_workers_train_as_one_does(ends):
     assert two["predecessor"] == one["predecessor"]  # frozen, so bit for bit
 
 
+@pytest.mark.slow
 @KERAS_2_ONLY
-def test_killed_workers_go_on_when_started_again(ends):
-    folder, lines, report = ends
+def test_killed_workers_go_on_when_started_again(tmp_path):
+    folder, lines, report = run(tmp_path, "killed")
     exits = {name: codes for name, *codes in lines}
     # SIGKILL; and the one that is left does not wait for ever.
     assert exits["killed"][0] == "-9" and exits["killed"][1] != "0", report

@@ -1,6 +1,7 @@
 """Compresses a small stack with two workers, one of which is killed; see test_workers.py.
 
-Forks, so that TensorFlow is imported once. Prints how each process ended.
+Arguments: a folder, and "whole" or "killed". Forks, so that TensorFlow is imported once. Prints
+how each process ended.
 """
 
 import contextlib
@@ -117,16 +118,18 @@ def patient(wanted, folder, anew=True, kill=None):
     return ends
 
 
-def main(folder):
+def main(folder, what):
     folder = Path(folder)
-    (folder / "one").mkdir()
-    alone = forked(folder / "one", "alone")
     print("two", *patient([0, 0], folder / "two"), flush=True)
-    print("one", os.waitstatus_to_exitcode(os.waitpid(alone, 0)[1]), flush=True)
+    if what == "whole":
+        (folder / "one").mkdir()
+        alone = forked(folder / "one", "alone")
+        print("one", os.waitstatus_to_exitcode(os.waitpid(alone, 0)[1]), flush=True)
+        return
     killed = folder / "killed"
     print("killed", *patient([-signal.SIGKILL], killed, kill=(0, 3)), flush=True)
     print("again", *patient([0, 0], killed, anew=False), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

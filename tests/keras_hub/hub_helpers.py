@@ -1,5 +1,6 @@
 """Tiny models of KerasHub's families, with tokenizers of a dozen words."""
 
+import gc
 import io
 import json
 
@@ -150,3 +151,12 @@ class Host:
 
 def outputs(model, x, training=False):
     return keras.ops.convert_to_numpy(model(x, training=training))
+
+
+def quantize(model):
+    """In 8 bits. Keras looks for garbage after each layer: not among all that is imported here."""
+    gc.freeze()
+    try:
+        model.quantize("int8")
+    finally:
+        gc.unfreeze()

@@ -4,7 +4,7 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
-from hub_helpers import TEXTS, WORDS, Host, make_backbone, outputs
+from hub_helpers import TEXTS, WORDS, Host, make_backbone, outputs, quantize
 
 from bert_of_theseus import (
     Stage,
@@ -13,6 +13,7 @@ from bert_of_theseus import (
     build_theseus_model,
     compress,
 )
+from bert_of_theseus.backend import BACKEND
 from bert_of_theseus.encoders import as_encoder
 from bert_of_theseus.heads import pooler_classification_head
 
@@ -83,8 +84,13 @@ def test_embeddings_replaced(execution):
     np.testing.assert_allclose(found, outputs(host.task, host.x), atol=1e-5)
 
 
-def test_compress_texts(tmp_path):
-    """The whole recipe on what a preprocessor makes of texts, and once more from its folder."""
+@pytest.mark.slow_unless("torch")  # whose steps are not compiled
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_compress_texts(tmp_path, capfd):
+    """The whole recipe on what a preprocessor makes of texts, and once more from its folder.
+
+    Of which nothing is said on stderr.
+    """
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, 3)) for _ in range(16)]
     labels = np.arange(16) % 2
@@ -117,8 +123,11 @@ def test_compress_texts(tmp_path):
     _, again = run()
     np.testing.assert_array_equal(again.successor.predict(texts[:8], verbose=0), said)
     assert [x.seconds for x in again.stages] == [x.seconds for x in result.stages]
+    if BACKEND != "tensorflow":  # which counts what other tests have traced, and may say so
+        assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow_unless("torch")
 def test_compress_a_stream_of_batches(tmp_path):
     tf = pytest.importorskip("tensorflow")
     task = Host("DistilBert").task
@@ -176,7 +185,7 @@ def test_pairs_that_do_not_go_together():
 
 def test_a_quantized_predecessor():
     host = Host("Bert")
-    host.backbone.quantize("int8")
+    quantize(host.backbone)
     with pytest.raises(ValueError, match=r"BertBackbone is quantized.*quantize the successor"):
         as_encoder(host.task)
 

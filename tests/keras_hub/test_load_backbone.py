@@ -61,7 +61,15 @@ def save(name, folder, **changes):
     return model.base_model
 
 
-@pytest.mark.parametrize("name", CASES)
+# The same code on each backend: on PyTorch all of them.
+ELSEWHERE = ("BertForSequenceClassification", "DebertaV2Model")
+NAMES = [
+    pytest.param(name, marks=[] if name in ELSEWHERE else pytest.mark.slow_unless("torch"))
+    for name in CASES
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_hidden_states(name, tmp_path):
     bound, changes = CASES[name]
     theirs = save(name, tmp_path, **changes)

@@ -34,6 +34,7 @@ def check(notebook, layers):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "torch", reason="once is enough: it takes a process")
 def test_runs(tmp_path, monkeypatch):
     save_tiny_bert(tmp_path / "bert", num_hidden_layers=4)

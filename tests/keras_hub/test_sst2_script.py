@@ -46,6 +46,7 @@ def arguments(given, output, **changes):
     return [str(part) for key, value in options.items() for part in (f"--{key}", value)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "torch", reason="once is enough: `compress` is tested on each")
 def test_from_texts_to_a_preset(load_script, given, tmp_path, capsys):
     script = load_script(SCRIPT)

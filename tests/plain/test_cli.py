@@ -271,6 +271,7 @@ def test_a_full_disk(folder):
     assert status == 2 and "No space left on device" in errors[-1]
 
 
+@pytest.mark.slow
 def test_progress_bar_on_a_terminal(folder, tmp_path):
     pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
     fcntl = pytest.importorskip("fcntl")
@@ -306,6 +307,7 @@ print(status, usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_lines(folder, tmp_path):
     """Short lines, 5,000 and 100,000 of them: at most 8 MiB more for the process, in all 200."""
     peaks = []

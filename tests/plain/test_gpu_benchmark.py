@@ -69,6 +69,7 @@ def test_flops_are_those_of_the_matrix_products(gpu):
     assert gpu.step_flops("plain", (4, 4), None, sizes) == 4 * trained
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BACKENDS, reason="needs JAX or PyTorch")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_tiny_run_of_speed(backend, tmp_path):
@@ -94,6 +95,7 @@ def test_a_tiny_run_of_speed(backend, tmp_path):
     assert (tmp_path / "speed.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BACKENDS, reason="needs JAX or PyTorch")
 @pytest.mark.parametrize("backend", BACKENDS[-1:])  # PyTorch, which has nothing to compile
 def test_a_tiny_run_of_quality(backend, tmp_path):

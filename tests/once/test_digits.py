@@ -1,24 +1,21 @@
 """The example without text: a residual network on scikit-learn's digits."""
 
-import importlib.util
-import pathlib
 import statistics
+from pathlib import Path
 
 import pytest
 
 from bert_of_theseus.backend import BACKEND, KERAS_2
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "digits.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "digits.py"
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("digits_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script(SCRIPT)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     BACKEND != "tensorflow" or KERAS_2,
     reason="once is enough, and TensorFlow is the quickest",
@@ -32,6 +29,16 @@ def test_two_blocks_keep_what_six_know(script, capsys):
     assert mean["successor"] > mean["direct"]
     table = capsys.readouterr().out
     assert all(title in table for title in script.TITLES.values())
+
+
+def test_a_few_steps(script, capsys):
+    results = script.main(["--seeds", "0", "--labels", "320", "--steps", "60", "20", "10"])
+    assert len(results) == 1 and results[0].keys() == script.TITLES.keys()
+    assert 0.6 < results[0]["predecessor"] <= 1  # a tenth by chance
+    assert 0.3 < results[0]["successor"] <= 1
+    table = capsys.readouterr().out
+    assert all(title in table for title in script.TITLES.values())
+    assert "test images, 320 labels to compress with, seeds 0; " in table
 
 
 @pytest.mark.parametrize(

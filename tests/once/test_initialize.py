@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from core_helpers import assert_same, values
+from helpers import assert_same, values
 
 from bert_of_theseus import as_encoder, build_theseus_model
 from bert_of_theseus.backend import keras
-from bert_of_theseus.encoders import StackEncoder
-from bert_of_theseus.models import initialize_successor
+from bert_of_theseus.encoders import StackEncoder, initialize_successor
 
 VOCAB, HIDDEN = 9, 4
 X = np.random.default_rng(0).integers(0, VOCAB, (6, 5)).astype("int32")

@@ -1,4 +1,4 @@
-"""What the tests of the core share: tiny models, and the few things each backend spells its way."""
+"""What tests share: the few things that each backend spells its way, and comparisons to the bit."""
 
 import numpy as np
 
@@ -46,6 +46,59 @@ def any_changed(before, after):
 
 def all_changed(before, after):
     return all((a != b).any() for a, b in zip(before, after))
+
+
+def eager(model, x, training=False):
+    """What `model`, or a layer, makes of an array or a list of them, layer by layer.
+
+    Nothing is compiled, which `predict` does anew for every model.
+    """
+    x = [to_tensor(part) for part in x] if isinstance(x, list) else to_tensor(x)
+    return to_numpy(model(x, training=training))
+
+
+def many_calls(model, number):
+    """A function of arrays: `model` in training so many times, `(number, ...)`.
+
+    Compiled as one, where the backend compiles. It updates states, so the draws of each call
+    follow those of the one before.
+    """
+    if BACKEND == "tensorflow":
+
+        @tf.function
+        def calls(x):
+            outputs = tf.TensorArray(model.compute_dtype, number)
+            for index in tf.range(number):
+                outputs = outputs.write(index, model(x, training=True))
+            return outputs.stack()
+
+        return lambda x: to_numpy(calls(x))
+    if BACKEND == "torch":
+
+        def call(x):
+            tensors = [to_tensor(part) for part in x] if isinstance(x, list) else to_tensor(x)
+            with torch.no_grad():
+                return np.stack([to_numpy(model(tensors, training=True)) for _ in range(number)])
+
+        return call
+
+    @jax.jit
+    def pure(weights, states, x):
+        def step(states, _):
+            y, states = model.stateless_call(weights, states, x, training=True)
+            return states, y
+
+        return jax.lax.scan(step, states, length=number)
+
+    def call(x):
+        states = model.non_trainable_variables
+        weights = [w.value for w in model.trainable_variables]
+        after, outputs = pure(weights, [s.value for s in states], x)
+        for state, value in zip(states, after):
+            state.assign(value)
+        return np.asarray(outputs)
+
+    return call
 
 
 def compiled_call(model, training=True):

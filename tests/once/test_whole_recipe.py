@@ -1,0 +1,258 @@
+"""What a run leaves on disk, what it does when called again, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers import assert_same, eager, values, weights_of
+from recipes import OPTIONS, TEST, TRAIN, VALIDATION, X, Y, parts, whole_run
+from tiny import HIDDEN, VOCAB
+
+from bert_of_theseus import ConstantReplacement, ModulewiseReplacement, Stage, compress, schedules
+from bert_of_theseus.backend import keras
+from bert_of_theseus.encoders import StackEncoder
+from bert_of_theseus.training import NonFiniteLossError
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return whole_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_what_is_left_on_disk(whole):
+    result, _, _ = whole
+    for name in ("settings.json", "report.json", "report.md", "training.png", "tradeoff.png"):
+        assert (result.directory / name).stat().st_size > 0, name
+    settings = json.loads((result.directory / "settings.json").read_text())
+    assert settings["seed"] == 3 and settings["stages"]["theseus"]["learning_rate"] == 0.01
+    assert settings["theseus"]["schedule"][0] == "LinearReplacement"
+    assert {"bert-of-theseus", "numpy", "python"} <= settings["versions"].keys()
+    report = json.loads((result.directory / "report.json").read_text())
+    assert report["rows"] == result.rows
+    # Each row's numbers are those of its model, as they are measured again.
+    models = {"predecessor": result.predecessor, "successor": result.successor}
+    for row in result.rows:
+        assert row["kept"] == pytest.approx(row["test_score"] / result.rows[0]["test_score"])
+        assert row["latency_ms"] > 0 and row["cpu_seconds"] > 0
+        if row["model"] in models:
+            answers = eager(models[row["model"]], TEST[0]).argmax(-1)
+            assert row["test_score"] == pytest.approx((answers == TEST[1]).mean())
+            assert row["parameters"] == models[row["model"]].count_params()
+    assert result.table in (result.directory / "report.md").read_text()
+    assert "successor, fine-tuned" in result._repr_markdown_()
+    assert repr(result) == f"{result.table}\n\nSaved in {result.directory}"
+
+
+def settings_on_disk(directory):
+    """What `compress` is to be told, of the settings that it left."""
+    settings = json.loads((directory / "settings.json").read_text())
+    names = ("batch_size", "monitor", "loss", "metrics", "from_logits", "seed")
+    options = {name: settings[name] for name in names} | settings["theseus"] | settings["successor"]
+    options.update({f"{k}_stage": v and Stage(**v) for k, v in settings["stages"].items()})
+    kind, config = options["schedule"]
+    options["schedule"] = getattr(schedules, kind).from_config(config)
+    assert options.pop("distillation") is None
+    return {**options, "directory": directory, "verbose": 0}
+
+
+def test_the_same_call_again_trains_nothing(whole):
+    result, _, _ = whole
+    trained = []
+    spy = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: trained.append(1))
+    options = {**settings_on_disk(result.directory), "test": TEST, "latency": False}
+    # From other weights than the first time: all of them are those that were saved.
+    again = compress(*parts(seed=9), TRAIN, VALIDATION, callbacks=[spy], **options)
+    assert not trained
+    for model in ("successor", "predecessor"):
+        one, other = (eager(getattr(r, model), TEST[0]) for r in (result, again))
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match=r"predecessor holds .*other settings .*seed: 3, now 4"):
+        compress(*parts(), TRAIN, VALIDATION, **{**options, "seed": 4})
+    assert settings_on_disk(result.directory)["seed"] == 3
+    with pytest.raises(ValueError, match=r"theseus holds .*other settings .*schedule: .*0\.25"):
+        compress(*parts(), TRAIN, VALIDATION, **{**options, "schedule": 0.25})
+
+
+def test_a_fitted_predecessor_is_not_trained(tmp_path):
+    predecessor, successor, head = parts()
+    before = [values(layer.weights) for layer in [*predecessor[1:], head]]
+    given = values(weights_of(successor))
+    result = compress(
+        predecessor,
+        successor,
+        head,
+        TRAIN,
+        VALIDATION,
+        directory=tmp_path,
+        initialize=None,
+        schedule=ConstantReplacement(1.0),
+        train_embeddings_and_head=False,
+        latency=False,
+        **{**OPTIONS, "predecessor_stage": None},
+    )
+    assert [stage.name for stage in result.stages] == ["theseus", "successor"]
+    for layer, values_before in zip([*predecessor[1:], head], before, strict=True):
+        assert_same(values(layer.weights), values_before)
+    # The modules alone were trained.
+    assert_same(values(result.classifier.weights), values(head.weights))
+    now = values(weights_of(successor))
+    assert any(not np.array_equal(one, other) for one, other in zip(now, given, strict=True))
+    # The same call with another predecessor is another training.
+    other = parts(seed=2)
+    with pytest.raises(ValueError, match=r"other settings .*frozen_weights"):
+        compress(
+            *other,
+            TRAIN,
+            VALIDATION,
+            directory=tmp_path,
+            initialize=None,
+            schedule=ConstantReplacement(1.0),
+            train_embeddings_and_head=False,
+            latency=False,
+            **{**OPTIONS, "predecessor_stage": None},
+        )
+
+
+@pytest.mark.parametrize("whole_successor", [True, False])
+def test_a_third_stage_that_does_harm_gives_back_the_second(tmp_path, whole_successor):
+    begun = []
+
+    class Begin(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            begun[:] = values(weights_of(successor))
+
+    def score(model, data):
+        """Falls with every step away from what the third stage begins with."""
+        now = values(weights_of(successor))
+        return -float(sum(np.abs(one - other).sum() for one, other in zip(now, begun)))
+
+    predecessor, successor, head = parts()
+    result = compress(
+        predecessor,
+        successor,
+        head,
+        TRAIN,
+        VALIDATION,
+        directory=tmp_path,
+        train_embeddings_and_head=whole_successor,
+        score=score,
+        callbacks={"successor": [Begin()]},
+        **OPTIONS,
+    )
+    _, second, third = result.stages
+    assert all(later < 0 for later in third.history["val_score"])
+    assert third.best_step == 0 and third.score == second.score == 0
+    assert_same(values(weights_of(successor)), begun)
+    assert [row["score"] for row in result.rows] == [0, 0, 0]
+
+
+def test_with_losses_of_distillation(tmp_path):
+    result = compress(
+        *parts(),
+        TRAIN,
+        VALIDATION,
+        directory=tmp_path,
+        distillation_weight=1.0,
+        initialize=range(2),
+        execution="dense",
+        gate="blend",
+        hidden_loss_weight=1.0,
+        monitor="val_loss",
+        **{**OPTIONS, "predecessor_stage": None, "theseus_stage": Stage(1, 0.01)},
+    )
+    # The terms are part of the loss in training, and not of the loss on the validation data.
+    history = result.stages[0].history
+    assert history["loss"][0] > history["val_loss"][0]
+    # The lowest loss is the best, and no share of the predecessor's is kept.
+    assert result.stages[1].score == min(result.stages[1].history["val_loss"])
+    assert all(row["kept"] is None for row in result.rows)
+    assert result.settings["theseus"]["initialize"] == [0, 1]
+    assert (tmp_path / "tradeoff.png").is_file()
+
+
+def test_a_loss_that_is_not_finite_is_named_with_its_rate(tmp_path):
+    x = np.where(np.arange(64)[:, None] < 32, X[:64], np.inf)
+    problem = r"became (nan|inf) at step 3 of stage 'theseus', at replacement rate 0\.5; there is"
+    with pytest.raises(NonFiniteLossError, match=problem):
+        compress(
+            *parts(),
+            [(x[i : i + 16], Y[i : i + 16]) for i in (0, 16, 32)],
+            directory=tmp_path,
+            schedule=ModulewiseReplacement(2, start=0.0, steps=4),
+            **{**OPTIONS, "predecessor_stage": None},
+        )
+
+
+def test_no_room_for_the_whole_run(tmp_path):
+    resource = pytest.importorskip("resource")
+    predecessor, successor, head = parts()
+    count = sum(layer.count_params() for layer in predecessor[1:])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Enough for the first model, and not for all that follows.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 2 * count, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"need about .* MB in .*a, which cannot be written"):
+            compress(
+                predecessor, successor, head, TRAIN, VALIDATION, directory=tmp_path / "a", **OPTIONS
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((tmp_path / "a").iterdir())
+
+
+@pytest.mark.parametrize(
+    "options, error, problem",
+    [
+        ({"exeuction": "dense"}, TypeError, "takes no 'exeuction'.*execution"),
+        ({"execution": "eager"}, ValueError, "`execution` must be one of"),
+        ({"gate": "blend"}, ValueError, 'execution="dense"'),
+        ({"schedule": "linear"}, TypeError, "`schedule` must be a function"),
+        ({"module_map": [[0], [1]]}, ValueError, "`module_map` must hold 2"),
+        ({"schedule": lambda step: 1.5}, ValueError, r"in \[0, 1\].*Received: 1.5"),
+        ({"schedule": ModulewiseReplacement(3, fraction=0.5)}, ValueError, "2 choices, and 3 rat"),
+    ],
+)
+def test_refused_before_anything_is_written(tmp_path, options, error, problem):
+    with pytest.raises(error, match=problem):
+        compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "a", **options, **OPTIONS)
+    assert not (tmp_path / "a").exists()
+
+
+# A successor of another kind, with embeddings that stand still until the third stage.
+
+
+def embedded(number):
+    inputs = keras.Input((5,), dtype="int32")
+    layers = [keras.layers.Dense(HIDDEN, activation="tanh") for _ in range(number)]
+    return StackEncoder(layers, inputs=inputs, embedding=keras.layers.Embedding(VOCAB, HIDDEN))
+
+
+@pytest.mark.parametrize("train_ends", [True, False])
+def test_a_successor_of_another_kind(train_ends, tmp_path):
+    keras.utils.set_random_seed(0)
+    predecessor = embedded(4)
+    pooled = keras.layers.GlobalAveragePooling1D()
+    head = [keras.Input((5, HIDDEN)), pooled, keras.layers.Dense(3, activation="softmax")]
+    x = np.random.default_rng(0).integers(0, VOCAB, (16, 5)).astype("int32")
+    before = values(predecessor._embedding.weights)
+    result = compress(
+        predecessor,
+        [keras.layers.Conv1D(HIDDEN, 3, padding="same") for _ in range(2)],
+        keras.Sequential(head),
+        (x, x[:, 0] % 3),
+        directory=tmp_path,
+        initialize=None,
+        predecessor_stage=None,
+        theseus_stage=Stage(1, 0.01, weight_decay=0.0),
+        successor_stage=Stage(1, 0.01, weight_decay=0.0),
+        train_embeddings_and_head=train_ends,
+        batch_size=8,
+        latency=False,
+        verbose=0,
+    )
+    assert_same(before, values(predecessor._embedding.weights))
+    # No more of it changes than is meant to: the copies of the embedding, in the third stage.
+    own = [w for w in result.successor.weights if tuple(w.shape) == (VOCAB, HIDDEN)]
+    assert len(own) == 1
+    assert (values(own)[0] != before[0]).any() == train_ends
+    assert result.successor.count_params() == sum(w.size for w in values(result.successor.weights))
