@@ -102,6 +102,7 @@ def arguments(given, **changes):
 SIZES = {
     "few": {
         "limit": 16,
+        "validation-fraction": 0.5,
         **{f"{stage}-epochs": 1 for stage in ("predecessor", "theseus", "successor")},
     },
     "all": {},
@@ -113,35 +114,41 @@ def interrupt(*args, **kwargs):
 
 
 @pytest.fixture(scope="module")
-def taken_up(script, given, tmp_path_factory):
-    """Interrupted after the first stage, in a folder that is used already; and run again."""
-    folder = tmp_path_factory.mktemp("taken up")
+def interrupted(script, given, tmp_path_factory):
+    """A run of few steps, into a folder that is used already, that ended after its first stage."""
+    folder = tmp_path_factory.mktemp("interrupted")
     (folder / "out").mkdir()
     (folder / "out" / "mine.txt").write_text("mine")
     argv = arguments(given, **{"output-dir": folder / "out", **SIZES["few"]})
-    found, said = types.SimpleNamespace(used=folder / "out", folder=folder / "out-2"), io.StringIO()
-    with bert_helpers.untraced():
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
-            patch.setattr("bert_of_theseus.method.build_theseus_model", interrupt)
-            assert script.main(argv) == 130
-        found.said = said.getvalue().strip().splitlines()[-1]
-        found.files = [path.name for path in found.folder.iterdir()]
-        stage = found.folder / "predecessor" / "stage.json"
-        before = stage.stat().st_mtime_ns
-        assert script.main(argv) == 0
-        found.predecessor_was_kept = stage.stat().st_mtime_ns == before
-    return found
+    said = io.StringIO()
+    with (
+        bert_helpers.untraced(),
+        contextlib.redirect_stderr(said),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr("bert_of_theseus.method.build_theseus_model", interrupt)
+        assert script.main(argv) == 130
+    files = sorted(path.name for path in (folder / "out-2").iterdir())
+    return types.SimpleNamespace(
+        argv=argv, used=folder / "out", folder=folder / "out-2", said=said.getvalue(), files=files
+    )
 
 
-@pytest.fixture(scope="module", params=["few", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=SIZES)
 def size(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
 def output(size, script, given, request, tmp_path_factory):
-    if size == "few":
-        return request.getfixturevalue("taken_up").folder
+    if size == "few":  # taken up again
+        run = request.getfixturevalue("interrupted")
+        stage = run.folder / "predecessor" / "stage.json"
+        before = stage.stat().st_mtime_ns
+        with bert_helpers.untraced():
+            assert script.main(run.argv) == 0
+        assert stage.stat().st_mtime_ns == before  # the predecessor was not trained again
+        return run.folder
     folder = tmp_path_factory.mktemp("runs") / "out"
     with bert_helpers.untraced():
         assert script.main(arguments(given, **{"output-dir": folder})) == 0
@@ -153,10 +160,19 @@ def results(output):
     return json.loads((output / "table.json").read_text())
 
 
-def dev_batches(given, tokenizer):
-    return Batches(tokenizer.encode(load_iflytek(given / "data").dev, 16), 64, shuffle=False)
+def accuracy(model, tokenizer, given, size, texts):
+    """Share of the `texts` of a run that a model is right about."""
+    task = load_iflytek(
+        given / "data",
+        validation_fraction=SIZES[size].get("validation-fraction", 0.1),
+        limit=SIZES[size].get("limit"),
+        seed=FLAGS["seed"],
+    )
+    batches = Batches(tokenizer.encode(getattr(task, texts), 16), 64, shuffle=False)
+    return (predict(model, batches).argmax(-1) == batches.labels).mean()
 
 
+@pytest.mark.slow
 def test_table(output, results, size):
     rows = results["rows"]
     assert [row["model"] for row in rows] == MODELS
@@ -184,6 +200,7 @@ def test_table(output, results, size):
         assert rows[2]["test_score"] > 0.8
 
 
+@pytest.mark.slow
 def test_table_in_markdown(output, results, size):
     text = (output / "table.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -197,10 +214,11 @@ def test_table_in_markdown(output, results, size):
         assert line[heading.index("dev accuracy")] == f"{row['test_score']:.1%}"
         assert line[heading.index("kept")] == f"{row['kept']:.1%}"
     assert f"scores {results['majority_share']:.1%} on dev" in text
-    numbers = {"all": (108, 12, 40), "few": (14, 2, 16)}[size]
+    numbers = {"all": (108, 12, 40), "few": (8, 8, 16)}[size]
     assert "{} texts to train on, {} to choose the best epoch, {} (dev)".format(*numbers) in text
 
 
+@pytest.mark.slow
 def test_config_holds_every_setting(output, size):
     config = json.loads((output / "config.json").read_text())
     for flag, value in {**FLAGS, **SIZES[size]}.items():
@@ -223,15 +241,16 @@ def loaded(output):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_saved_models_predict_as_the_table_says(given, output, loaded, results, name):
+def test_saved_models_predict_as_the_table_says(given, output, loaded, results, name, size):
     model, labels = loaded[name]
+    tokenizer = Tokenizer(output / name / "vocab.txt")
     row = next(row for row in results["rows"] if row["model"] == name)
     assert labels == ["bad", "good"]
     assert model.count_params() == row["parameters"]
-    batches = dev_batches(given, Tokenizer(output / name / "vocab.txt"))
-    accuracy = (predict(model, batches).argmax(-1) == batches.labels).mean()
-    assert accuracy == pytest.approx(row["test_score"])  # float32
+    found = accuracy(model, tokenizer, given, size, "dev")
+    assert found == pytest.approx(row["test_score"])  # float32
 
 
 @pytest.mark.slow
@@ -261,6 +280,7 @@ def test_random_weights_differ():
     assert np.array_equal(*(layer.get_weights()[0] for layer in tokens))
 
 
+@pytest.mark.slow
 def test_models_are_different_ones(loaded):
     weights = {}
     for name in MODELS[1:]:
@@ -270,14 +290,13 @@ def test_models_are_different_ones(loaded):
     assert not np.array_equal(weights["successor"], weights["direct"])
 
 
-def test_interrupted_it_says_what_was_saved_and_goes_on(taken_up):
-    assert taken_up.said.startswith("iflytek.py: interrupted; the same command resumes")
-    assert [path.name for path in taken_up.used.iterdir()] == ["mine.txt"]
-    assert "predecessor" in taken_up.files and "table.md" not in taken_up.files
-    # The same command goes on in the same folder, without training the predecessor again.
-    assert taken_up.predecessor_was_kept
-    rows = json.loads((taken_up.folder / "table.json").read_text())["rows"]
-    assert [row["model"] for row in rows] == MODELS
+def test_interrupted_it_says_how_to_resume(interrupted):
+    said = interrupted.said.strip().splitlines()[-1]
+    assert said.startswith("iflytek.py: interrupted; the same command resumes")
+    assert [path.name for path in interrupted.used.iterdir()] == ["mine.txt"]
+    assert "predecessor" in interrupted.files and "table.md" not in interrupted.files
+    stage = json.loads((interrupted.folder / "predecessor" / "stage.json").read_text())
+    assert stage["score"] == max(stage["history"]["val_accuracy"])
 
 
 @pytest.mark.slow

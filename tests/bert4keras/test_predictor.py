@@ -259,6 +259,7 @@ def command(*arguments, text=""):
     )
 
 
+@pytest.mark.slow  # test_export.py has another model in a fresh process each time
 def test_the_command(saved):
     """A process of its own has the set-up of bert4keras to do, and picks Keras 2 for it."""
     done = command("predict", saved["first token"].folder, text="a b\n\n天\n")

@@ -177,6 +177,7 @@ def script(load_script):
 ONE_EPOCH = {f"{stage}_epochs": 1 for stage in ("predecessor", "theseus", "successor")}
 
 
+@pytest.mark.slow
 def test_cluener(script, few, vocab, tmp_path, capsys):
     """All but that something is learned."""
     with untraced():

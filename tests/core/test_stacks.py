@@ -16,6 +16,7 @@ from bert_of_theseus import (
     as_encoder,
     build_successor_model,
     build_theseus_model,
+    load_model,
     set_replacement_rate,
 )
 from bert_of_theseus.backend import keras
@@ -142,7 +143,7 @@ def test_the_successor_has_ends_of_its_own_and_lives_in_a_file(case, tmp_path):
     count = len(own) + len(full._embedding.weights) + len(classifier.weights)
     assert len(small.weights) == len(small.trainable_weights) == count
     small.save(tmp_path / "small.keras")
-    loaded = keras.models.load_model(tmp_path / "small.keras")
+    loaded = load_model(tmp_path / "small.keras")
     np.testing.assert_array_equal(eager(loaded, texts(9)), eager(small, texts(9)))
 
 

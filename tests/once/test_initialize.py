@@ -101,7 +101,7 @@ def test_flags_and_compiled_models_stay_as_they_are():
             keras.layers.Dense(2, activation="softmax"),
         ]
     )
-    fine_tuned = keras.Model(predecessor.inputs, head(predecessor.output))
+    fine_tuned = keras.Model(predecessor.inputs[0], head(predecessor.output))
     fine_tuned.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
     fine_tuned.train_on_batch(X, Y)
     layers = [*fine_tuned._flatten_layers(), *successor.model._flatten_layers()]
