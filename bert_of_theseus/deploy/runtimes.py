@@ -293,7 +293,7 @@ class KerasRuntime(Runtime):
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return b"bert4keras" in archive.read("config.json")
-        except (zipfile.BadZipFile, KeyError) as error:
+        except Exception as error:  # zipfile raises errors of many classes for damage
             raise unreadable(self.path, error) from error
 
     def _load_folder(self):
