@@ -293,10 +293,7 @@ class KerasRuntime(Runtime):
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return b"bert4keras" in archive.read("config.json")
-        except (FileNotFoundError, PermissionError):
-            raise
-        # A damaged index may send a reader to before the file's start, an OSError.
-        except (zipfile.BadZipFile, KeyError, OSError) as error:
+        except Exception as error:  # zipfile raises errors of many classes for damage
             raise unreadable(self.path, error) from error
 
     def _load_folder(self):

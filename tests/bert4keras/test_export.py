@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -332,6 +333,7 @@ def test_random_damage(name, count, exported, tmp_path_factory):
     @given(damage=damages(content))
     def check(damage):
         path = tmp_path_factory.mktemp("damaged") / name
+        shutil.copy(exported[0] / "checksums.json", path.parent)
         path.write_bytes(damage[1])
         with pytest.raises(ValueError, match=name.replace(".", r"\.")):
             open_runtime(path)
