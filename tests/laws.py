@@ -78,7 +78,9 @@ def _check_config(layer):
     text = json.dumps(serialized)
     copy = keras.saving.deserialize_keras_object(json.loads(text))
     assert type(copy) is type(layer) and copy.name == layer.name
-    assert json.dumps(keras.saving.serialize_keras_object(copy)) == text
+    # Whether it is built, and for which shape, is no part of it.
+    again = keras.saving.serialize_keras_object(copy)["config"]
+    assert json.loads(json.dumps(again)) == json.loads(text)["config"]
     assert keras.saving.serialize_keras_object(layer) == serialized
 
 
