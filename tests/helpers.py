@@ -67,7 +67,7 @@ def many_calls(model, number):
 
         @tf.function
         def calls(x):
-            outputs = tf.TensorArray(model.compute_dtype, number)
+            outputs = tf.TensorArray(model.output.dtype, number)
             for index in tf.range(number):
                 outputs = outputs.write(index, model(x, training=True))
             return outputs.stack()

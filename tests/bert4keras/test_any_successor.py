@@ -93,6 +93,7 @@ def test_ties_between_both_ends_stay():
     assert shapes.count((TINY["vocab_size"], TINY["hidden_size"])) == 1
 
 
+@pytest.mark.slow
 def test_bert_to_lstm_in_one_call(tmp_path, untraced):
     keras.utils.set_random_seed(0)
     host, head = make_bert(1, dropout_rate=0.1), pooling_head()

@@ -175,7 +175,7 @@ def test_the_host_is_left_as_it_was(hosts, models):
     assert all(a is b for a, b in zip(small.inputs, successor.inputs))
 
 
-@pytest.mark.parametrize("application", ["lm", "unilm"])
+@pytest.mark.parametrize("application", ["lm", pytest.param("unilm", marks=pytest.mark.slow)])
 def test_attention_bias(application):
     keras.utils.set_random_seed(0)
     predecessor, successor = (make_bert(1, seed=n, application=application) for n in (2, 1))

@@ -84,7 +84,7 @@ WIRED = {
     "own mask": ({"model": SameSegment}, {}, "replace"),
 }
 # What runs each time, in one execution, and in few steps that are not compiled.
-FAST = ("roformer_v2", "t5", "gpt", "nezha-bert", "own mask")
+FAST = ("roformer_v2", "t5", "gpt", "own mask")
 CAUSAL = ("gpt", "gpt2", "gpt2_ml", "nezha-lm", "roformer-unilm")
 
 

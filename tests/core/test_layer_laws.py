@@ -49,9 +49,15 @@ LAYERS = {
     "ModuleChoice": (
         module_choice, ONE, True, lambda layer: weights_of(layer.successor_layers),
     ),
-    "Frozen": (lambda **options: Frozen(dense(), dropout=False, **options), ONE, True, nothing),
+    # Under Keras 2 what a wrapper returns has the precision of the layer within.
+    "Frozen": (
+        lambda **options: Frozen(dense(dtype=options.get("dtype")), dropout=False, **options),
+        ONE, True, nothing,
+    ),
     "Masked": (
-        lambda **options: Masked(keras.layers.Conv1D(3, 3, padding="same"), **options),
+        lambda **options: Masked(
+            keras.layers.Conv1D(3, 3, padding="same", dtype=options.get("dtype")), **options
+        ),
         ONE, True, lambda layer: layer.layer.weights,
     ),
     "LogitsDistillation": (
