@@ -6,6 +6,7 @@ from helpers import (
     all_changed,
     any_changed,
     assert_same,
+    compiled_call,
     eager,
     gradient_function,
     to_numpy,
@@ -95,9 +96,10 @@ KINDS = {
 }
 
 
-ON_ALL = ["recurrent, convolution", "blocks"]  # the others are made of the same layers
+# The others are made of the same layers; JAX compiles a recurrence anew wherever it stands.
+FAST = {"recurrent, convolution": ["tf_keras", "tensorflow"], "blocks": ["tf_keras", "jax"]}
 CASES = [
-    pytest.param(kind, marks=() if kind in ON_ALL else pytest.mark.slow_unless("torch"))
+    pytest.param(kind, marks=pytest.mark.slow_unless("torch", *FAST.get(kind, [])))
     for kind in KINDS
 ]
 
@@ -147,6 +149,8 @@ def test_the_successor_has_ends_of_its_own_and_lives_in_a_file(case, tmp_path):
     np.testing.assert_array_equal(eager(loaded, texts(9)), eager(small, texts(9)))
 
 
+# On JAX `test_same_outputs.py` has the generators that count inside a conditional.
+@pytest.mark.slow_unless("tf_keras", "tensorflow", "torch")
 def test_recurrent_layers_train_inside_the_choice():
     """On either side, with dropout, whose generators count inside a conditional."""
     keras.utils.set_random_seed(0)
@@ -168,11 +172,12 @@ def test_recurrent_layers_train_inside_the_choice():
     assert all_changed(start, trained)
     assert all(np.isfinite(weight).all() for weight in trained)
     # Dropout is on in training, on both sides, and off at inference.
+    draw, infer = (compiled_call(theseus, training) for training in (True, False))
     for rate in (0, 1):
         set_replacement_rate(theseus, rate)
-        first, second = (eager(theseus, x, training=True) for _ in range(2))
+        first, second = (draw(x) for _ in range(2))
         assert any_changed([first], [second])
-    np.testing.assert_array_equal(eager(theseus, x), eager(theseus, x))
+    np.testing.assert_array_equal(infer(x), infer(x))
 
 
 def test_what_follows_the_last_layer_is_copied_too():
