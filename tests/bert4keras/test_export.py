@@ -210,7 +210,7 @@ def test_others_read_the_files(exported):
 FRESH = """
     import sys
     import numpy as np
-    from bert_of_theseus import open_runtime
+    from bert_of_theseus.deploy import open_runtime
     from bert_of_theseus.__main__ import main
 
     folder, *kerases = sys.argv[1:]

@@ -32,19 +32,21 @@ x = [ids, 0 * ids]
 """
 LAYERS = """
 import keras
+from bert_of_theseus.encoders import StackEncoder
+from bert_of_theseus.wrappers import Masked
 
 def block():
     x = keras.Input((None, H))
     y = keras.layers.Add()([x, keras.layers.MultiHeadAttention(1, 2)(x, x)])
     return keras.Model(x, keras.layers.Dense(H)(y))
 
-predecessor = b.StackEncoder(
+predecessor = StackEncoder(
     [block(), block()],
     inputs=keras.Input((L,), dtype="int32"),
     embedding=keras.layers.Embedding(9, H, mask_zero=True),
     final=keras.Sequential([keras.layers.Dense(H)]),
 )
-successor = [keras.Sequential([b.Masked(keras.layers.Conv1D(H, 3, padding="same")), block()])]
+successor = [keras.Sequential([Masked(keras.layers.Conv1D(H, 3, padding="same")), block()])]
 x = ids
 """
 # What others say when they start comes before the line, and is theirs.

@@ -69,11 +69,11 @@ def test_bad_parts():
     with pytest.raises(TypeError, match=r"`classifier` must be a model or layer.*Received: None"):
         build_successor_model(host.successor)
     with pytest.raises(ValueError, match="Both encoders need an embedding, or neither"):
-        bare = StackEncoder(host.successor.layers, inputs=keras.Input((5, HIDDEN)))
+        bare = StackEncoder(host.successor.layers, inputs=keras.Input((HIDDEN,)))
         build_theseus_model(host.predecessor, bare, host.head)
     wider = StackEncoder(
         host.successor.layers,
-        inputs=keras.Input((5,), dtype="int32"),
+        inputs=keras.Input((), dtype="int32"),
         embedding=keras.layers.Embedding(VOCAB + 1, HIDDEN),
     )
     with pytest.raises(ValueError, match=r"embeddings do not fit.*\(9, 4\).*\(10, 4\).*replace"):
