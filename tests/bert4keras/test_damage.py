@@ -129,8 +129,10 @@ def test_random_damage(kind, file, count, bert, target, saved, tmp_path_factory)
         if file not in CONFIGS:
             assert loads and found == expected
         elif loads and found["config"] == expected["config"]:
-            # Another letter in a class's name is a name too.
-            assert {**found, "labels": None} == {**expected, "labels": None}
+            # Another letter in a class's name is a name too, and another architecture's is one
+            # without this head.
+            assert found["head"] in (expected["head"], None)
+            assert (found["tensors"], found["vocab"]) == (expected["tensors"], expected["vocab"])
         else:  # a model of other sizes, whose tensors these are not; or of another dropout
             try:
                 transformer, classifier, _ = load_pretrained(folder)
@@ -138,7 +140,8 @@ def test_random_damage(kind, file, count, bert, target, saved, tmp_path_factory)
                 assert str(folder) in str(error)
             else:
                 assert same(weights_of(transformer.model), weights_of(bert.model))
-                assert [w.tobytes() for w in classifier.get_weights()] == expected["head"]
+                head = classifier and [w.tobytes() for w in classifier.get_weights()]
+                assert head in (expected["head"], None)
 
     check()
     assert len(tried) >= count // 2
