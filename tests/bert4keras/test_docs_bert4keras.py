@@ -68,18 +68,21 @@ def test_recipe_to_predictions(scope):
     assert scope["answer"]["label"] in ("bad", "good")
 
 
+@pytest.mark.slow
 def test_fit(scope):
     inner = dict(scope, labels=np.arange(8) % 2)
     run_block("fit", inner)
     assert len(inner["stage_result"].history["step"]) == 3
 
 
+@pytest.mark.slow
 def test_tagging(scope):
     run_block("tagging", scope)
     assert scope["validation"].encoded.dropped == 0
     assert len(scope["outputs"]) == len(scope["dev_examples"])
 
 
+@pytest.mark.slow
 def test_mirrored(scope):
     run_block("mirrored", scope)
     assert isinstance(scope["theseus"].distribute_strategy, tf.distribute.MirroredStrategy)

@@ -31,7 +31,7 @@ def stack(depth):
     return [keras.Input((None,), dtype="int32"), keras.layers.Embedding(9, 4), *layers]
 
 
-@pytest.mark.slow_unless("tf_keras", "torch")
+@pytest.mark.slow_unless("torch")
 def test_a_fresh_process(tmp_path):
     theseus = build_theseus_model(stack(2), stack(1), classification_head(4, 3))
     small = build_successor_model(theseus)

@@ -215,8 +215,16 @@ def test_what_each_stage_trains(execution, embeddings, tmp_path):
 # The law of the draws.
 
 
-@pytest.mark.parametrize("execution", EXECUTIONS)
-@pytest.mark.parametrize("at_least_one", [False, True])
+# Hundreds of calls, which PyTorch does not compile.
+uncompiled_slow = pytest.mark.slow_unless("tf_keras", "tensorflow", "jax")
+
+
+@pytest.mark.parametrize("execution, at_least_one", [
+    ("lazy", False),
+    ("dense", True),
+    pytest.param("dense", False, marks=uncompiled_slow),
+    pytest.param("lazy", True, marks=uncompiled_slow),
+])  # fmt: skip
 def test_distribution_of_the_paths(execution, at_least_one):
     theseus = scales(3, 3, execution=execution, at_least_one=at_least_one, seed=1)
     number = 250

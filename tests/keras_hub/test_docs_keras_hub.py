@@ -38,6 +38,7 @@ def test_recipe(scope):
     )
 
 
+@pytest.mark.slow
 def test_steps(scope):
     run_block("keras-hub-steps", scope)
     assert scope["small"].predict(TEXTS, verbose=0).shape == (4, 2)
