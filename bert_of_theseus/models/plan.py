@@ -155,8 +155,10 @@ def _embedding_models(predecessor, successor, replaced):
         )
     if new is None:
         return None
+    if not replaced:  # then their weights are compared
+        return old, new
     common_shape("'embeddings'", *(as_list(model.outputs)[0].shape for model in (old, new)))
-    if replaced and contexts[1] and keras.Model(new.inputs, as_list(new.outputs)[1:]).weights:
+    if contexts[1] and keras.Model(new.inputs, as_list(new.outputs)[1:]).weights:
         raise ValueError(
             'embeddings="replace" replaces the hidden states alone, but the layers of '
             f"{successor.name!r} take more tensors that its embeddings make with their weights. "
