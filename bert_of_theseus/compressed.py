@@ -12,8 +12,6 @@ from .files import replace_file, write_json
 from .table import markdown_table
 from .training import StageResult
 
-__all__ = ["TITLES", "Compressed"]
-
 # Of the models, by name of the stage after which they are saved.
 TITLES = {
     "predecessor": "predecessor",

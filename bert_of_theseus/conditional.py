@@ -15,8 +15,6 @@ The contract, the same on every backend:
 
 from .backend import BACKEND, get_mask, keras, ops, set_mask
 
-__all__ = ["choose_call"]
-
 
 def choose_call(chosen, successor, predecessor, x, wants_gradient, layers):
     """Returns `successor(x)` if `chosen`, otherwise `predecessor(x)`.

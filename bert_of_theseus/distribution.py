@@ -13,16 +13,6 @@ from .backend import BACKEND, KERAS_2, keras, ops
 if BACKEND == "tensorflow":
     import tensorflow as tf
 
-__all__ = [
-    "is_chief",
-    "needs_equal_parts",
-    "num_devices",
-    "repeatable",
-    "same_on_all_workers",
-    "strategy_scope",
-    "uniform",
-]
-
 
 def num_devices() -> int:
     """The number of devices that a batch is divided among."""

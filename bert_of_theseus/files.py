@@ -11,18 +11,6 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-__all__ = [
-    "CHECKSUMS",
-    "check_files",
-    "check_room",
-    "read_checksums",
-    "read_json",
-    "replace_file",
-    "replace_listed_file",
-    "sha256",
-    "write_json",
-]
-
 CHECKSUMS = "checksums.json"
 
 

@@ -29,14 +29,6 @@ from .conditional import choose_call
 from .distribution import uniform
 from .validation import integer, number, one_of
 
-__all__ = [
-    "BinaryRandomChoice",
-    "ModuleChoice",
-    "choice_layers",
-    "get_replacement_rate",
-    "set_replacement_rate",
-]
-
 GATES = ("bernoulli", "uniform", "blend")
 SAMPLINGS = ("batch", "replica", "example")
 

@@ -15,8 +15,6 @@ from .models.plan import make_plan
 from .training import described, plain
 from .validation import number
 
-__all__ = ["DEFAULTS", "Method"]
-
 _OTHERS = {"predecessor", "successor", "classifier", "replacement_rate", "seed", "name"}
 # Options of `build_theseus_model` that `compress` takes too, by name.
 DEFAULTS = {

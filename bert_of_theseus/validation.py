@@ -6,8 +6,6 @@ import numbers
 from collections.abc import Collection
 from typing import Any
 
-__all__ = ["integer", "is_integer", "is_number", "number", "one_of", "positive_integer"]
-
 
 def is_integer(value: Any) -> bool:
     """Whether `value` is an integer, NumPy's included. `True` and `False` are not."""

@@ -16,8 +16,6 @@ from .backend import (
 )
 from .layers import as_layers
 
-__all__ = ["Frozen", "Masked"]
-
 
 class _Wrapper(keras.layers.Layer):
     # Not `keras.layers.Wrapper`: that of tf_keras applies the layer's activity regularizer a

@@ -18,8 +18,6 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-__all__ = ["SOURCES", "DownloadError", "Source", "get"]
-
 
 class DownloadError(OSError):
     """A file could not be downloaded, or is not the one that was published."""

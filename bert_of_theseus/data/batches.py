@@ -10,8 +10,6 @@ from ..validation import integer, positive_integer
 from .examples import NO_LABEL
 from .tokenizer import Encoded
 
-__all__ = ["Batches"]
-
 
 def _padded(arrays, rows, length, value):
     padded = np.full((len(rows), length), value, dtype="int32")

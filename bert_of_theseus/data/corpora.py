@@ -8,8 +8,6 @@ from ..validation import one_of
 from .examples import Corpus, Entity, Example, Pair, at_most, normalized, split_off
 from .readers import existing_folder, json_values, numbered_lines, read_json_lines
 
-__all__ = ["load_cluener", "load_folder", "load_iflytek", "load_sst2"]
-
 
 def _corpus(train, dev, labels, validation_fraction, limit, seed):
     train, dev = (at_most(examples, limit, seed) for examples in (train, dev))

@@ -8,8 +8,6 @@ import numpy as np
 
 from .examples import Entity
 
-__all__ = ["decode_answer", "decode_entities", "decode_labels"]
-
 
 def decode_labels(probabilities, labels: Sequence[str], threshold: float = 0.5) -> list[str]:
     """Returns the names of the classes with a probability of at least `threshold`."""

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from .examples import Corpus, Example, at_most, normalized, split_off
 
-__all__ = ["load_stdlib_docstrings"]
-
 # Folders in the standard library's folder with tests, data or packages of others.
 _NOT_LIBRARY = {
     "__pycache__",

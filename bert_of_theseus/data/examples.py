@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from ..validation import positive_integer
 
-__all__ = ["NO_LABEL", "Corpus", "Entity", "Example", "Pair", "split_off"]
-
 # Loss and metric leave out what has this label, such as padding. See `losses`.
 NO_LABEL = -1
 

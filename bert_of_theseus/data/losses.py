@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from ..backend import keras, ops, reduce_sum, register
 
-__all__ = ["MaskedAccuracy", "MaskedCrossentropy"]
-
 
 def _labels_and_mask(labels):
     labels = ops.cast(labels, "int32")

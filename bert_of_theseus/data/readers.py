@@ -7,8 +7,6 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["read_json_lines"]
-
 
 def read_json_lines(path: str | os.PathLike, keys: tuple[str, ...]) -> list[dict]:
     """Reads a file with one JSON object per line.

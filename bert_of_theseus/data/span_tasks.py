@@ -12,8 +12,6 @@ from .decoding import decode_answer, decode_entities, tokens_of, trimmed, withou
 from .examples import NO_LABEL, Entity
 from .tasks import TextTask
 
-__all__ = ["SpanExtraction", "Tagging"]
-
 
 class _SpanTask(TextTask):
     """Outputs without a label, such as those of padding, count in neither loss nor metric."""

@@ -19,8 +19,6 @@ from .decoding import decode_labels
 from .examples import Example
 from .tokenizer import Encoded, Tokenizer
 
-__all__ = ["Classification", "MultiLabel", "Regression", "TextTask"]
-
 _INSTALL = {
     "sklearn": "pip install scikit-learn",
     "scipy": "pip install scipy",

@@ -13,8 +13,6 @@ import numpy as np
 
 from .examples import Example
 
-__all__ = ["Encoded", "Tokenizer"]
-
 
 class Encoded(NamedTuple):
     """Texts as token ids, with their labels.

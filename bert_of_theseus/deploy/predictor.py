@@ -29,8 +29,6 @@ from ..files import check_files, read_json
 from ..validation import integer, is_integer
 from .runtimes import open_runtime
 
-__all__ = ["KINDS", "Predictor"]
-
 # Each is the file model.<kind>, except for "keras", the checkpoint. In order of preference: the
 # fastest first, but quantized files last, as they change the results.
 KINDS = ("onnx", "tflite", "keras", "float16.tflite", "int8.onnx", "int8.tflite")

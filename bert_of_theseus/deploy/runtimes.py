@@ -22,8 +22,6 @@ import numpy as np
 from ..files import check_files
 from ..validation import positive_integer
 
-__all__ = ["KerasRuntime", "LiteRTRuntime", "ONNXRuntime", "Runtime", "open_runtime"]
-
 
 class Limits(NamedTuple):
     """What a model accepts; `None` where that is not known.

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from ..backend import keras, quiet_about_masks
 
-__all__ = ["Encoder", "as_list", "one_or_all", "symbolic_like"]
-
 
 class Encoder:
     """A stack of `num_hidden_layers` layers between an embedding and an end.

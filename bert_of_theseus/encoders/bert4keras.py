@@ -20,8 +20,6 @@ from bert4keras.models import (
 from .. import _bert4keras  # noqa: F401  the patches that these modules need
 from .base import Encoder
 
-__all__ = ["Bert4kerasEncoder", "Transformer"]
-
 FAMILIES = (
     *(BERT, ALBERT, ALBERT_Unshared, ELECTRA, NEZHA, RoFormer, RoFormerV2),
     *(GPT, GPT2, GPT2_ML, T5_Encoder),

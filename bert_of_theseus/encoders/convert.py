@@ -6,8 +6,6 @@ from ..backend import KERAS_NAME, keras
 from .base import Encoder
 from .stack import StackEncoder
 
-__all__ = ["as_encoder", "as_head"]
-
 
 def as_encoder(model, like=None) -> Encoder:
     """Converts what users have at hand to an `Encoder`; the builders call it.

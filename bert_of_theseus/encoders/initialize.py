@@ -7,15 +7,6 @@ from ..backend import frozen, to_numpy
 from ..validation import integer, is_integer, one_of
 from .convert import as_encoder
 
-__all__ = [
-    "build_successor_backbone",
-    "copy_weights",
-    "initialize_successor",
-    "pair_initial_weights",
-    "pair_weights",
-    "split_into_modules",
-]
-
 
 def initialize_successor(
     predecessor,

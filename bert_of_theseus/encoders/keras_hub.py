@@ -5,8 +5,6 @@ import keras_hub
 from ..backend import keras, register
 from .base import Encoder, one_or_all, symbolic_like
 
-__all__ = ["KerasHubEncoder", "TaskHead"]
-
 # Those that the tests compress. Others that are built in the same way work too.
 FAMILIES = ("Albert", "Bert", "DebertaV3", "DistilBert", "Electra", "FNet", "Roberta", "XLMRoberta")
 _SUPPORTED = ", ".join(f"{family}Backbone" for family in FAMILIES)

@@ -9,8 +9,6 @@ from ..backend import ops, register
 from ..layers import BinaryRandomChoice, ModuleChoice
 from ..validation import positive_integer
 
-__all__ = ["ChainedModuleChoice", "ChainedRandomChoice"]
-
 
 class _Chained:
     """A choice with a second input and a second output: whether a module was replaced so far.

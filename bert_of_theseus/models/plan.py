@@ -11,8 +11,6 @@ from ..encoders.initialize import pair_weights, split_into_modules
 from ..layers import GATES, SAMPLINGS, common_shape, valid_rate
 from ..validation import integer, number, one_of
 
-__all__ = ["Plan", "make_plan"]
-
 
 class Plan(NamedTuple):
     """The parts of a Theseus model, which fit each other.

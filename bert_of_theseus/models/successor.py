@@ -4,8 +4,6 @@ from ..backend import keras
 from ..encoders import as_encoder, as_head
 from .theseus import TheseusModel
 
-__all__ = ["build_successor_model"]
-
 
 def build_successor_model(
     theseus_model_or_successor, classifier: keras.layers.Layer | None = None, name="successor"

@@ -4,8 +4,6 @@ from ..backend import KERAS_NAME, input_structure, keras
 from ..distillation import LogitsDistillation
 from .theseus import TheseusModel
 
-__all__ = ["distil"]
-
 
 def distil(
     model: keras.Model,

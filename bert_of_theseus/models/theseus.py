@@ -11,8 +11,6 @@ from ..wrappers import Frozen
 from .chain import ChainedModuleChoice, ChainedRandomChoice
 from .plan import make_plan
 
-__all__ = ["TheseusModel", "bert_of_theseus", "build_theseus_model"]
-
 
 def build_theseus_model(
     predecessor,

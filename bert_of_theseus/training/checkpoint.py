@@ -17,8 +17,6 @@ from ..distribution import is_chief
 from ..files import check_room, replace_file, write_json
 from .stage import StageResult
 
-__all__ = ["WEIGHTS", "Progress", "StageFolder", "described", "frozen_checksum", "plain"]
-
 WEIGHTS = "model.weights.h5"
 _CHECKPOINT = "checkpoint.npz"
 _RESULT = "stage.json"

@@ -11,8 +11,6 @@ import numpy as np
 from ..backend import keras, to_numpy
 from ..distribution import needs_equal_parts, num_devices
 
-__all__ = ["BatchAccess", "Rounds", "as_sequence"]
-
 
 class Rounds:
     """All batches of a stage, cut into rounds of equal length. A round is one epoch of Keras."""

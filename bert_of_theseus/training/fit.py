@@ -26,8 +26,6 @@ from .feed import Rounds, as_sequence
 from .scoring import default_monitor, fresh, in_strategy_of_model, is_better, uncompiled
 from .stage import Stage, StageResult, build_optimizer
 
-__all__ = ["NonFiniteLossError", "fit"]
-
 
 class NonFiniteLossError(ArithmeticError):
     """The loss became NaN or infinite."""

@@ -10,18 +10,6 @@ from ..backend import input_structure, keras
 from ..distribution import strategy_scope
 from .feed import as_sequence
 
-__all__ = [
-    "default_monitor",
-    "evaluate",
-    "evaluator",
-    "fresh",
-    "in_strategy_of_model",
-    "is_better",
-    "lower_is_better",
-    "predict",
-    "uncompiled",
-]
-
 
 def in_strategy_of_model(function):
     """Runs `function(model, ...)` in the `tf.distribute` strategy that `model` was built in."""

@@ -8,8 +8,6 @@ import math
 from ..backend import keras, ops, register
 from ..validation import number, one_of, positive_integer
 
-__all__ = ["Stage", "StageResult", "WarmupDecay", "build_optimizer"]
-
 _DECAYS = ("linear", "cosine", "constant")
 
 
