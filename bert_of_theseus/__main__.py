@@ -81,10 +81,7 @@ nothing could be done; 130 after Ctrl-C.""",
         "--echo", action="store_true", help="put the line into its result, as input"
     )
     parser.add_argument(
-        "--top",
-        type=_positive,
-        metavar="N",
-        help="only the N most probable labels; default: all",
+        "--top", type=_positive, metavar="N", help="only the N most probable labels; default: all"
     )
     parser.add_argument(
         "--kind",

@@ -252,9 +252,8 @@ class _Recipe:
         self._report("successor", self.successor_model, self.successor)
 
     def measure_latency(self):
-        data = (
-            self.data["validation"] if self.data["validation"] is not None else self.data["train"]
-        )
+        validation = self.data["validation"]
+        data = self.data["train"] if validation is None else validation
         models = {"predecessor": self.predecessor_model, "successor": self.successor_model}
         seconds = measure_latency(models, single_examples(data, self.scoring["batch_size"]))
         for row in self.rows:

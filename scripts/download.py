@@ -172,20 +172,11 @@ def _unpack(archive, folder, source) -> None:
                         f"Received: {size} bytes."
                     )
                 # The others decompress as much as they hold, whatever the size that is stated.
-                if {member.compress_type for member in members} - {
-                    zipfile.ZIP_STORED,
-                    zipfile.ZIP_DEFLATED,
-                }:
+                known = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+                if {member.compress_type for member in members} - known:
                     raise DownloadError(f"{archive}: its files must be deflated or stored.")
                 file.extractall(scratch)  # never outside of `scratch`, whatever the names
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            RuntimeError,
-            ValueError,
-            OSError,
-        ) as error:
+        except _UNZIP_ERRORS as error:
             no_space = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
             if no_space or isinstance(error, DownloadError):
                 raise

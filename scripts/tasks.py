@@ -80,30 +80,18 @@ and ends with the same result. Other settings need another --output-dir.
 exit codes: 0 done; 2 an argument or a file is invalid; 130 interrupted.
 """
 
-OWN = ("classification", "multi-label", "regression", "tagging", "spans")
-# SST-2 as in benchmarks/quality.py. CLUENER for random weights, which need more epochs and higher
-# learning rates than a pretrained BERT.
+TASKS = ("sst2", "cluener", "classification", "multi-label", "regression", "tagging", "spans")
+# For SST-2, as in benchmarks/quality.py; for CLUENER with random weights, which need more epochs
+# and higher learning rates than a pretrained BERT; and for your own tasks.
 DEFAULTS = {
-    "sst2": {
-        "max_length": 64,
-        "predecessor_epochs": 3,
-        "theseus_epochs": 3,
-        "successor_epochs": 1,
-        "predecessor_learning_rate": 1e-4,
-        "theseus_learning_rate": 2e-4,
-        "successor_learning_rate": 1e-4,
-    },
-    "cluener": {
-        "max_length": 64,
-        "predecessor_epochs": 8,
-        "theseus_epochs": 4,
-        "successor_epochs": 2,
-        "predecessor_learning_rate": 5e-4,
-        "theseus_learning_rate": 5e-4,
-        "successor_learning_rate": 2.5e-4,
-    },
+    "max_length": (64, 64, 128),
+    "predecessor_epochs": (3, 8, 3),
+    "theseus_epochs": (3, 4, 3),
+    "successor_epochs": (1, 2, 1),
+    "predecessor_learning_rate": (1e-4, 5e-4, 1e-4),
+    "theseus_learning_rate": (2e-4, 5e-4, 2e-4),
+    "successor_learning_rate": (1e-4, 2.5e-4, 1e-4),
 }
-DEFAULTS |= {name: {**DEFAULTS["sst2"], "max_length": 128} for name in OWN}
 # The model with random weights, without --bert-config.
 SMALL = {
     "hidden_size": 128,
@@ -121,15 +109,10 @@ SMALL = {
 
 def build_parser() -> Parser:
     def default(key):
-        values = [DEFAULTS[name][key] for name in ("sst2", "cluener", OWN[0])]
-        return "default {} (sst2), {} (cluener), {} (your own)".format(*values)
+        return "default {} (sst2), {} (cluener), {} (your own)".format(*DEFAULTS[key])
 
-    parser = Parser(
-        prog="tasks.py",
-        description=__doc__,
-        epilog=EXAMPLES,
-    )
-    parser.add_argument("task", choices=DEFAULTS, help="which task")
+    parser = Parser(prog="tasks.py", description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("task", choices=TASKS, help="which task")
     add = parser.add_argument_group("data and weights").add_argument
     add("--data-dir", metavar="DIR", type=Path, required=True, help="train and dev of the task")
     add(
@@ -165,7 +148,8 @@ def build_parser() -> Parser:
 
 def resolve(args: argparse.Namespace) -> None:
     """Sets the defaults of the task, and checks what can be checked without reading a file."""
-    fill_in(args, DEFAULTS[args.task])
+    column = min(TASKS.index(args.task), 2)
+    fill_in(args, {key: values[column] for key, values in DEFAULTS.items()})
     args.output_dir = args.output_dir or Path("runs") / args.task
     if args.bert_dir and (args.vocab or args.bert_config):
         raise ValueError("--bert-dir excludes --vocab and --bert-config (random weights).")

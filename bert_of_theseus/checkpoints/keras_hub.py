@@ -33,45 +33,23 @@ class _Family(NamedTuple):
 
 # The parts of a layer in KerasHub.
 _PARTS = (
-    "_self_attention_layer._query_dense",
-    "_self_attention_layer._key_dense",
-    "_self_attention_layer._value_dense",
-    "_self_attention_layer._output_dense",
+    *(f"_self_attention_layer._{part}_dense" for part in ("query", "key", "value", "output")),
     "_self_attention_layer_norm",
-    "_feedforward_intermediate_dense",
-    "_feedforward_output_dense",
-    "_feedforward_layer_norm",
+    *("_feedforward_intermediate_dense", "_feedforward_output_dense", "_feedforward_layer_norm"),
 )
 _BERT = (
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "attention.output.LayerNorm",
-    "intermediate.dense",
-    "output.dense",
-    "output.LayerNorm",
+    *("attention.self.query", "attention.self.key", "attention.self.value"),
+    *("attention.output.dense", "attention.output.LayerNorm"),
+    *("intermediate.dense", "output.dense", "output.LayerNorm"),
 )
 _DEBERTA = tuple(f"attention.self.{part}_proj" for part in ("query", "key", "value")) + _BERT[3:]
 _DISTILBERT = (
-    "attention.q_lin",
-    "attention.k_lin",
-    "attention.v_lin",
-    "attention.out_lin",
-    "sa_layer_norm",
-    "ffn.lin1",
-    "ffn.lin2",
-    "output_layer_norm",
+    *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+    *("sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm"),
 )
 _ALBERT = (
-    "attention.query",
-    "attention.key",
-    "attention.value",
-    "attention.dense",
-    "attention.LayerNorm",
-    "ffn",
-    "ffn_output",
-    "full_layer_layer_norm",
+    *("attention.query", "attention.key", "attention.value", "attention.dense"),
+    *("attention.LayerNorm", "ffn", "ffn_output", "full_layer_layer_norm"),
 )
 _FAMILIES = {
     "albert": _Family(

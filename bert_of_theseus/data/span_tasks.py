@@ -51,11 +51,7 @@ class Tagging(_SpanTask):
     ['O', 'B-person', 'I-person', 'B-place', 'I-place']
     """
 
-    _metrics: ClassVar = {
-        "f1": "seqeval.metrics",
-        "precision": "seqeval.metrics",
-        "recall": "seqeval.metrics",
-    }
+    _metrics: ClassVar = dict.fromkeys(("f1", "precision", "recall"), "seqeval.metrics")
 
     def __init__(self, types: Sequence[str], metric: str = "f1"):
         self.types = list(types)

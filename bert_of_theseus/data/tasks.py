@@ -168,9 +168,7 @@ class Classification(TextTask):
 
     _metrics: ClassVar = {
         "accuracy": None,
-        "f1": "sklearn.metrics",
-        "macro_f1": "sklearn.metrics",
-        "matthews": "sklearn.metrics",
+        **dict.fromkeys(("f1", "macro_f1", "matthews"), "sklearn.metrics"),
     }
     _activation, _loss, _shown = "softmax", "sparse_categorical_crossentropy", ("accuracy",)
 
@@ -222,10 +220,7 @@ class MultiLabel(TextTask):
         threshold: Float, smallest probability of a predicted class. Defaults to `0.5`.
     """
 
-    _metrics: ClassVar = {
-        "micro_f1": "sklearn.metrics",
-        "macro_f1": "sklearn.metrics",
-    }
+    _metrics: ClassVar = {"micro_f1": "sklearn.metrics", "macro_f1": "sklearn.metrics"}
     _activation, _loss, _shown = "sigmoid", "binary_crossentropy", ("binary_accuracy",)
 
     def __init__(self, labels: Sequence[str], metric: str = "micro_f1", threshold: float = 0.5):

@@ -331,11 +331,7 @@ class KerasRuntime(Runtime):
         return np.asarray(self._model.predict_on_batch([token_ids, segment_ids]))
 
 
-_KINDS = {
-    ".onnx": ONNXRuntime,
-    ".tflite": LiteRTRuntime,
-    ".keras": KerasRuntime,
-}
+_KINDS = {".onnx": ONNXRuntime, ".tflite": LiteRTRuntime, ".keras": KerasRuntime}
 
 
 def available_cores() -> int:

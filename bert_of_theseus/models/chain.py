@@ -60,12 +60,8 @@ class _Chained:
         return (shape, ()) if self.return_replaced else shape
 
     def get_config(self):
-        config = super().get_config()
-        return {
-            **config,
-            "modules_left": self.modules_left,
-            "return_replaced": self.return_replaced,
-        }
+        own = {"modules_left": self.modules_left, "return_replaced": self.return_replaced}
+        return {**super().get_config(), **own}
 
 
 @register
