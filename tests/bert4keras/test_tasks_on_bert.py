@@ -26,6 +26,9 @@ from bert_of_theseus.checkpoints import load_pretrained
 from bert_of_theseus.data import Entity, Example, Pair, Tokenizer, load_cluener
 from bert_of_theseus.tasks import decode_entities
 
+# What save_pretrained says of heads that others do not know: test_saving.py has it.
+pytestmark = pytest.mark.filterwarnings("ignore:Saved to .*head is none of BERT's own")
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "tasks.py"
 WORDS = "甲乙丙丁天地人在和"
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "good", "bad", "the", "film"]
