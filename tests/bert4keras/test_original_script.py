@@ -14,6 +14,9 @@ from bert_helpers import untraced, weights_of
 
 from bert_of_theseus import bert_of_theseus
 
+# The original's spelling.
+pytestmark = pytest.mark.filterwarnings("ignore:.Model.fit_generator. is deprecated")
+
 NUM_CLASSES = 3
 CONFIG = {
     "vocab_size": 20,
