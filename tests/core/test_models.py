@@ -150,13 +150,13 @@ def noisy_block(name):
 
 @pytest.mark.parametrize("execution, embeddings", [
     ("lazy", "predecessor"),
-    ("lazy", "replace"),
-    ("dense", "replace"),
+    pytest.param("lazy", "replace", marks=pytest.mark.slow_unless("torch", "tensorflow")),
+    pytest.param("dense", "replace", marks=pytest.mark.slow_unless("torch", "tf_keras")),
 ])  # fmt: skip
 def test_what_each_stage_trains(execution, embeddings, tmp_path):
     host = Host(block=noisy_block)
     predecessor, successor = host.predecessor, host.successor
-    fine_tuned = keras.Model(predecessor.inputs, host.head(predecessor.output))
+    fine_tuned = keras.Model(predecessor.input_structure, host.head(predecessor.output))
     loss = "sparse_categorical_crossentropy"
     # Before the Theseus model is built. What is compiled is the Theseus model alone.
     fine_tuned.compile(keras.optimizers.Adam(0.01), loss, run_eagerly=True)

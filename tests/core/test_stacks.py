@@ -97,7 +97,7 @@ KINDS = {
 
 
 # The others are made of the same layers; JAX compiles a recurrence anew wherever it stands.
-FAST = {"recurrent, convolution": ["tf_keras", "tensorflow"], "blocks": ["tf_keras", "jax"]}
+FAST = {"recurrent, convolution": ["tf_keras", "tensorflow"], "blocks": ["tf_keras"]}
 CASES = [
     pytest.param(kind, marks=pytest.mark.slow_unless("torch", *FAST.get(kind, [])))
     for kind in KINDS

@@ -26,6 +26,7 @@ def families(*elsewhere):
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
+@pytest.mark.slow_unless("torch", "tensorflow")
 @families("DebertaV3")
 def test_each_module_is_its_layers_and_sees_the_padding(family):
     host = Host(family)
