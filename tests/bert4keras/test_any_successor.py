@@ -39,7 +39,7 @@ KINDS = {
     "convolution": lambda size: [LAYERS.Conv1D(size, 3, padding="same")],
 }
 CASES = [
-    ("bilstm, convolution", {}),
+    pytest.param("bilstm, convolution", {}, marks=pytest.mark.slow),
     pytest.param("gru", {"model": "albert", "embedding_size": 8}, marks=pytest.mark.slow),
     pytest.param("gru", {"model": "t5_encoder"}, marks=pytest.mark.slow),
     pytest.param("convolution", {"model": "roformer", "with_pool": False}, marks=pytest.mark.slow),

@@ -39,18 +39,19 @@ def scope(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         tf.config.run_functions_eagerly(True)
+        run_block("bert4keras", scope)  # which all others go on from
         yield scope
         tf.config.run_functions_eagerly(False)
 
 
 def test_bert4keras(scope):
-    run_block("bert4keras", scope)
     theirs = scope["small"]
     run_block("load-model", scope)
     x = [scope["token_ids"], scope["segment_ids"]]
     np.testing.assert_allclose(np.array(scope["small"](x)), np.array(theirs(x)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_recipe_to_predictions(scope):
     run_block("recipe", scope)
     assert [stage.name for stage in scope["result"].stages] == [

@@ -25,11 +25,12 @@ def scope(tmp_path_factory):
     labels = np.arange(4) % 2
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        yield {"texts": TEXTS, "labels": labels, "dev_texts": TEXTS, "dev_labels": labels}
+        scope = {"texts": TEXTS, "labels": labels, "dev_texts": TEXTS, "dev_labels": labels}
+        run_block("keras-hub", scope)  # which all others go on from
+        yield scope
 
 
 def test_recipe(scope):
-    run_block("keras-hub", scope)
     successor = scope["result"].successor
     assert isinstance(successor, keras_hub.models.BertTextClassifier)
     reloaded = keras_hub.models.TextClassifier.from_preset("small")
@@ -45,6 +46,7 @@ def test_steps(scope):
     assert len(scope["small"].backbone.transformer_layers) == 3
 
 
+@pytest.mark.slow
 def test_load_backbone(scope):
     run_block("load-backbone", scope)
     x = scope["predecessor"].preprocessor(TEXTS)
