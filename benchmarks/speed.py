@@ -66,7 +66,7 @@ DRAWS = 3  # steps of each round whose modules are drawn at rate 0.5, as in real
 RATES = (0, 0.5, 1)
 LAZY = ("lazy", "original", "without frozen gradients")  # run one path of the 2**m
 
-BARS = (  # of issue 3, for 12 to 3 layers
+BARS = (  # aims, for 12 to 3 layers
     ("lazy at 0.5 / dense, CPU time", 0.45),
     ("lazy at 1 / plain fine-tuning, CPU time", 1.05),
     ("lazy at 0.5 / its ideal by counting, CPU time", 1.15),
@@ -129,7 +129,7 @@ def balanced_paths(num_modules: int, part: int = 0) -> list[tuple[int, ...]]:
     All of them up to 3 modules. Up to 7, 8 of them: all combinations of the lowest 3 modules, and
     above them parities of these, so that any two modules take all 4 combinations equally often.
     Each `part` has its own 8, and the first `2**(num_modules - 3)` parts are all paths, once each.
-    Beyond 7 modules, 16 of the lowest 4 likewise.
+    Beyond 7 modules the same with 16 paths, of the lowest 4 modules.
 
     Raises:
         ValueError: for more than 15 modules.

@@ -203,7 +203,7 @@ def check_vocabulary(vocab_file: Path, config: dict) -> None:
     from bert_of_theseus.checkpoints import check_vocab
 
     if not vocab_file.is_file():
-        raise FileNotFoundError(f"{vocab_file} should be a vocabulary; not found.")
+        raise FileNotFoundError(f"{vocab_file} must be a vocabulary; not found.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Too few tokens are an error here, below.
         tokens = check_vocab(vocab_file, config)
@@ -218,7 +218,7 @@ def read_bert_config(path: Path) -> dict:
     from bert_of_theseus.checkpoints.base import read_config
 
     if not path.is_file():
-        raise FileNotFoundError(f"{path} should be a BERT config; not found.")
+        raise FileNotFoundError(f"{path} must be a BERT config; not found.")
     return read_config(path)
 
 

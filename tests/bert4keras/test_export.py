@@ -191,7 +191,7 @@ def test_quantized_files_are_smaller(suffix, most, tmp_path):
 
 
 def test_others_read_the_files(exported):
-    """The checksum at the end is an entry of ONNX' metadata, and after the end of a .tflite."""
+    """The model's limits are an entry of ONNX' metadata, and come after the end of a .tflite."""
     import onnxruntime
     import tensorflow as tf
 

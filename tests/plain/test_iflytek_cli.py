@@ -78,8 +78,8 @@ def refusal(script, capsys, given, argv):
     "changes, problem",
     [
         ({"data_dir": "nowhere"}, "nowhere must be a folder with train.json"),
-        ({"bert_config": "nowhere.json"}, "nowhere.json should be a BERT config; not found"),
-        ({"vocab": "nowhere.txt"}, "nowhere.txt should be a vocabulary; not found"),
+        ({"bert_config": "nowhere.json"}, "nowhere.json must be a BERT config; not found"),
+        ({"vocab": "nowhere.txt"}, "nowhere.txt must be a vocabulary; not found"),
         ({"vocab": None}, "--bert-config and --vocab go together"),
         ({"bert_config": None}, "--bert-config and --vocab go together"),
         ({"bert_config": None, "vocab": None}, "--data-dir needs a BERT"),

@@ -218,7 +218,7 @@ def test_workflows_call_targets_of_the_makefile():
             commands = [step["run"].split() for step in job["steps"] if "run" in step]
             assert commands and all(command[0] == "make" for command in commands), path
             found |= {command[1] for command in commands}
-    assert {"lint", "test", "docs", "release"} <= found <= targets
+    assert {"lint", "test", "test-slow", "docs", "release"} <= found <= targets
 
 
 def test_hooks_run_what_make_lint_runs():

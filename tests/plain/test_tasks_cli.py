@@ -44,7 +44,7 @@ def arguments(given, task="cluener", **changes):
     ({"task": "tagging"}, "train.json, row 1: 'label' must be a list of [start, end, type]"),
     ({"vocab": "nowhere.txt"}, "nowhere.txt must be a vocabulary"),
     ({"vocab": None, "bert-config": "x.json"}, "--bert-config needs --vocab"),
-    ({"bert-config": "nowhere.json"}, "nowhere.json should be a BERT config"),
+    ({"bert-config": "nowhere.json"}, "nowhere.json must be a BERT config"),
     ({"bert-dir": "."}, "--bert-dir excludes --vocab"),
     ({"vocab": None, "bert-dir": "nowhere"}, "nowhere"),
     ({"max-length": 2}, "--max-length 2 leaves no room"),
