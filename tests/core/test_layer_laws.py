@@ -11,6 +11,7 @@ from bert_of_theseus import BinaryRandomChoice, ModuleChoice
 from bert_of_theseus.backend import keras
 from bert_of_theseus.distillation import HiddenDistillation, LogitsDistillation
 from bert_of_theseus.heads import FirstToken, PositionSoftmax
+from bert_of_theseus.models.chain import ChainedModuleChoice, ChainedRandomChoice
 from bert_of_theseus.wrappers import Frozen, Masked
 
 
@@ -28,9 +29,9 @@ def dense(**options):
     return keras.layers.Dense(3, **options)
 
 
-def module_choice(**options):
+def module_choice(cls=ModuleChoice, **options):
     sides = [dense(name="p"), keras.layers.Dropout(0.1)], dense(name="s")
-    return ModuleChoice(*sides, 0.35, seed=7, predecessor_dropout=False, **options)
+    return cls(*sides, 0.35, seed=7, predecessor_dropout=False, **options)
 
 
 def nothing(layer):
@@ -48,6 +49,13 @@ LAYERS = {
     ),
     "ModuleChoice": (
         module_choice, ONE, True, lambda layer: weights_of(layer.successor_layers),
+    ),
+    "ChainedRandomChoice": (
+        functools.partial(ChainedRandomChoice, 0.35, seed=7, modules_left=2), PAIR, True, nothing,
+    ),
+    "ChainedModuleChoice": (
+        functools.partial(module_choice, ChainedModuleChoice, modules_left=2),
+        ONE, True, lambda layer: weights_of(layer.successor_layers),
     ),
     # Under Keras 2 what a wrapper returns has the precision of the layer within.
     "Frozen": (
@@ -72,7 +80,14 @@ LAYERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LAYERS)
+# Those of a Theseus model have the call and the config of the choices above, with two more options.
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow_unless("torch") if "Chained" in name else [])
+    for name in LAYERS
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_layer_keeps_the_laws(name, tmp_path):
     make, arrays, passes_mask, trained = LAYERS[name]
     check_layer(make, arrays, passes_mask=passes_mask, trained=trained, folder=tmp_path)
