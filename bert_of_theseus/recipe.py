@@ -1,10 +1,4 @@
-"""The whole method in one call: predecessor, Theseus model, successor, with a report.
-
-result = compress(
-    predecessor, successor, classifier, train, validation, directory="runs/sentiment"
-)
-result.successor.save("successor.keras")
-"""
+"""The whole method in one call: predecessor, Theseus model, successor, with a report."""
 
 from __future__ import annotations
 

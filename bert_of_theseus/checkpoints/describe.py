@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 from .base import ACTIVATIONS
-from .heads import POOLER, Dense, Head, read_head
+from .heads import POOLER, TOKEN, Dense, Head, read_head
 from .load import bert4keras_models, check_bert, weights_by_name
 
 
@@ -30,6 +31,17 @@ class Description(NamedTuple):
             pooler = [Dense(*(self.tensors[name] for name in POOLER), "tanh")]
         return pooler + (self.head.layers if self.head else [])
 
+    @property
+    def first_token(self) -> bool:
+        """Whether the output is of `[CLS]` alone, so that the last layer can skip the others."""
+        return self.head.architecture != TOKEN if self.head else bool(self.dense_layers)
+
+
+def is_transformer(model) -> bool:
+    """Whether `model` is a bert4keras `Transformer`; imports nothing to find out."""
+    models = sys.modules.get("bert4keras.models")
+    return models is not None and isinstance(model, models.Transformer)
+
 
 def describe(transformer, classifier=None, verb: str = "saved") -> Description:
     """Reads the weights and options of a bert4keras BERT and its head.
@@ -41,27 +53,15 @@ def describe(transformer, classifier=None, verb: str = "saved") -> Description:
 
     Raises:
         TypeError: if one of them is something else.
-        ValueError: if the transformer is not a plain BERT.
+        ValueError: if the transformer is not a plain BERT, or has an option that no config can
+            express.
     """
     from ..backend import keras
 
-    check_bert(transformer, bert4keras_models(), verb)
+    models = bert4keras_models()
+    check_bert(transformer, models, verb)
     if classifier is not None and not isinstance(classifier, keras.layers.Layer):
         raise TypeError(f"`classifier` must be a Keras model or layer. Received: {classifier!r}.")
-    config, tensors = read_bert(transformer)
-    head = None
-    if classifier is not None and not (transformer.with_mlm or transformer.with_nsp):
-        head = read_head(classifier, tuple(transformer.output.shape))
-    return Description(config, tensors, head)
-
-
-def read_bert(transformer) -> tuple[dict, dict]:
-    """Config and tensors, by canonical name, of a bert4keras BERT.
-
-    Raises:
-        ValueError: if it has an option that no config can express.
-    """
-    models = bert4keras_models()
     config = _config(transformer, models)
     weights = weights_by_name(transformer)
     values = models.K.batch_get_value(list(weights.values()))
@@ -69,7 +69,10 @@ def read_bert(transformer) -> tuple[dict, dict]:
     turned = "cls/seq_relationship/output_weights"
     if turned in tensors:
         tensors[turned] = tensors[turned].T
-    return config, tensors
+    head = None
+    if classifier is not None and not (transformer.with_mlm or transformer.with_nsp):
+        head = read_head(classifier, tuple(transformer.output.shape))
+    return Description(config, tensors, head)
 
 
 def _config(transformer, models) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -134,28 +135,28 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def _open(self, path: Path) -> dict:
         """The table of contents of one file: dtype and stored shape by stored name."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(str(path), framework="np") as file:
-                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                return {
-                    name: (_DTYPES.get(s.get_dtype(), s.get_dtype()), tuple(s.get_shape()))
-                    for name, s in slices.items()
-                }
-        except SafetensorError as error:
-            raise ValueError(f"{str(path)!r} is truncated or corrupt: {error}.") from error
+        with _opened(path) as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: (_DTYPES.get(s.get_dtype(), s.get_dtype()), tuple(s.get_shape()))
+                for name, s in slices.items()
+            }
 
     def _read(self, name):
-        from safetensors import SafetensorError, safe_open
-
         if self.dtype(name) == "bfloat16":
             import ml_dtypes  # noqa: F401  registers the type with NumPy
 
-        path = self._files[name]
-        try:
-            with safe_open(str(path), framework="np") as file:
-                value = file.get_tensor(self._stored[name])
-        except SafetensorError as error:
-            raise ValueError(f"{str(path)!r} is truncated or corrupt: {error}.") from error
+        with _opened(self._files[name]) as file:
+            value = file.get_tensor(self._stored[name])
         return value.T if name.endswith("/kernel") and value.ndim == 2 else value
+
+
+@contextlib.contextmanager
+def _opened(path: Path):
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="np") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is truncated or corrupt: {error}.") from error

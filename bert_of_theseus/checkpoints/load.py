@@ -16,7 +16,7 @@ from .base import ACTIVATIONS, Checkpoint, missing_file
 from .google import GoogleCheckpoint
 from .huggingface import HuggingFaceCheckpoint
 
-_KINDS = (GoogleCheckpoint, HuggingFaceCheckpoint)
+KINDS = (GoogleCheckpoint, HuggingFaceCheckpoint)
 _WORD_EMBEDDINGS = "bert/embeddings/word_embeddings"
 
 
@@ -39,7 +39,7 @@ def find_checkpoint(directory: str | os.PathLike) -> Checkpoint:
             not describe a BERT encoder.
     """
     path = Path(directory)
-    kinds = [kind for kind in _KINDS if path.is_dir() and kind.find_tensors(path)]
+    kinds = [kind for kind in KINDS if path.is_dir() and kind.find_tensors(path)]
     if len(kinds) > 1:
         raise ValueError(
             f"{str(path)!r} holds a {' and a '.join(kind.format for kind in kinds)}; keep one."

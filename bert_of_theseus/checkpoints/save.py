@@ -7,7 +7,6 @@ beside it, read back and compared, and then moved into place.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -17,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import CHECKSUMS, check_files, read_checksums, read_json, sha256
+from ..data.tokenizer import stored_lowercase
+from ..files import CHECKSUMS, check_files, read_checksums, replace_file, sha256, write_json
 from .base import SPELLINGS, Checkpoint
 from .describe import Description, describe
 from .google import GoogleCheckpoint
 from .heads import CLASSIFIER, GOOGLE_CLASSIFIER, HEAD_FILE, POOLER, as_keras_head, dropout_rate
 from .huggingface import SHARD_INDEX, SINGLE_FILE, HuggingFaceCheckpoint, from_canonical
-from .load import check_vocab
+from .load import KINDS, check_vocab
 
 _GOOGLE_CONFIG = "bert_config.json"
 _GOOGLE_PREFIX = "bert_model.ckpt"
@@ -291,7 +291,7 @@ def _write_checksums(new: Path, directory: Path, owned) -> None:
         path = directory / name
         if path.is_file() and not any(path.match(pattern) for pattern in owned):
             digests.setdefault(name, digest)
-    _write_json(new / CHECKSUMS, dict(sorted(digests.items())))
+    write_json(new / CHECKSUMS, dict(sorted(digests.items())))
 
 
 def _listed(directory: Path) -> dict:
@@ -303,8 +303,7 @@ def _listed(directory: Path) -> dict:
 
 def _check_place(directory: Path, kind, owned, overwrite: bool) -> None:
     """Refuses a folder with another checkpoint, or one that must not be overwritten."""
-    found = [path for k in (GoogleCheckpoint, HuggingFaceCheckpoint)
-             for path in k.find_tensors(directory)]  # fmt: skip
+    found = [path for k in KINDS for path in k.find_tensors(directory)]
     if kind is GoogleCheckpoint:
         found += directory.glob("bert_config*.json")
     others = [p.name for p in found if not any(p.match(pattern) for pattern in owned)]
@@ -336,17 +335,6 @@ def _replace(directory: Path, new: Path, old: Path, owned) -> None:
         for source, target in reversed(done):
             os.replace(target, source)
         raise
-
-
-def _write(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_json(path: Path, content) -> None:
-    _write(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _write_safetensors(path: Path, tensors: dict, prefix: str) -> None:
@@ -381,7 +369,7 @@ def _write_tensorflow(prefix: Path, tensors: dict) -> None:
 
 def _finish(scratch: Path, config_name: str, parts: _Parts, kind) -> None:
     """Writes config and head, reads everything back and compares it."""
-    _write_json(scratch / config_name, parts.config)
+    write_json(scratch / config_name, parts.config)
     if parts.keras_head:
         parts.keras_head.save(scratch / HEAD_FILE)
     checkpoint: Checkpoint = kind(scratch)
@@ -400,8 +388,8 @@ def _write_vocab(scratch: Path, vocab, lowercase: bool | None) -> None:
     """Writes vocab.txt and tokenizer_config.json."""
     content, own_lowercase = _vocab_text(vocab)
     lowercase = own_lowercase if lowercase is None else lowercase
-    _write(scratch / "vocab.txt", content)
-    _write_json(
+    replace_file(scratch / "vocab.txt", lambda path: path.write_bytes(content))
+    write_json(
         scratch / "tokenizer_config.json",
         {
             "tokenizer_class": "BertTokenizer",
@@ -416,10 +404,7 @@ def _vocab_text(vocab) -> tuple[bytes, bool]:
     if hasattr(vocab, "vocab_file"):  # data.Tokenizer
         return Path(vocab.vocab_file).read_bytes(), vocab.lowercase
     if isinstance(vocab, (str, os.PathLike)):
-        path = Path(vocab)
-        beside = path.with_name("tokenizer_config.json")
-        settings = read_json(beside) if beside.is_file() else {}
-        return path.read_bytes(), bool(settings.get("do_lower_case", True))
+        return Path(vocab).read_bytes(), stored_lowercase(vocab)
     lowercase = getattr(vocab, "_do_lower_case", True)  # bert4keras' Tokenizer
     vocab = getattr(vocab, "_token_dict", vocab)
     if isinstance(vocab, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..files import read_json
 from .examples import Example
 
 
@@ -68,7 +68,7 @@ class Tokenizer:
                 f"{path} must be a vocabulary, one token per line. It was not found."
             )
         if lowercase is None:
-            lowercase = _lowercase(path.with_name("tokenizer_config.json"))
+            lowercase = stored_lowercase(path)
         tokens = path.read_bytes().decode("utf-8").rstrip("\n").split("\n")
         vocab = {token.rstrip("\r"): number for number, token in enumerate(tokens)}
         missing = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if token not in vocab]
@@ -188,10 +188,7 @@ def _cover_characters(offsets, tokens, text, is_cut):
     return offsets
 
 
-def _lowercase(config_file: Path) -> bool:
-    if not config_file.is_file():
-        return True
-    try:
-        return bool(json.loads(config_file.read_text(encoding="utf-8")).get("do_lower_case", True))
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{config_file} must hold a JSON object: {error}.") from error
+def stored_lowercase(vocab_file: str | os.PathLike) -> bool:
+    """Whether the tokenizer_config.json beside a vocabulary says so; `True` without one."""
+    path = Path(vocab_file).with_name("tokenizer_config.json")
+    return not path.is_file() or bool(read_json(path).get("do_lower_case", True))

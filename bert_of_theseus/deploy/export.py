@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ..checkpoints.describe import Description, describe, is_transformer
 from ..files import replace_listed_file
 from .runtimes import Limits, open_runtime
 
@@ -18,23 +18,6 @@ from .runtimes import Limits, open_runtime
 # stays far below in float32 and float16. In int8 it depends on the weights, so the bound only
 # finds files that do not work; evaluate them on your own texts.
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "int8": 0.25}
-
-
-class Bert(NamedTuple):
-    """A BERT and its head as numbers, to build an inference graph from.
-
-    Attributes:
-        config: See `Checkpoint.config`.
-        tensors: By canonical name, kernels as `(input_size, output_size)`.
-        first_token: Whether the head uses `[CLS]` only, so that the last layer can skip the other
-            tokens.
-        head: List of `Dense`.
-    """
-
-    config: dict
-    tensors: dict
-    first_token: bool
-    head: list
 
 
 class Source(NamedTuple):
@@ -49,7 +32,7 @@ class Source(NamedTuple):
     """
 
     model: object
-    bert: Bert | None
+    bert: Description | None
     length: int | None
     limits: Limits
 
@@ -68,10 +51,8 @@ def read_source(transformer, classifier) -> Source:
     require_tensorflow("Models are exported from Keras on TensorFlow.")
     if classifier is not None and not isinstance(classifier, keras.layers.Layer):
         raise TypeError(f"`classifier` must be a Keras model or layer. Received: {classifier!r}.")
-    is_transformer = "bert4keras.models" in sys.modules and isinstance(
-        transformer, sys.modules["bert4keras.models"].Transformer
-    )
-    model = transformer.model if is_transformer else transformer
+    from_host = is_transformer(transformer)
+    model = transformer.model if from_host else transformer
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise TypeError(
             "`transformer` must be a bert4keras Transformer or a Keras model that is built. "
@@ -83,13 +64,13 @@ def read_source(transformer, classifier) -> Source:
             "The model must have two inputs, token_ids and segment_ids, each (batch_size, "
             f"sequence_length). Received: {shapes}."
         )
-    bert = _read_bert(transformer, classifier) if is_transformer else None
+    bert = _read_bert(transformer, classifier) if from_host else None
     if classifier is not None:
         model = keras.Model(model.inputs, classifier(model.outputs[0]))
     if len(model.outputs) != 1:
         raise ValueError(f"The model must have one output. Received: {len(model.outputs)}.")
     length = shapes[0][1] if bert is None else None
-    if is_transformer:
+    if from_host:
         t = transformer
         limits = Limits(length or t.max_position, t.vocab_size, t.segment_vocab_size)
     else:
@@ -110,22 +91,15 @@ def _embedding_rows(model, tensor) -> int | None:
     return None
 
 
-def _read_bert(transformer, classifier) -> Bert | None:
+def _read_bert(transformer, classifier) -> Description | None:
     """The numbers of a plain BERT with a head that is recognized; else `None`."""
-    from ..checkpoints.describe import describe
-    from ..checkpoints.heads import TOKEN
-
     try:
-        config, tensors, head = description = describe(transformer, classifier, "exported")
+        bert = describe(transformer, classifier, "exported")
     except ValueError:
         return None
-    if transformer.with_mlm or transformer.with_nsp or "embedding_size" in config:
+    if transformer.with_mlm or transformer.with_nsp or "embedding_size" in bert.config:
         return None
-    if classifier is not None and head is None:
-        return None
-    layers = description.dense_layers
-    first_token = head.architecture != TOKEN if head else bool(layers)
-    return Bert(config, tensors, first_token, layers)
+    return None if classifier is not None and bert.head is None else bert
 
 
 def traced(function: Callable, length: int | None):

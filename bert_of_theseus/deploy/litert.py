@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 
 from ..validation import one_of
-from .export import Bert, keras_function, read_source, traced, write_export
+from .export import Description, keras_function, read_source, traced, write_export
 from .runtimes import Limits
 
 
@@ -158,7 +158,7 @@ def _expand_instead(graph, node, values) -> None:
         source = expand.name
 
 
-def bert_function(bert: Bert):
+def bert_function(bert: Description):
     """BERT at inference in TensorFlow's operations, as an argument of `traced`, and its variables.
 
     Variables instead of constants, which TensorFlow copies repeatedly.
@@ -175,7 +175,7 @@ def bert_function(bert: Bert):
     }
     head = [
         (tf.Variable(dense.kernel), tf.Variable(dense.bias), dense.activation)
-        for dense in bert.head
+        for dense in bert.dense_layers
     ]
     activations = {
         "gelu": tf.nn.gelu,

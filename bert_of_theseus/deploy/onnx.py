@@ -9,7 +9,7 @@ import os
 import numpy as np
 
 from ..validation import one_of
-from .export import Bert, keras_function, read_source, traced, write_export
+from .export import Description, keras_function, read_source, traced, write_export
 from .runtimes import Limits, import_package
 
 _OPSET, _IR_VERSION = 17, 9  # of 2022, which current ONNX Runtimes all read
@@ -34,16 +34,10 @@ def export_onnx(
     converted by tf2onnx.
 
     Args:
-        path: The file, `*.onnx`. An existing file is replaced once the new one is written and its
-            outputs are those of the model, and left as it is otherwise. The checksums.json of the
-            folder is updated, or written.
-        transformer: A bert4keras Transformer, as for `save_pretrained`, or a Keras model from
-            token and segment ids.
-        classifier: Keras model or layer on the transformer's output.
+        path: The file, `*.onnx`; otherwise as in `export_litert`.
+        transformer, classifier, sample: As in `export_litert`.
         quantize: How weights are stored: `None` for float32, or `"int8"`, in which matrices are
             also multiplied (dynamic quantization: activations are rounded per batch).
-        sample: `(token_ids, segment_ids)` to compare the file's output with the model's on.
-            Defaults to random tokens, with padding, in two shapes.
         tolerance: Largest difference between the two, relative to the largest output (at least
             1). Defaults to 1e-4, and to 0.25 for int8.
 
@@ -64,7 +58,7 @@ def export_onnx(
     source = read_source(transformer, classifier)
 
     def make(scratch):
-        model = _convert(source) if source.bert is None else bert_graph(source.bert)
+        model = _convert(source) if source.bert is None else _BertGraph(source.bert).model()
         onnx.helper.set_model_props(model, {Limits.KEY: source.limits.to_json()})
         if quantize:
             _quantize(model, scratch)
@@ -163,26 +157,24 @@ def _broadcast_args(context, node, name, _):
 # BERT.
 
 
-def bert_graph(bert: Bert):
-    """BERT at inference in ONNX Runtime's fused operations: an ONNX `ModelProto`."""
-    return _BertGraph(bert).model()
-
-
 class _BertGraph:
-    """Builds the graph: each method adds nodes and returns the name of their output."""
+    """BERT at inference in ONNX Runtime's fused operations.
 
-    def __init__(self, bert: Bert):
-        self.bert = bert
-        self.config, self.tensors = bert.config, bert.tensors
+    Each method but `model` adds nodes and returns the name of their output.
+    """
+
+    def __init__(self, bert: Description):
+        self.config, self.tensors, self.head = bert.config, bert.tensors, bert.dense_layers
+        self.first_token = bert.first_token
         self.nodes, self.constants = [], {}
 
     def model(self):
         from onnx import TensorProto, helper, numpy_helper
 
         self.nodes.append(helper.make_node("Identity", [self.output()], ["output"], "output"))
-        head, shape = self.bert.head, ["batch_size", "sequence_length"]
-        size = head[-1].bias.shape[0] if head else self.config["hidden_size"]
-        output_shape = [*shape[: 1 if self.bert.first_token else 2], size]
+        shape = ["batch_size", "sequence_length"]
+        size = self.head[-1].bias.shape[0] if self.head else self.config["hidden_size"]
+        output_shape = [*shape[: 1 if self.first_token else 2], size]
         graph = helper.make_graph(
             self.nodes,
             "bert",
@@ -212,11 +204,11 @@ class _BertGraph:
         x = self.embeddings()
         last = self.config["num_hidden_layers"] - 1
         for index in range(last + 1):
-            first_token = self.bert.first_token and index == last
+            first_token = self.first_token and index == last
             x = self.layer(x, mask, f"bert/encoder/layer_{index}", first_token)
-        if self.bert.first_token:
+        if self.first_token:
             x = self.node("Gather", x, self.constant("only", np.array(0)), axis=1)
-        for index, dense in enumerate(self.bert.head):
+        for index, dense in enumerate(self.head):
             x = self.node("MatMul", x, self.constant(f"head_{index}/kernel", dense.kernel))
             bias = self.constant(f"head_{index}/bias", dense.bias)
             x = self.activate(x, bias, dense.activation)

@@ -1,12 +1,6 @@
 """From texts to labels, with a saved model in any of its forms.
 
 Keras and TensorFlow are imported only for forms that run on them.
-
-Example:
-
-    predictor = Predictor.load("successor")
-    predictor.predict(["A joy to watch.", "Two hours of my life."])
-    # [{"label": "good", "probability": 0.97, "probabilities": {"good": 0.97, "bad": 0.03}}, ...]
 """
 
 from __future__ import annotations
@@ -20,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoints.base import missing_file
-from ..checkpoints.google import GoogleCheckpoint
 from ..checkpoints.heads import read_labels, stored_activation
-from ..checkpoints.huggingface import HuggingFaceCheckpoint
+from ..checkpoints.load import KINDS as CHECKPOINTS
 from ..checkpoints.load import check_vocab
 from ..data import Tokenizer
 from ..files import check_files, read_json
@@ -34,7 +27,6 @@ from .runtimes import open_runtime
 KINDS = ("onnx", "tflite", "keras", "float16.tflite", "int8.onnx", "int8.tflite")
 
 _CONFIGS = ("config.json", "bert_config.json")
-_CHECKPOINTS = (HuggingFaceCheckpoint, GoogleCheckpoint)
 _PAIR = 2
 
 
@@ -348,7 +340,7 @@ def _open(directory: Path, kind: str | None, num_threads: int | None):
     """The form that is asked for, or the first that is there and can be run."""
     paths = {k: directory / f"model.{k}" for k in KINDS if k != "keras"}
     there = {k: path for k, path in paths.items() if path.is_file()}
-    if any(c.find_tensors(directory) for c in _CHECKPOINTS):
+    if any(c.find_tensors(directory) for c in CHECKPOINTS):
         there["keras"] = directory
     if kind is not None and kind not in there:
         looked_for = "a checkpoint for Keras" if kind == "keras" else paths[kind].name

@@ -1,8 +1,5 @@
 """Runs exported models: ONNX Runtime, LiteRT (TensorFlow Lite) and Keras behind one interface.
 
-    runtime = open_runtime("successor/model.int8.onnx")
-    probabilities = runtime(token_ids, segment_ids)
-
 A runtime imports only what it needs: neither TensorFlow nor Keras for `.onnx`, and for `.tflite`
 only LiteRT's interpreter if `ai-edge-litert` is installed.
 """

@@ -66,13 +66,11 @@ class KerasHubEncoder(Encoder):
         self._sequence = outputs["sequence_output"] if isinstance(outputs, dict) else outputs
         self._calls = _calls(self._sequence, layers, family)
         self.num_hidden_layers = len(self._calls)
-        start = _hidden(self._calls[0])
+        self._start = _hidden(self._calls[0])
         self._context = list(
             {id(t): t for call in self._calls for t in call.input_tensors if t is not _hidden(call)}
             .values()
         )  # fmt: skip
-        self._start = start
-        self._layers = len(layers)
         self.classifier = None if task is None else TaskHead.of(task, self)
 
     @property

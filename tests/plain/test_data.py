@@ -349,7 +349,7 @@ def test_tokenizer_takes_the_case_from_the_config(vocab):
     ]
     assert Tokenizer(vocab, lowercase=True).lowercase
     (vocab.parent / "tokenizer_config.json").write_text("[")
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json must hold a JSON object"):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json' is not JSON"):
         Tokenizer(vocab)
 
 
