@@ -72,8 +72,9 @@ test-slow: ## run the slow ones: real trainings, killed processes, full counts o
 	@$(MAKE) $(TEST_ALL) MARK=slow
 
 # All flavours run, whatever the first ones say; what one prints comes as a whole at its end.
-TEST_ALL = --no-print-directory --keep-going --jobs=$(JOBS) --output-sync=target \
-	$(BACKENDS:%=test-%)
+TEST_ALL = --no-print-directory --keep-going --jobs=$(JOBS) $(SYNC) $(BACKENDS:%=test-%)
+# Make 3.81, which macOS has, cannot.
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 MARK ?= not slow
 
 # A flavour runs in one process and mostly one thread, so the flavours share the cores; more
