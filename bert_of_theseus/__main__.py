@@ -58,46 +58,33 @@ A line that cannot be used (empty, not UTF-8, not JSON, without the field) is re
 with its number, and the others are still labelled. Exit status: 0; 1 if there were such lines; 2 if
 nothing could be done; 130 after Ctrl-C.""",
     )
-    parser.add_argument("directory", metavar="DIR", help="folder of the saved model")
-    parser.add_argument(
-        "file", metavar="FILE", nargs="?", default="-", help="texts, UTF-8; default: stdin"
+    add = parser.add_argument
+    add("directory", metavar="DIR", help="folder of the saved model")
+    add("file", metavar="FILE", nargs="?", default="-", help="texts, UTF-8; default: stdin")
+    what = "where the results go; a file is replaced; default: stdout"
+    add("--output", metavar="FILE", help=what)
+    add_line = parser.add_argument_group("what a line holds").add_argument
+    add_line("--jsonl", action="store_true", help="a JSON object (default: a text)")
+    what = (
+        "the object's field with the text; give it twice for a pair of texts; default: the first "
+        f"of {', '.join(_FIELDS)} that is there. Implies --jsonl"
     )
-    parser.add_argument(
-        "--output", metavar="FILE", help="where the results go; a file is replaced; default: stdout"
+    add_line("--field", action="append", metavar="NAME", help=what)
+    what = "two texts separated by a tab, for a model of pairs"
+    add_line("--pairs", action="store_true", help=what)
+    add("--echo", action="store_true", help="put the line into its result, as input")
+    what = "only the N most probable labels; default: all"
+    add("--top", type=_positive, metavar="N", help=what)
+    what = (
+        "form of the model: onnx, int8.onnx, tflite, float16.tflite, int8.tflite, keras; default: "
+        "the fastest in DIR that is not quantized"
     )
-    what = parser.add_argument_group("what a line holds")
-    what.add_argument("--jsonl", action="store_true", help="a JSON object (default: a text)")
-    what.add_argument(
-        "--field",
-        action="append",
-        metavar="NAME",
-        help="the object's field with the text; give it twice for a pair of texts; default: the "
-        f"first of {', '.join(_FIELDS)} that is there. Implies --jsonl",
-    )
-    what.add_argument(
-        "--pairs", action="store_true", help="two texts separated by a tab, for a model of pairs"
-    )
-    parser.add_argument(
-        "--echo", action="store_true", help="put the line into its result, as input"
-    )
-    parser.add_argument(
-        "--top", type=_positive, metavar="N", help="only the N most probable labels; default: all"
-    )
-    parser.add_argument(
-        "--kind",
-        help="form of the model: onnx, int8.onnx, tflite, float16.tflite, int8.tflite, keras; "
-        "default: the fastest in DIR that is not quantized",
-    )
-    parser.add_argument(
-        "--max-length", type=_positive, metavar="N", help="cut texts to N tokens; default: the "
-        "most that the model takes",
-    )  # fmt: skip
-    parser.add_argument(
-        "--batch-size", type=_positive, default=32, metavar="N", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--threads", type=_positive, metavar="N", help="CPU threads; default: the runtime's own"
-    )
+    add("--kind", help=what)
+    what = "cut texts to N tokens; default: the most that the model takes"
+    add("--max-length", type=_positive, metavar="N", help=what)
+    add("--batch-size", type=_positive, default=32, metavar="N", help="default: %(default)s")
+    what = "CPU threads; default: the runtime's own"
+    add("--threads", type=_positive, metavar="N", help=what)
     parser.set_defaults(run=predict)
 
 

@@ -5,8 +5,6 @@ import numpy as np
 from .backend import keras, to_numpy
 from .layers import choice_layers, set_replacement_rate
 
-__all__ = ["ReplacementRateScheduler"]
-
 
 class ReplacementRateScheduler(keras.callbacks.Callback):
     """Sets the replacement rate at the start of each training batch.

@@ -21,8 +21,6 @@ from .backend import (
 from .validation import number
 from .wrappers import Frozen
 
-__all__ = ["HiddenDistillation", "LogitsDistillation"]
-
 # Smaller probabilities are raised to this: their logarithm and its gradient stay finite.
 _SMALLEST = 1e-7
 

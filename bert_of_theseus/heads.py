@@ -7,15 +7,6 @@ for regression or logits.
 
 from .backend import keras, ops, quiet_about_masks, register
 
-__all__ = [
-    "FirstToken",
-    "PositionSoftmax",
-    "classification_head",
-    "pooler_classification_head",
-    "span_head",
-    "tagging_head",
-]
-
 
 def classification_head(
     hidden_size: int, num_classes: int, name: str = "classifier", activation: str = "softmax"

@@ -15,8 +15,6 @@ from . import __version__
 from .backend import KERAS_ON_BACKEND
 from .training.feed import BatchAccess
 
-__all__ = ["environment", "measure_latency", "single_examples"]
-
 _PACKAGES = (
     *("bert4keras", "jax", "keras", "keras-hub", "numpy"),
     *("tensorflow", "tf-keras", "tokenizers", "torch"),

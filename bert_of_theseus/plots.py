@@ -15,8 +15,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["plot_schedule", "plot_tradeoff", "plot_training"]
-
 # Okabe and Ito's colours, which colour-blind people can tell apart, without the palest.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _GREY = "#666666"
@@ -25,10 +23,7 @@ _KEPT = {"color": _GREY, "linestyle": ":", "linewidth": 2.5}
 
 
 def plot_schedule(
-    schedule,
-    total_steps: int | None = None,
-    path: str | os.PathLike | None = None,
-    ax=None,
+    schedule, total_steps: int | None = None, path: str | os.PathLike | None = None, ax=None
 ):
     """Draws replacement rates over the steps of a training.
 

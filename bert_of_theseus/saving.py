@@ -11,8 +11,6 @@ from pathlib import Path
 
 from .backend import SAFE_MODE_IMPORTS, keras, quiet_about_masks, safe_mode
 
-__all__ = ["load_model"]
-
 
 def load_model(path: str | os.PathLike):
     """Loads a model that Keras saved, without running code from the file.

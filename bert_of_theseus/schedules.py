@@ -8,16 +8,6 @@ import bisect
 import math
 import numbers
 
-__all__ = [
-    "AntiCurriculumReplacement",
-    "ConstantReplacement",
-    "CosineReplacement",
-    "LinearReplacement",
-    "ModulewiseReplacement",
-    "PiecewiseReplacement",
-    "ReplacementSchedule",
-]
-
 
 def _rate(name, value):
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["markdown_table"]
-
 
 def markdown_table(
     rows: Sequence[Mapping], columns: Mapping[str, tuple[str, Callable | str]]

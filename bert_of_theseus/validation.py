@@ -86,10 +86,7 @@ def number(name: str, value: Any, interval: str = "[0, inf)", meaning: str = "")
     return float(value)
 
 
-_IN_WORDS = {
-    "[0, inf)": "a finite number of at least 0",
-    "(0, inf)": "a finite number above 0",
-}
+_IN_WORDS = {"[0, inf)": "a finite number of at least 0", "(0, inf)": "a finite number above 0"}
 
 
 def _message(name, expected, value, typed=False):

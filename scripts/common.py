@@ -214,14 +214,6 @@ def check_vocabulary(vocab_file: Path, config: dict) -> None:
         )
 
 
-def read_bert_config(path: Path) -> dict:
-    from bert_of_theseus.checkpoints.base import read_config
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} must be a BERT config; not found.")
-    return read_config(path)
-
-
 def read_bert(args: argparse.Namespace, small: dict | None = None) -> tuple:
     """Reads what describes the BERT of `--bert-dir`, or of `--vocab` and `--bert-config`.
 
@@ -233,13 +225,16 @@ def read_bert(args: argparse.Namespace, small: dict | None = None) -> tuple:
         `(config, tokenizer)`.
     """
     from bert_of_theseus.checkpoints import find_checkpoint
+    from bert_of_theseus.checkpoints.base import read_config
     from bert_of_theseus.data import Tokenizer
 
     if args.bert_dir:
         checkpoint = find_checkpoint(args.bert_dir)
         config, vocab_file = checkpoint.config, checkpoint.vocab_path
     elif args.bert_config:
-        config, vocab_file = read_bert_config(args.bert_config), args.vocab
+        if not args.bert_config.is_file():
+            raise FileNotFoundError(f"{args.bert_config} must be a BERT config; not found.")
+        config, vocab_file = read_config(args.bert_config), args.vocab
     else:
         config, vocab_file = {**small, "vocab_size": Tokenizer(args.vocab).vocab_size}, args.vocab
     check_layers(args, config)

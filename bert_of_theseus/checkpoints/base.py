@@ -23,11 +23,8 @@ SPELLINGS = {
 ACTIVATIONS = {spelling: name for name, spellings in SPELLINGS.items() for spelling in spellings}
 
 _SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
+    *("vocab_size", "hidden_size", "num_hidden_layers"),
+    *("num_attention_heads", "intermediate_size"),
 )
 # Optional keys of a config, with the values of BERT-base.
 _DEFAULTS = {

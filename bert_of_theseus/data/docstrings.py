@@ -15,14 +15,8 @@ from .examples import Corpus, Example, at_most, normalized, split_off
 
 # Folders in the standard library's folder with tests, data or packages of others.
 _NOT_LIBRARY = {
-    "__pycache__",
-    "dist-packages",
-    "idle_test",
-    "pydoc_data",
-    "site-packages",
-    "test",
-    "tests",
-    "turtledemo",
+    *("__pycache__", "dist-packages", "idle_test", "pydoc_data"),
+    *("site-packages", "test", "tests", "turtledemo"),
 }
 
 

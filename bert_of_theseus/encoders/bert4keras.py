@@ -2,27 +2,15 @@
 
 import contextlib
 
-from bert4keras.models import (
-    ALBERT,
-    BERT,
-    ELECTRA,
-    GPT,
-    GPT2,
-    GPT2_ML,
-    NEZHA,
-    ALBERT_Unshared,
-    RoFormer,
-    RoFormerV2,
-    T5_Encoder,
-    Transformer,
-)
+from bert4keras import models
+from bert4keras.models import RoFormer, Transformer
 
 from .. import _bert4keras  # noqa: F401  the patches that these modules need
 from .base import Encoder
 
 FAMILIES = (
-    *(BERT, ALBERT, ALBERT_Unshared, ELECTRA, NEZHA, RoFormer, RoFormerV2),
-    *(GPT, GPT2, GPT2_ML, T5_Encoder),
+    *(models.BERT, models.ALBERT, models.ALBERT_Unshared, models.ELECTRA, models.NEZHA),
+    *(RoFormer, models.RoFormerV2, models.GPT, models.GPT2, models.GPT2_ML, models.T5_Encoder),
 )
 _SUPPORTED = ", ".join(family.__name__ for family in FAMILIES)
 # What build_transformer_model(application="lm") and "unilm" derive from a family.
