@@ -185,13 +185,12 @@ def apply_layers_of(model, tensors):
 
     The model itself does not become a layer of a model built on the result.
     """
+    listed = tensors if isinstance(tensors, list) else [tensors]
     if KERAS_2:
         # Not `clone_model`, which never ends if a layer that is kept was called elsewhere too.
-        listed = tensors if isinstance(tensors, list) else [tensors]
         outputs = tf.nest.flatten(model.call(tensors, mask=[get_mask(x) for x in listed]))
     else:
-        tensors = tensors if isinstance(tensors, list) else [tensors]
-        outputs = keras.Function(model.inputs, model.outputs).call(tensors)
+        outputs = keras.Function(model.inputs, model.outputs).call(listed)
     return outputs[0] if len(outputs) == 1 else outputs
 
 

@@ -68,11 +68,7 @@ class ReplacementRateScheduler(keras.callbacks.Callback):
         self._rate = float(np.mean(rate))
 
     def on_train_batch_end(self, batch, logs=None):
-        self._log(logs)
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._log(logs)
-
-    def _log(self, logs):
         if logs is not None:
             logs["replacement_rate"] = self._rate
+
+    on_epoch_end = on_train_batch_end

@@ -104,8 +104,7 @@ def same_on_all_workers(number: int) -> bool:
     @tf.function
     def reduce():
         mine = tf.constant(number, "int32")
-        total = tf.distribute.get_replica_context().all_reduce("SUM", tf.stack([mine, mine**2]))
-        return total
+        return tf.distribute.get_replica_context().all_reduce("SUM", tf.stack([mine, mine**2]))
 
     total, squares = strategy.experimental_local_results(strategy.run(reduce))[0].numpy()
     return total**2 == squares * strategy.num_replicas_in_sync

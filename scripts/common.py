@@ -219,13 +219,13 @@ def read_bert(args: argparse.Namespace, small: dict | None = None) -> tuple:
 
     Args:
         args: The parsed arguments. `--max-length` and `--successor-layers` are checked.
-        small: Dict, the config where `--vocab` stands alone. Defaults to `None`.
+        small: Dict, the sizes where `--vocab` stands alone. Defaults to `None`.
 
     Returns:
         `(config, tokenizer)`.
     """
     from bert_of_theseus.checkpoints import find_checkpoint
-    from bert_of_theseus.checkpoints.base import read_config
+    from bert_of_theseus.checkpoints.base import DEFAULTS, read_config
     from bert_of_theseus.data import Tokenizer
 
     if args.bert_dir:
@@ -236,7 +236,8 @@ def read_bert(args: argparse.Namespace, small: dict | None = None) -> tuple:
             raise FileNotFoundError(f"{args.bert_config} must be a BERT config; not found.")
         config, vocab_file = read_config(args.bert_config), args.vocab
     else:
-        config, vocab_file = {**small, "vocab_size": Tokenizer(args.vocab).vocab_size}, args.vocab
+        vocab_size, vocab_file = Tokenizer(args.vocab).vocab_size, args.vocab
+        config = {**DEFAULTS, **small, "vocab_size": vocab_size}
     check_layers(args, config)
     check_max_length(args.max_length, config)
     check_vocabulary(vocab_file, config)

@@ -78,18 +78,12 @@ DEFAULTS = {
     "theseus_learning_rate": (2e-4, 5e-4, 2e-4),
     "successor_learning_rate": (1e-4, 2.5e-4, 1e-4),
 }
-# The model with random weights, without --bert-config.
+# The model with random weights, without --bert-config; the rest as in BERT-base.
 SMALL = {
     "hidden_size": 128,
     "num_hidden_layers": 6,
     "num_attention_heads": 4,
     "intermediate_size": 512,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "layer_norm_eps": 1e-12,
 }
 
 

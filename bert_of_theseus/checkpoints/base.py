@@ -27,7 +27,7 @@ _SIZES = (
     *("num_attention_heads", "intermediate_size"),
 )
 # Optional keys of a config, with the values of BERT-base.
-_DEFAULTS = {
+DEFAULTS = {
     "hidden_act": "gelu",
     "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.1,
@@ -153,7 +153,7 @@ def read_config(path: Path) -> dict:
     config = {key: raw[key] for key in _SIZES}
     if raw.get("embedding_size") is not None:
         config["embedding_size"] = raw["embedding_size"]
-    for key, default in _DEFAULTS.items():
+    for key, default in DEFAULTS.items():
         config[key] = default if raw.get(key) is None else raw[key]
 
     problems = [

@@ -287,18 +287,14 @@ def _staged(directory, kind, owned, vocab, lowercase, overwrite) -> Iterator[Pat
 def _write_checksums(new: Path, directory: Path, owned) -> None:
     """Writes checksums.json for the new files, and for those in the folder that stay."""
     digests = {path.name: sha256(path) for path in new.iterdir()}
-    for name, digest in _listed(directory).items():
+    listed = {}
+    with contextlib.suppress(ValueError):  # one that cannot be read is replaced all the same
+        listed = read_checksums(directory)
+    for name, digest in listed.items():
         path = directory / name
         if path.is_file() and not any(path.match(pattern) for pattern in owned):
             digests.setdefault(name, digest)
     write_json(new / CHECKSUMS, dict(sorted(digests.items())))
-
-
-def _listed(directory: Path) -> dict:
-    """The lines of a checksums.json that is to be replaced, if it can be read."""
-    with contextlib.suppress(ValueError):
-        return read_checksums(directory)
-    return {}
 
 
 def _check_place(directory: Path, kind, owned, overwrite: bool) -> None:

@@ -33,6 +33,8 @@ class TextTask:
     Attributes:
         labels: List of strings, the names of the head's outputs.
         metric: String, what `score` computes.
+        loss: The loss, as in `compile`.
+        metrics: Tuple, the metrics for the progress bar, as in `compile`.
 
     Example:
 
@@ -50,8 +52,8 @@ class TextTask:
 
     _metrics: ClassVar[dict[str, str | None]] = {}  # name -> module that computes it
     _activation: ClassVar[str]
-    _loss: ClassVar[str]
-    _shown: ClassVar[tuple[str, ...]]  # by the progress bar
+    loss: str
+    metrics: tuple
     labels: list[str]
 
     def __init__(self, labels: Sequence[str], metric: str):
@@ -67,16 +69,6 @@ class TextTask:
         return pooler_classification_head(
             hidden_size, len(self.labels), activation=self._activation
         )
-
-    @property
-    def loss(self):
-        """The loss, as in `compile`."""
-        return self._loss
-
-    @property
-    def metrics(self) -> tuple:
-        """The metrics for the progress bar, as in `compile`."""
-        return self._shown
 
     @property
     def options(self) -> dict:
@@ -170,7 +162,7 @@ class Classification(TextTask):
         "accuracy": None,
         **dict.fromkeys(("f1", "macro_f1", "matthews"), "sklearn.metrics"),
     }
-    _activation, _loss, _shown = "softmax", "sparse_categorical_crossentropy", ("accuracy",)
+    _activation, loss, metrics = "softmax", "sparse_categorical_crossentropy", ("accuracy",)
 
     def __init__(self, labels: Sequence[str], metric: str = "accuracy"):
         super().__init__(labels, metric)
@@ -221,7 +213,7 @@ class MultiLabel(TextTask):
     """
 
     _metrics: ClassVar = {"micro_f1": "sklearn.metrics", "macro_f1": "sklearn.metrics"}
-    _activation, _loss, _shown = "sigmoid", "binary_crossentropy", ("binary_accuracy",)
+    _activation, loss, metrics = "sigmoid", "binary_crossentropy", ("binary_accuracy",)
 
     def __init__(self, labels: Sequence[str], metric: str = "micro_f1", threshold: float = 0.5):
         super().__init__(labels, metric)
@@ -260,7 +252,7 @@ class Regression(TextTask):
     """
 
     _metrics: ClassVar = {"pearson": "scipy.stats", "spearman": "scipy.stats"}
-    _activation, _loss, _shown = "linear", "mean_squared_error", ("mean_absolute_error",)
+    _activation, loss, metrics = "linear", "mean_squared_error", ("mean_absolute_error",)
 
     def __init__(self, metric: str = "pearson"):
         super().__init__(["value"], metric)

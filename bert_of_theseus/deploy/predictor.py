@@ -27,7 +27,6 @@ from .runtimes import open_runtime
 KINDS = ("onnx", "tflite", "keras", "float16.tflite", "int8.onnx", "int8.tflite")
 
 _CONFIGS = ("config.json", "bert_config.json")
-_PAIR = 2
 
 
 class Predictor:
@@ -303,9 +302,8 @@ class Predictor:
 def _checked(text, number: int):
     """`text` as the tokenizer takes it: a string, or a tuple of two."""
     parts = [text] if isinstance(text, str) else text
-    if not isinstance(parts, (list, tuple)) or not (
-        isinstance(text, str) or len(parts) == _PAIR
-    ) or not all(isinstance(part, str) for part in parts):  # fmt: skip
+    is_valid = isinstance(parts, (list, tuple)) and (isinstance(text, str) or len(parts) == 2)
+    if not is_valid or not all(isinstance(part, str) for part in parts):
         raise TypeError(
             "`texts` must hold strings, or tuples of two strings. Received as number "
             f"{number}: {text!r:.80}."

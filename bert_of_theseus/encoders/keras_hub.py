@@ -7,7 +7,6 @@ from .base import Encoder, one_or_all, symbolic_like
 
 # Those that the tests compress. Others that are built in the same way work too.
 FAMILIES = ("Albert", "Bert", "DebertaV3", "DistilBert", "Electra", "FNet", "Roberta", "XLMRoberta")
-_SUPPORTED = ", ".join(f"{family}Backbone" for family in FAMILIES)
 
 
 class KerasHubEncoder(Encoder):
@@ -47,10 +46,7 @@ class KerasHubEncoder(Encoder):
         family = type(model).__name__
         layers = keras.tree.flatten(getattr(model, "transformer_layers", None) or [])
         if not layers:
-            raise ValueError(
-                f"KerasHub's {family} is not supported: it has no list `transformer_layers`. "
-                f"Supported are, among others: {_SUPPORTED}."
-            )
+            raise _not_supported(family, "it has no list `transformer_layers`")
         if any(layer.quantization_mode for layer in model._flatten_layers()):
             raise ValueError(
                 f"The {family} is quantized, so it cannot be trained. Compress it before it is "
@@ -192,15 +188,18 @@ def _calls(end, layers, family):
     while id(node.operation) in ids:
         calls.insert(0, node)
         node = _node(_hidden(node))
-    if {id(call.operation) for call in calls} != ids or any(
-        len(call.output_tensors) != 1 for call in calls
-    ):
-        raise ValueError(
-            f"KerasHub's {family} is not supported: its {len(layers)} layers are not applied "
-            "directly one after the other. "
-            f"Supported are, among others: {_SUPPORTED}."
-        )
+    single = all(len(call.output_tensors) == 1 for call in calls)
+    if {id(call.operation) for call in calls} != ids or not single:
+        what = f"its {len(layers)} layers are not applied directly one after the other"
+        raise _not_supported(family, what)
     return calls
+
+
+def _not_supported(family, why):
+    supported = ", ".join(f"{name}Backbone" for name in FAMILIES)
+    return ValueError(
+        f"KerasHub's {family} is not supported: {why}. Supported are, among others: {supported}."
+    )
 
 
 def _hidden(call):
