@@ -75,9 +75,7 @@ STAGES = ("predecessor", "theseus", "successor")
 def add_stage_arguments(parser: Parser, default) -> None:
     """Adds epochs and learning rate of each stage, batch size and seed.
 
-    Args:
-        parser: The parser.
-        default: Function that describes the default of a setting, given its name.
+    `default(name)` describes the default of a setting.
     """
     add = parser.add_argument_group("training").add_argument
     for stage in STAGES:
@@ -97,12 +95,7 @@ def fill_in(args: argparse.Namespace, defaults: dict) -> None:
 
 
 def stages(args: argparse.Namespace, **options) -> dict:
-    """The stages that `add_stage_arguments` describes, as arguments of `compress`.
-
-    Args:
-        args: The parsed arguments.
-        **options: Further arguments of each `Stage`.
-    """
+    """What `add_stage_arguments` adds, as arguments of `compress`; `options` go to each `Stage`."""
     from bert_of_theseus.training import Stage
 
     return {
@@ -215,14 +208,9 @@ def check_vocabulary(vocab_file: Path, config: dict) -> None:
 
 
 def read_bert(args: argparse.Namespace, small: dict | None = None) -> tuple:
-    """Reads what describes the BERT of `--bert-dir`, or of `--vocab` and `--bert-config`.
+    """Config and tokenizer of the BERT in `--bert-dir`, or of `--vocab` and `--bert-config`.
 
-    Args:
-        args: The parsed arguments. `--max-length` and `--successor-layers` are checked.
-        small: Dict, the sizes where `--vocab` stands alone. Defaults to `None`.
-
-    Returns:
-        `(config, tokenizer)`.
+    `small` holds the sizes where `--vocab` stands alone. Checks `--max-length` and the layers.
     """
     from bert_of_theseus.checkpoints import find_checkpoint
     from bert_of_theseus.checkpoints.base import DEFAULTS, read_config

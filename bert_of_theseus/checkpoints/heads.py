@@ -91,17 +91,10 @@ class Head(NamedTuple):
 
 
 def read_head(classifier, shape: tuple) -> Head | None:
-    """Recognizes a head by its layers.
+    """Recognizes a head on encoder outputs of `shape` by its layers; `None` for any other model.
 
     These are dense layers, dropout, activations, and at most one layer that takes the first
     token: `heads.FirstToken`, or any layer without weights that computes the same.
-
-    Args:
-        classifier: Keras model or layer on the encoder's output.
-        shape: Of the encoder's output.
-
-    Returns:
-        A `Head`, or `None` for any other model.
     """
     from ..backend import keras
 
@@ -266,11 +259,7 @@ class KerasHead(NamedTuple):
 
 
 def as_keras_head(classifier, shape: tuple) -> KerasHead:
-    """Makes a Keras model of a head, to be saved as a file.
-
-    Args:
-        classifier: Keras model or layer on the encoder's output.
-        shape: Of the encoder's output.
+    """Makes a Keras model of a head on encoder outputs of `shape`, to be saved as a file.
 
     Raises:
         ValueError: if the head holds a Lambda layer.

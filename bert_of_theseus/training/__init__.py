@@ -1,20 +1,16 @@
 """One stage of training, resumable after any interruption."""
 
 from .checkpoint import WEIGHTS, described, plain
-from .feed import BatchAccess, Rounds, as_sequence
 from .fit import NonFiniteLossError, fit
 from .scoring import evaluate, evaluator, fresh, lower_is_better, predict, uncompiled
 from .stage import Stage, StageResult, WarmupDecay
 
 __all__ = [
     "WEIGHTS",
-    "BatchAccess",
     "NonFiniteLossError",
-    "Rounds",
     "Stage",
     "StageResult",
     "WarmupDecay",
-    "as_sequence",
     "described",
     "evaluate",
     "evaluator",
