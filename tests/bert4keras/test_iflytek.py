@@ -134,7 +134,7 @@ def interrupted(script, given, tmp_path_factory):
     )
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(scope="module", params=["few", pytest.param("all", marks=pytest.mark.slow)])
 def size(request):
     return request.param
 
@@ -172,7 +172,6 @@ def accuracy(model, tokenizer, given, size, texts):
     return (predict(model, batches).argmax(-1) == batches.labels).mean()
 
 
-@pytest.mark.slow
 def test_table(output, results, size):
     rows = results["rows"]
     assert [row["model"] for row in rows] == MODELS
@@ -200,7 +199,6 @@ def test_table(output, results, size):
         assert rows[2]["test_score"] > 0.8
 
 
-@pytest.mark.slow
 def test_table_in_markdown(output, results, size):
     text = (output / "table.md").read_text()
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -218,7 +216,6 @@ def test_table_in_markdown(output, results, size):
     assert "{} texts to train on, {} to choose the best epoch, {} (dev)".format(*numbers) in text
 
 
-@pytest.mark.slow
 def test_config_holds_every_setting(output, size):
     config = json.loads((output / "config.json").read_text())
     for flag, value in {**FLAGS, **SIZES[size]}.items():
@@ -241,7 +238,6 @@ def loaded(output):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_saved_models_predict_as_the_table_says(given, output, loaded, results, name, size):
     model, labels = loaded[name]
@@ -280,7 +276,6 @@ def test_random_weights_differ():
     assert np.array_equal(*(layer.get_weights()[0] for layer in tokens))
 
 
-@pytest.mark.slow
 def test_models_are_different_ones(loaded):
     weights = {}
     for name in MODELS[1:]:
