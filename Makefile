@@ -7,8 +7,9 @@ ARGS ?=
 # One pytest process each, as a process can hold only one Keras; the longest first.
 FLAVOURS := tf_keras jax tensorflow torch
 BACKENDS ?= $(FLAVOURS)
-# How many of them run at a time.
-JOBS ?= 2
+# How many of them run at a time: one more than two cores, since a flavour waits for files and for
+# processes of its own now and then.
+JOBS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -221,7 +221,7 @@ uncompiled_slow = pytest.mark.slow_unless("tf_keras", "tensorflow", "jax")
 
 @pytest.mark.parametrize("execution, at_least_one", [
     ("lazy", False),
-    ("dense", True),
+    pytest.param("dense", True, marks=uncompiled_slow),
     pytest.param("dense", False, marks=uncompiled_slow),
     pytest.param("lazy", True, marks=uncompiled_slow),
 ])  # fmt: skip

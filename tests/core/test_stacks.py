@@ -97,7 +97,7 @@ KINDS = {
 
 
 # The others are made of the same layers; JAX compiles a recurrence anew wherever it stands.
-FAST = {"recurrent, convolution": ["tf_keras", "tensorflow"], "blocks": ["tf_keras"]}
+FAST = {"recurrent, convolution": ["tensorflow"], "blocks": ["tf_keras"]}
 CASES = [
     pytest.param(kind, marks=pytest.mark.slow_unless("torch", *FAST.get(kind, [])))
     for kind in KINDS
@@ -260,7 +260,12 @@ def strided(number):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("layers", [convolution_and_recurrence, strided])
+@pytest.mark.parametrize("layers", [
+    pytest.param(
+        convolution_and_recurrence, marks=pytest.mark.slow_unless("torch", "tensorflow")
+    ),
+    strided,
+])  # fmt: skip
 def test_lazy_is_dense(layers):
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
