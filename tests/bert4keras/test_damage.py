@@ -208,7 +208,8 @@ def test_mismatched_vocabularies(kind, count, saved, tmp_path_factory):
             tokens.insert(case[1], tokens.pop(0))
         (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
         if checksum:
-            shutil.copy(saved[kind] / "checksums.json", folder)
+            for name in ("checksums.json", "tokenizer_config.json"):
+                shutil.copy(saved[kind] / name, folder)
         if tokens == VOCAB:
             assert check_vocab(folder / "vocab.txt", config) == len(VOCAB)
             return
