@@ -254,7 +254,7 @@ CHANGED_CONFIGS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*the rest is not used")  # of a vocabulary
+@pytest.mark.filterwarnings("ignore:.*the other rows are not used")  # of a vocabulary
 @pytest.mark.parametrize("step", [
     pytest.param(5, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)
 ])  # fmt: skip

@@ -468,10 +468,8 @@ def test_saved_models_load_in_a_fresh_process(saved, tmp_path):
         folder, = sys.argv[1:]
         *inputs, expected = np.load(f"{folder}/batch.npz").values()
         inputs = [tf.constant(x, tf.float32) for x in inputs]
-        for call in (
-            keras.models.load_model(f"{folder}/saved_model"),
-            tf.saved_model.load(f"{folder}/exported").serve,
-        ):
+        exported = tf.saved_model.load(f"{folder}/exported")  # whose variables live with it
+        for call in (keras.models.load_model(f"{folder}/saved_model"), exported.serve):
             np.testing.assert_allclose(call(inputs), expected, atol=1e-6)
     """
     arguments = [sys.executable, "-c", textwrap.dedent(code), tmp_path]
