@@ -51,7 +51,7 @@ class _Wrapper(keras.layers.Layer):
 
 @register
 class Frozen(_Wrapper):
-    """Runs a layer that a `TheseusModel` does not train, whatever its `trainable` flag says elsewhere.
+    """Runs a layer that a `TheseusModel` does not train, whatever its `trainable` flag says.
 
     Args:
         layer: Layer or model.
