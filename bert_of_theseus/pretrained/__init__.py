@@ -1,0 +1,1 @@
+"""A fine-tuned model of Hugging Face in, a smaller one out."""
