@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .encoders import as_encoder, build_successor_backbone, initialize_successor
     from .layers import BinaryRandomChoice, ModuleChoice, get_replacement_rate, set_replacement_rate
     from .models import bert_of_theseus, build_successor_model, build_theseus_model
+    from .pretrained import compress_pretrained
     from .recipe import compress
     from .saving import load_model
     from .schedules import (
@@ -47,6 +48,7 @@ __all__ = [
     "build_successor_model",
     "build_theseus_model",
     "compress",
+    "compress_pretrained",
     "get_replacement_rate",
     "initialize_successor",
     "load_model",
@@ -67,6 +69,7 @@ if not TYPE_CHECKING:
         "build_successor_model": "models",
         "build_theseus_model": "models",
         "compress": "recipe",
+        "compress_pretrained": "pretrained",
         "get_replacement_rate": "layers",
         "initialize_successor": "encoders",
         "load_model": "saving",

@@ -7,25 +7,35 @@ import os
 import sys
 
 from . import __version__
-from .commands import export, predict  # which import little, so that --help is quick
+from .commands import compress, export, predict  # which import little, so that --help is quick
 
 _CANNOT, _INTERRUPTED, _NO_READER = 2, 130, 141
 
 
+class _Parser(argparse.ArgumentParser):
+    """An error is one line, without the usage."""
+
+    def error(self, message):
+        self.exit(_CANNOT, f"{self.prog}: error: {message} (see --help)\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="bert-of-theseus",
-        description="Uses a saved model. DIR is a folder that save_pretrained wrote.",
+        description="Makes a fine-tuned model smaller, and uses it.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  echo "A joy to watch." | python -m bert_of_theseus predict successor
-  python -m bert_of_theseus predict successor reviews.txt --output labels.jsonl
-  python -m bert_of_theseus export successor --onnx
-  python -m bert_of_theseus predict --help""",
+  bert-of-theseus compress my-model --train train.csv --layers 6 --output small
+  echo "A joy to watch." | bert-of-theseus predict small
+  bert-of-theseus predict small reviews.txt --output labels.jsonl
+  bert-of-theseus export small --onnx
+  bert-of-theseus compress --help
+
+`python -m bert_of_theseus` is the same command.""",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (predict, export):
+    for command in (compress, predict, export):
         command.add_command(commands)
     return parser
 
@@ -39,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         # The reader has closed the pipe, as `head` does. Keep Python from reporting it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _NO_READER
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
         print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return _CANNOT
     except KeyboardInterrupt:

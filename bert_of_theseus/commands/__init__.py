@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
+import json
 import os
+import sys
+from pathlib import Path
 
 
 def positive(value: str) -> int:
@@ -21,3 +25,18 @@ def quieten_tensorflow() -> None:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+def choose_backend() -> None:
+    """Lets Keras run on what is installed, where the user has not chosen a backend."""
+    if "KERAS_BACKEND" in os.environ or "keras" in sys.modules:
+        return
+    # Keras itself writes this file, with TensorFlow in it.
+    file = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        if importlib.util.find_spec(json.loads(file.read_text())["backend"]):
+            return
+    for name in ("tensorflow", "torch", "jax"):
+        if importlib.util.find_spec(name):
+            os.environ["KERAS_BACKEND"] = name
+            return

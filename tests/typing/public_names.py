@@ -26,6 +26,7 @@ from bert_of_theseus import (
     build_successor_model,
     build_theseus_model,
     compress,
+    compress_pretrained,
     get_replacement_rate,
     initialize_successor,
     load_model,

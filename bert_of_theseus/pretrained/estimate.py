@@ -1,0 +1,119 @@
+"""What a compression would take, by a few steps of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+
+import numpy as np
+
+from ..encoders import as_encoder
+from ..layers import set_replacement_rate
+from ..models import build_theseus_model
+from ..training.stage import build_optimizer
+from .trainer import Trainer
+
+_BATCHES, _ROUNDS = 4, 3
+_MEAN_RATE = 0.74  # of the recipe's schedule: from 0.3 to 1 in three quarters of the stage
+
+
+@dataclasses.dataclass
+class Estimate:
+    """What a compression would take on this machine.
+
+    Attributes:
+        seconds: Float, of the whole.
+        parts: Dict of the seconds by what takes them.
+        disk: Integer, bytes that the output folder needs while it is made.
+        size: Integer, bytes of the model at the end.
+        memory: Integer, bytes of this process at its peak; `None` where the system does not say.
+    """
+
+    seconds: float
+    parts: dict[str, float]
+    disk: int
+    size: int
+    memory: int | None
+
+    def __str__(self):
+        parts = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in self.parts.items())
+        memory = "unknown" if self.memory is None else f"{self.memory / 1e9:.1f} GB"
+        return (
+            f"time: about {_duration(self.seconds)} ({parts})\n"
+            f"disk: {self.disk / 1e9:.2f} GB meanwhile, {self.size / 1e9:.2f} GB at the end\n"
+            f"memory: {memory}"
+        )
+
+
+def estimate(trainer: Trainer, num_hidden_layers: int) -> Estimate:
+    """Times a few steps of each part. Nothing is written."""
+    predecessor, classifier = trainer.predecessor, trainer.classifier
+    successor = trainer.new_successor(num_hidden_layers)
+    theseus = build_theseus_model(predecessor, successor, classifier, seed=trainer.seed)
+    set_replacement_rate(theseus, _MEAN_RATE)
+    encoders = [as_encoder(predecessor), as_encoder(successor)]
+    models = [encoder.model(classifier, name="timed") for encoder in encoders]
+    stages, parts, evaluations = trainer.stages, {}, 0
+    for name, model in (("theseus", theseus), ("successor", models[1])):
+        stage = stages[f"{name}_stage"]
+        steps = stage.epochs * len(trainer.batches["train"])
+        evaluations += stage.epochs * stage.evaluations_per_epoch
+        parts[name] = steps * _seconds_per_step(model, stage, trainer, steps)
+    passes = {"validation": (1, evaluations + 2), "test": (1, 2)}
+    parts["scores"] = sum(
+        _seconds_per_batch(models, batches, passes[name])
+        for name, batches in trainer.batches.items()
+        if name in passes
+    )
+    floats = models[0].count_params()
+    return Estimate(
+        sum(parts.values()), parts, 4 * 10 * floats, 4 * models[1].count_params(), _peak_memory()
+    )
+
+
+def _seconds_per_step(model, stage, trainer, steps) -> float:
+    task = trainer.inputs.task
+    model.compile(build_optimizer(stage, model, steps), loss=task.loss, metrics=list(task.metrics))
+    return _timed(model.train_on_batch, _some(trainer.batches["train"]))
+
+
+def _seconds_per_batch(models, batches, counts) -> float:
+    some = [(x,) for x, _ in _some(batches)]
+    return len(batches) * sum(
+        count * _timed(model.predict_on_batch, some) for model, count in zip(models, counts)
+    )
+
+
+def _some(batches) -> list:
+    places = np.linspace(0, len(batches) - 1, min(_BATCHES, len(batches))).astype(int)
+    return [batches[int(place)] for place in places]
+
+
+def _timed(call, batches) -> float:
+    """Mean seconds of a call. The first call on each batch may compile, and does not count."""
+    seconds = []
+    for batch in batches:
+        call(*batch)
+        for _ in range(_ROUNDS):
+            start = time.perf_counter()
+            call(*batch)
+            seconds.append(time.perf_counter() - start)
+    return sum(seconds) / len(seconds)
+
+
+def _peak_memory() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,101 @@
+"""The output folder: what it was made from, and how far it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from ..files import read_json, write_json
+
+REPORT = "report.json"
+
+
+class OutputFolder:
+    """A folder in which a request is worked on, and its result stands at the end.
+
+    Meanwhile `unfinished/` holds the checkpoints, and in request.json what was asked for. At the
+    end the folder holds the model and report.json, which repeats the request, and `unfinished/` is
+    deleted.
+
+    Args:
+        directory: The folder.
+        overwrite: Boolean. Whether to replace what stands there by another request, or by anyone.
+    """
+
+    def __init__(self, directory: str | os.PathLike, overwrite: bool = False):
+        self.directory = Path(directory)
+        self.unfinished = self.directory / "unfinished"
+        self.overwrite = overwrite
+
+    def check(self, model: Path) -> None:
+        """Raises an `OSError` if nothing can be written there, or if the model itself is there."""
+        folders = (self.directory, *self.directory.absolute().parents)
+        existing = next(path for path in folders if path.exists())
+        if not existing.is_dir():
+            raise NotADirectoryError(f"{existing} must be a folder; it is a file.")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise PermissionError(f"{existing} cannot be written to.")
+        if existing is self.directory and model.is_dir() and existing.samefile(model):
+            raise FileExistsError(f"{existing} holds the model itself. Choose another folder.")
+
+    def state(self, request: dict) -> str:
+        """How far the request is: `"new"`, `"unfinished"` or `"finished"`.
+
+        Raises:
+            FileExistsError: if something else stands there that must not be overwritten.
+        """
+        if request == self._finished():
+            return "finished"
+        if request == self._started():
+            return "unfinished"
+        if self.overwrite or not self.directory.exists() or not any(self.directory.iterdir()):
+            return "new"
+        before = self._started() or self._finished()
+        what = "is not empty"
+        if before:
+            what = f"holds the result of another request ({', '.join(_changes(before, request))})"
+        raise FileExistsError(
+            f"{self.directory} {what}. Choose another folder, or allow to overwrite this one."
+        )
+
+    def start(self, request: dict) -> None:
+        """Makes the folder, and deletes the checkpoints of another request."""
+        if request != self._started():
+            self._delete_checkpoints()
+        self.unfinished.mkdir(parents=True, exist_ok=True)
+        write_json(self.unfinished / "request.json", request)
+
+    def finish(self, request: dict, report: dict) -> None:
+        """Writes the report, which ends the work, and deletes the checkpoints."""
+        write_json(self.directory / REPORT, {"request": request, **report})
+        self._delete_checkpoints()
+
+    def report(self) -> dict:
+        """The report of a finished request."""
+        if self._started() in (None, self._finished()):
+            self._delete_checkpoints()  # a process killed in `finish` leaves them
+        return read_json(self.directory / REPORT)
+
+    def _started(self) -> dict | None:
+        path = self.unfinished / "request.json"
+        return read_json(path) if path.is_file() else None
+
+    def _finished(self) -> dict | None:
+        path = self.directory / REPORT
+        return read_json(path).get("request") if path.is_file() else None
+
+    def _delete_checkpoints(self):
+        if self.unfinished.exists():
+            shutil.rmtree(self.unfinished)
+
+
+def _changes(before: dict, now: dict) -> list[str]:
+    """In words, what is asked for now and was not before. Checksums say nothing to a reader."""
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return [
+        f"{key} is another"
+        if isinstance(before.get(key), str) or isinstance(now.get(key), str)
+        else f"{key}: {before.get(key)}, now {now.get(key)}"
+        for key in keys
+    ]

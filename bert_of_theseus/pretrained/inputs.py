@@ -1,0 +1,192 @@
+"""A model and the texts for it, read and checked without Keras."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..checkpoints import find_checkpoint
+from ..checkpoints.base import Checkpoint
+from ..checkpoints.heads import HeadFacts, read_task
+from ..data import Classification, Encoded, MultiLabel, Regression, TextTask, Tokenizer, load_texts
+from ..files import sha256
+from ..validation import integer
+
+SETS = ("train", "validation", "test")
+
+
+class Inputs(NamedTuple):
+    """What is compressed, and on what.
+
+    Attributes:
+        checkpoint: The model's `Checkpoint`.
+        head: Its `HeadFacts`.
+        tokenizer: Its `Tokenizer`.
+        task: The `TextTask` that its head solves.
+        texts: Dict of `Encoded` by the names in `SETS`; without `"test"` where there is none.
+        max_length: Integer, the number of tokens that a text is truncated to.
+    """
+
+    checkpoint: Checkpoint
+    head: HeadFacts
+    tokenizer: Tokenizer
+    task: TextTask
+    texts: dict[str, Encoded]
+    max_length: int
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the head's outputs."""
+        return self.head.labels or [f"LABEL_{i}" for i in range(self.head.num_outputs)]
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return self.checkpoint.config["num_hidden_layers"]
+
+    def checksums(self) -> dict[str, str]:
+        """Of all that was read: the same model and the same texts have the same ones."""
+        files = [self.checkpoint.config_file, *self.checkpoint.tensor_files]
+        return {
+            "model": _checksum(sha256(path) for path in files),
+            "tokenizer": _checksum(sha256(path) for path in self.tokenizer.files()),
+            **{f"{name} data": _checksum(_parts(self.texts.get(name))) for name in SETS},
+        }
+
+    def describe(self) -> str:
+        """A few lines on the model and the texts."""
+        config, head = self.checkpoint.config, self.head
+        shown = ", ".join(self.labels[:8]) + ", ..." * (len(self.labels) > 8)
+        lines = [
+            f"{config['model_type']}, {config['num_hidden_layers']} layers of "
+            f"{config['hidden_size']} units; {head.num_outputs} outputs: {shown}"
+        ]
+        for name, encoded in self.texts.items():
+            lengths = [len(ids) for ids in encoded.token_ids]
+            cut = int(np.sum(encoded.cut)) if encoded.cut is not None else 0
+            lines.append(
+                f"{name}: {len(lengths):,} texts, the longest of {max(lengths)} tokens"
+                + f"; {cut:,} are cut to {self.max_length}" * bool(cut)
+            )
+        return "\n".join(lines)
+
+
+def read_inputs(
+    model: str | os.PathLike,
+    train: str | os.PathLike,
+    *,
+    num_hidden_layers: int | None = None,
+    max_length: int | None = None,
+    lowercase: bool | None = None,
+    **data,
+) -> Inputs:
+    """Reads a model's folder and files of texts, and checks that they fit each other.
+
+    Args:
+        model, train, num_hidden_layers, max_length, lowercase: As in `compress_pretrained`.
+        **data: Other arguments of `data.load_texts`.
+
+    Raises:
+        FileNotFoundError, ValueError: what is wrong, with the file and the row or column.
+    """
+    model = Path(model)
+    if not model.is_dir():
+        what = "a file" if model.exists() else "missing"
+        raise FileNotFoundError(
+            f"{str(model)!r} must be the folder of a model; it is {what}. Of a model on the Hub, "
+            "download the folder first: hf download NAME --local-dir FOLDER"
+        )
+    checkpoint = find_checkpoint(model)
+    head = read_task(checkpoint)
+    if head.kind is None:
+        raise ValueError(
+            f"{str(model)!r} is an encoder without a head. It must be fine-tuned: a model for the "
+            "classification of texts or of tokens."
+        )
+    _check_depth(num_hidden_layers, checkpoint.config["num_hidden_layers"])
+    tokenizer = Tokenizer.from_folder(model, lowercase=lowercase)
+    _check_vocabulary(model, tokenizer, checkpoint.config)
+    limit = checkpoint.config["max_position_embeddings"]
+    max_length = integer("max_length", max_length, 3, limit, optional=True) or limit
+    inputs = Inputs(checkpoint, head, tokenizer, None, {}, max_length)
+    kind = _kind(model, head)
+    corpus = load_texts(train, kind=kind, labels=inputs.labels, **data)
+    task = _task(kind, inputs.labels)
+    task.check()
+    sets = {"train": corpus.train, "validation": corpus.validation, "test": corpus.dev}
+    texts = {
+        name: task.encode(examples, tokenizer, max_length)
+        for name, examples in sets.items()
+        if examples
+    }
+    for name, encoded in texts.items():
+        _check_segments(model, name, encoded, checkpoint.config)
+    return inputs._replace(task=task, texts=texts)
+
+
+def _check_depth(num_hidden_layers, depth):
+    if depth < 2:
+        raise ValueError("The model has one layer. It must have several, of which some are left.")
+    integer("num_hidden_layers", num_hidden_layers, 1, depth - 1, optional=True)
+
+
+def _check_vocabulary(model, tokenizer, config):
+    if tokenizer.vocab_size > config["vocab_size"]:
+        raise ValueError(
+            f"The tokenizer in {str(model)!r} has {tokenizer.vocab_size} tokens, and the model's "
+            f"embeddings have {config['vocab_size']} rows (vocab_size in config.json): they do not "
+            "belong together."
+        )
+
+
+def _check_segments(model, name, encoded, config):
+    rows = config["type_vocab_size"]
+    if not rows or encoded.segment_ids is None:
+        return
+    for number, segments in enumerate(encoded.segment_ids):
+        if segments.max() >= rows:
+            raise ValueError(
+                f"Text {number + 1} for {name} is a pair, and the model in {str(model)!r} knows no "
+                f"pairs: type_vocab_size in its config.json is {rows}."
+            )
+
+
+def _kind(model, head: HeadFacts) -> str:
+    """What the head does, by the name that `data.load_texts` has for it."""
+    if head.kind == "token":
+        return "tagging"
+    if head.activation == "linear":
+        if head.num_outputs > 1:
+            raise ValueError(
+                f"The head in {str(model)!r} predicts {head.num_outputs} numbers. It must predict "
+                "one number, or classes."
+            )
+        return "regression"
+    return "multi-label" if head.activation == "sigmoid" else "classification"
+
+
+def _task(kind: str, labels: Sequence[str]) -> TextTask:
+    if kind == "regression":
+        return Regression()
+    return {"classification": Classification, "multi-label": MultiLabel}[kind](labels)
+
+
+def _parts(encoded: Encoded | None):
+    """The arrays that training reads."""
+    if encoded is None:
+        return
+    for arrays in (encoded.token_ids, encoded.segment_ids, encoded.labels):
+        for array in () if arrays is None else arrays:
+            yield np.ascontiguousarray(array).tobytes()
+
+
+def _checksum(parts) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        part = part.encode() if isinstance(part, str) else part
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()[:16]
