@@ -36,8 +36,8 @@ def add_command(commands) -> None:
         "compress",
         help="make a smaller model of a fine-tuned one",
         description=(
-            "Makes a model with fewer layers of a fine-tuned Hugging Face model, on your texts, and "
-            "says\nhow much of its score is kept."
+            "Makes a model with fewer layers of a fine-tuned Hugging Face model, on your texts, "
+            "and says\nhow much of its score is kept."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXAMPLES,
