@@ -34,7 +34,7 @@ EXTRAS_REQUIRE = {
     # which left the standard library in Python 3.12 and comes with setuptools there.
     "bert4keras": ["ml-dtypes>=0.3", "safetensors>=0.4", "setuptools>=68", "tf-keras>=2.16"],
     # All that `bert-of-theseus compress` needs: the folders' weights and tokenizers, the scores of
-    # any task, charts and progress bars. `--onnx` needs `export` too, and Parquet pyarrow.
+    # any task, charts and progress bars. `--onnx` needs `export` too.
     "keras-hub": [
         "keras-hub>=0.20",
         "matplotlib>=3.6",
@@ -58,6 +58,7 @@ EXTRAS_REQUIRE = {
     # tf2onnx is for models other than BERT. LiteRT comes with TensorFlow; where ai-edge-litert is
     # installed that is taken, as it starts without TensorFlow.
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "tf2onnx>=1.16"],
+    "parquet": ["pyarrow>=12"],  # tables of texts in Parquet
     "plots": ["matplotlib"],
     # Predictions from model.onnx, without Keras; safetensors to read a checkpoint's folder.
     "predict": ["onnxruntime>=1.18", "safetensors>=0.4", "tokenizers>=0.19", "tqdm>=4.60"],
