@@ -1,114 +1,86 @@
-"""Loads Hugging Face directories into KerasHub backbones where KerasHub's own converters cannot."""
+"""KerasHub's backbones from canonical configs and tensors, and back."""
 
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-from ..files import check_files, read_json
-from ..validation import positive_integer
-from .base import ACTIVATIONS
-from .huggingface import HuggingFaceCheckpoint
+import numpy as np
 
+from ..files import read_json
+from ..validation import integer
 
-class _Family(NamedTuple):
-    """Where the files of a family keep what KerasHub's backbone has.
-
-    Attributes:
-        backbone: KerasHub's name of the family.
-        layer: The name of a layer, with its number.
-        parts: The names of a layer's parts, in the order of `_PARTS`.
-        projection: Of the embeddings to the hidden size, if there is one.
-        pooler: Of BERT's pooler, if the backbone has it.
-    """
-
-    backbone: str
-    layer: str
-    parts: tuple[str, ...]
-    projection: str | None = None
-    pooler: str | None = None
-
-
-# The parts of a layer in KerasHub.
-_PARTS = (
-    *(f"_self_attention_layer._{part}_dense" for part in ("query", "key", "value", "output")),
-    "_self_attention_layer_norm",
-    *("_feedforward_intermediate_dense", "_feedforward_output_dense", "_feedforward_layer_norm"),
-)
-_BERT = (
-    *("attention.self.query", "attention.self.key", "attention.self.value"),
-    *("attention.output.dense", "attention.output.LayerNorm"),
-    *("intermediate.dense", "output.dense", "output.LayerNorm"),
-)
-_DEBERTA = tuple(f"attention.self.{part}_proj" for part in ("query", "key", "value")) + _BERT[3:]
-_DISTILBERT = (
-    *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
-    *("sa_layer_norm", "ffn.lin1", "ffn.lin2", "output_layer_norm"),
-)
-_ALBERT = (
-    *("attention.query", "attention.key", "attention.value", "attention.dense"),
-    *("attention.LayerNorm", "ffn", "ffn_output", "full_layer_layer_norm"),
-)
-_FAMILIES = {
-    "albert": _Family(
-        "Albert", "encoder.albert_layer_groups.{}.albert_layers.{}", _ALBERT,
-        "encoder.embedding_hidden_mapping_in", "pooler",
-    ),
-    "bert": _Family("Bert", "encoder.layer.{}", _BERT, pooler="pooler.dense"),
-    "deberta-v2": _Family("DebertaV3", "encoder.layer.{}", _DEBERTA),
-    "distilbert": _Family("DistilBert", "transformer.layer.{}", _DISTILBERT),
-    "electra": _Family("Electra", "encoder.layer.{}", _BERT, "embeddings_project"),
-    "roberta": _Family("Roberta", "encoder.layer.{}", _BERT),
-}  # fmt: skip
-# DistilBERT's names in its config -> BERT's.
-_DISTILBERT_CONFIG = {
-    "activation": "hidden_act",
-    "dim": "hidden_size",
+# KerasHub's name of each family.
+CLASSES = {
+    "albert": "AlbertBackbone",
+    "bert": "BertBackbone",
+    "deberta-v2": "DebertaV3Backbone",
+    "distilbert": "DistilBertBackbone",
+    "electra": "ElectraBackbone",
+    "roberta": "RobertaBackbone",
+    "xlm-roberta": "XLMRobertaBackbone",
+}
+# Options of the backbones, with the canonical keys.
+_OPTIONS = {
+    "vocabulary_size": "vocab_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "hidden_dim": "hidden_size",
+    "intermediate_dim": "intermediate_size",
+    "max_sequence_length": "max_position_embeddings",
+    "num_segments": "type_vocab_size",
     "dropout": "hidden_dropout_prob",
-    "hidden_dim": "intermediate_size",
-    "n_heads": "num_attention_heads",
-    "n_layers": "num_hidden_layers",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "activation": "hidden_act",
+    "layer_norm_epsilon": "layer_norm_eps",
+    "padding_id": "pad_token_id",
+    "embedding_dim": "embedding_size",
+    "num_groups": "num_hidden_groups",
+    "num_inner_repetitions": "inner_group_num",
+    "bucket_size": "position_buckets",
 }
-# What KerasHub's DeBERTa computes, and the default of `transformers`.
-_DEBERTA_OPTIONS = {
-    "relative_attention": (True, False),
-    "position_biased_input": (False, True),
-    "share_att_key": (True, False),
-    "norm_rel_ebd": ("layer_norm", "none"),
-    "max_relative_positions": (-1, -1),
-    "type_vocab_size": (0, 0),
-    "conv_kernel_size": (0, 0),
+# The parts of a layer, by canonical name.
+_PARTS = {
+    "attention/self/query": "_self_attention_layer._query_dense",
+    "attention/self/key": "_self_attention_layer._key_dense",
+    "attention/self/value": "_self_attention_layer._value_dense",
+    "attention/output/dense": "_self_attention_layer._output_dense",
+    "attention/output/LayerNorm": "_self_attention_layer_norm",
+    "intermediate/dense": "_feedforward_intermediate_dense",
+    "output/dense": "_feedforward_output_dense",
+    "output/LayerNorm": "_feedforward_layer_norm",
 }
-# The first rows of RoBERTa's table of positions, which no position uses.
-_OFFSET = 2
+# The names of functions that KerasHub's own backbones use.
+_ACTIVATION_NAMES = {"gelu_approximate": "gelu_tanh", "silu": "swish"}
+_POOLER = "bert/pooler/dense"
+_POSITIONS = "bert/embeddings/position_embeddings"
+_TYPES = "bert/embeddings/token_type_embeddings"
 
 
 def load_backbone(directory: str | os.PathLike, num_hidden_layers: int | None = None):
-    """Builds a KerasHub backbone with the weights of a Hugging Face directory.
+    """Builds a KerasHub backbone with the weights of a checkpoint.
 
-    ALBERT, BERT, DeBERTa-v3, DistilBERT, ELECTRA and RoBERTa, saved with any head or without one.
-    KerasHub's own converters do not read DeBERTa or ELECTRA; ALBERT, DistilBERT or RoBERTa without
-    a head; ALBERT or BERT without a pooler; or RoBERTa's token types. A pooler that the directory
-    lacks starts at random. Directories of other families, such as XLM-RoBERTa, are passed to
-    `keras_hub.models.Backbone.from_preset`.
+    It computes what `transformers` computes. ALBERT, BERT, DeBERTa-v3, DistilBERT, ELECTRA, RoBERTa
+    and XLM-RoBERTa, saved with any head or without one; the head is not loaded, see
+    `load_pretrained`. Where the folder lacks the pooler that KerasHub's backbone has, it starts at
+    random. A preset, which KerasHub saved, is read by `keras_hub.models.Backbone.from_preset`.
 
-    KerasHub approximates BERT's and ELECTRA's gelu by tanh, so hidden states differ from those of
-    `transformers` in the fourth digit.
+    The backbone is of a subclass of KerasHub's, which KerasHub's `TextClassifier` takes too. It
+    computes KerasHub's approximations no more, so KerasHub loads it again only where this package
+    is imported, and a saved `TextClassifier` with it only from a `.keras` file.
 
     Args:
-        directory: The folder with `config.json` and `model.safetensors`, whole or in shards.
-        num_hidden_layers: Number of layers to load, from the first. Defaults to all. Only for the
-            families above, except for ALBERT, whose layers are shared.
+        directory: A folder that `find_checkpoint` opens, or a preset.
+        num_hidden_layers: Number of layers to load, from the first. Defaults to all. In ALBERT,
+            whose layers are shared, how often they are applied. Not for presets.
 
     Returns:
         A `keras_hub.models.Backbone`.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a file is corrupt, or describes a model that KerasHub's backbone does not
-            compute.
+        ValueError: if a file is corrupt, or describes a model that is not supported.
 
     Example:
 
@@ -116,152 +88,253 @@ def load_backbone(directory: str | os.PathLike, num_hidden_layers: int | None = 
     """
     import keras_hub
 
-    directory = Path(directory)
-    path = directory / "config.json"
-    config = read_json(path) if path.is_file() else {}
-    kind = config.get("model_type")
-    if num_hidden_layers is not None and (kind not in _FAMILIES or kind == "albert"):
-        raise ValueError(
-            "`num_hidden_layers` is for Hugging Face directories of BERT, DeBERTa-v3, DistilBERT, "
-            f"ELECTRA and RoBERTa. Received: {str(directory)!r}. Use build_successor_backbone."
-        )
-    if kind not in _FAMILIES:
+    from .load import find_checkpoint
+
+    path = Path(directory) / "config.json"
+    if path.is_file() and "registered_name" in read_json(path):
+        if num_hidden_layers is not None:
+            raise ValueError(
+                "`num_hidden_layers` is not for KerasHub's presets. Received: "
+                f"{str(directory)!r}. Use build_successor_backbone."
+            )
         return keras_hub.models.Backbone.from_preset(str(directory))
-    check_files(directory, [path.name])
-    if kind == "distilbert":
-        config = {_DISTILBERT_CONFIG.get(name, name): value for name, value in config.items()}
-    _check(config, path)
-    depth = positive_integer("num_hidden_layers", num_hidden_layers, optional=True)
-    depth = depth or config["num_hidden_layers"]
-    if depth > config["num_hidden_layers"]:
-        raise ValueError(
-            f"`num_hidden_layers` is {num_hidden_layers}, but {str(directory)!r} holds "
-            f"{config['num_hidden_layers']} layers."
-        )
-    family = _FAMILIES[kind]
-    backbone_class = getattr(keras_hub.models, f"{family.backbone}Backbone")
-    backbone = backbone_class(num_layers=depth, **_options(config))
-    tensors = _Tensors(directory)
-    _fill_embeddings(backbone, tensors, kind)
-    layers = backbone.transformer_layers
-    if kind == "albert":  # a list of groups
-        layers = {(g, i): x for g, group in enumerate(layers) for i, x in enumerate(group)}
-    else:
-        layers = {(index,): layer for index, layer in enumerate(layers)}
-    for numbers, layer in layers.items():
-        for attributes, name in zip(_PARTS, family.parts):
-            part = layer
-            for attribute in attributes.split("."):
-                part = getattr(part, attribute)
-            tensors.fill(part, f"{family.layer.format(*numbers)}.{name}")
-    if family.pooler and f"{family.pooler}.weight" in tensors:
-        tensors.fill(backbone.pooled_dense, family.pooler)
+    checkpoint = find_checkpoint(directory)
+    config = checkpoint.config
+    pooler = config["model_type"] in ("albert", "bert", "electra")
+    backbone = build_backbone(config, num_hidden_layers, pooler=pooler)
+    fill(backbone, _Tensors(checkpoint))
     return backbone
 
 
-def _options(config: dict) -> dict:
-    """The arguments of KerasHub's backbone, but for the number of layers."""
-    kind = config["model_type"]
-    options = {
-        "num_heads": config["num_attention_heads"],
-        "hidden_dim": config["hidden_size"],
-        "intermediate_dim": config["intermediate_size"],
-        "dropout": config.get("hidden_dropout_prob", 0.1),
-        "max_sequence_length": config["max_position_embeddings"],
+def build_backbone(config: dict, num_hidden_layers: int | None = None, *, pooler: bool = False):
+    """Builds a KerasHub backbone with random weights, which computes what the config says.
+
+    Args:
+        config: Canonical config, as `Checkpoint.config`.
+        num_hidden_layers: Number of layers. Defaults to the config's.
+        pooler: Whether the pooler is part of the backbone, whose outputs are then a dict of
+            `"sequence_output"` and `"pooled_output"`. Defaults to `False`: a head brings its own.
+
+    Returns:
+        A `keras_hub.models.Backbone`.
+
+    Raises:
+        ValueError: if there are more layers than in the config, or the family is unknown.
+    """
+    kind = config.get("model_type", "bert")
+    if kind not in CLASSES:
+        raise ValueError(
+            f"KerasHub has no backbone for models of type {kind!r}. Supported: {', '.join(CLASSES)}."
+        )
+    from ..encoders import keras_hub_backbones
+
+    depth = integer(
+        "num_hidden_layers", num_hidden_layers, 1, config["num_hidden_layers"], optional=True
+    )
+    options = {option: config[key] for option, key in _OPTIONS.items() if key in config}
+    if depth:
+        options["num_layers"] = depth
+        if "num_groups" in options:
+            options["num_groups"] = min(depth, options["num_groups"])
+    return getattr(keras_hub_backbones, CLASSES[kind])(**options, pooler=pooler)
+
+
+def fill(backbone, tensors: Mapping) -> None:
+    """Sets the weights of a backbone to canonical tensors, all of them or none.
+
+    Tensors that the backbone has no place for, such as deeper layers and heads, are not read. A
+    pooler that is not there stays as it is.
+
+    Args:
+        backbone: From `build_backbone`.
+        tensors: Arrays by canonical name.
+
+    Raises:
+        ValueError: if tensors are missing or have another shape. It names all of them.
+    """
+    weights = _weights(backbone)
+    if f"{_POOLER}/kernel" not in tensors:
+        weights = {name: w for name, w in weights.items() if not name.startswith(_POOLER)}
+    problems = [f"{name} is missing" for name in weights if name not in tensors]
+    values = {}
+    for name, weight in weights.items():
+        if name in tensors:
+            value, shape = tensors[name], _canonical_shape(name, weight)
+            if value.shape != shape:
+                problems.append(f"{name} must have the shape {shape}, not {value.shape}")
+            values[name] = value
+    if problems:
+        raise ValueError(
+            f"The tensors do not fit the {type(backbone).__name__} (nothing was loaded):\n- "
+            + "\n- ".join(problems)
+        )
+    for name, weight in weights.items():
+        weight.assign(np.reshape(values[name], tuple(weight.shape)))
+
+
+def describe_backbone(backbone) -> tuple[dict, dict]:
+    """A backbone as canonical config and tensors.
+
+    Args:
+        backbone: From `build_backbone`, or one of KerasHub's own of the same families. KerasHub's
+            RoBERTa has no token types, and no rows of positions that are not used: the tensors
+            have zeros in their place.
+
+    Returns:
+        `(config, tensors)`: see `Checkpoint.config`; float32 arrays by canonical name, the pooler
+        among them if the backbone has one that `transformers` knows.
+
+    Raises:
+        ValueError: if the backbone is of another family, is quantized, or has options that no
+            config can express.
+    """
+    kind = _model_type(backbone)
+    if any(layer.quantization_mode for layer in backbone._flatten_layers()):
+        raise ValueError(f"The {type(backbone).__name__} is quantized; save it before.")
+    given = {**backbone.get_config(), **_read_options(backbone)}
+    config = {"model_type": kind}
+    config.update({key: given[option] for option, key in _OPTIONS.items() if option in given})
+    tensors = {
+        name: _float32(weight).reshape(_canonical_shape(name, weight))
+        for name, weight in _weights(backbone).items()
+        if kind != "electra" or not name.startswith(_POOLER)  # transformers' has none
     }
-    options["vocab_size" if kind == "electra" else "vocabulary_size"] = config["vocab_size"]
-    if kind == "roberta":
-        options["max_sequence_length"] -= _OFFSET
-    if kind in ("albert", "bert", "electra"):
-        options["num_segments"] = config.get("type_vocab_size", 2)
-    if kind in ("albert", "electra"):
-        options["embedding_dim"] = config.get("embedding_size", 128)
-    if kind == "albert":
-        options["num_groups"] = config.get("num_hidden_groups", 1)
-        options["num_inner_repetitions"] = config.get("inner_group_num", 1)
-    if kind == "deberta-v2":
-        options["bucket_size"] = config["position_buckets"]
+    if kind in ("roberta", "xlm-roberta"):
+        config["position_offset"] = config["pad_token_id"] + 1
+        if _TYPES not in tensors and not hasattr(backbone, "padding_id"):
+            config["type_vocab_size"] = 1
+            rows = np.zeros((config["position_offset"], config["hidden_size"]), "float32")
+            tensors[_POSITIONS] = np.concatenate([rows, tensors[_POSITIONS]])
+            tensors[_TYPES] = rows[:1]
+    return config, tensors
+
+
+def _model_type(backbone) -> str:
+    import keras_hub
+
+    from ..encoders import keras_hub_backbones
+
+    for kind, name in CLASSES.items():
+        if type(backbone) in (getattr(keras_hub.models, name), getattr(keras_hub_backbones, name)):
+            return kind
+    raise ValueError(
+        f"KerasHub's {type(backbone).__name__} cannot be written for other programs. Supported are "
+        f"{', '.join(CLASSES.values())}."
+    )
+
+
+def _read_options(backbone) -> dict:
+    """What KerasHub's own backbones do not have in their config, and what may have been changed."""
+    layers = _layers(backbone).values()
+    dense = [layer._feedforward_intermediate_dense for layer in layers]
+    norms = [part for name, part in _modules(backbone).items() if name.endswith("LayerNorm")]
+    found = {
+        "activation": {getattr(layer.activation, "__name__", "another") for layer in dense},
+        "layer_norm_epsilon": {norm.epsilon for norm in norms},
+    }
+    problems = [f"{name} {sorted(values)}" for name, values in found.items() if len(values) > 1]
+    activation = found["activation"].pop()
+    activation = _ACTIVATION_NAMES.get(activation, activation)
+    from ..encoders.keras_hub_backbones import ACTIVATIONS
+
+    if activation not in ACTIVATIONS:
+        problems.append(f"activation {activation!r}")
+    if problems:
+        raise ValueError(
+            f"The {type(backbone).__name__} cannot be written for other programs: no config can "
+            f"express {', '.join(problems)}."
+        )
+    options = {"activation": activation, "layer_norm_epsilon": found["layer_norm_epsilon"].pop()}
+    if not hasattr(backbone, "padding_id"):  # KerasHub's own
+        config = backbone.get_config()
+        kind = _model_type(backbone)
+        options["attention_dropout"] = config["dropout"]
+        options["padding_id"] = int(kind in ("roberta", "xlm-roberta"))
+        options["num_segments"] = config.get("num_segments", 0)
+        options["vocabulary_size"] = config.get("vocabulary_size", config.get("vocab_size"))
     return options
 
 
-def _fill_embeddings(backbone, tensors: _Tensors, kind: str) -> None:
-    def table(name):
-        return tensors[f"embeddings.{name}_embeddings.weight"]
-
-    backbone.token_embedding.embeddings.assign(table("word"))
-    if kind == "roberta":
-        # It has one token type, which is added to each position.
-        positions = table("position")[_OFFSET:] + table("token_type")[0]
-        backbone.embeddings.position_embedding.position_embeddings.assign(positions)
-    elif kind == "distilbert":
-        backbone.embeddings.position_embedding.position_embeddings.assign(table("position"))
-    elif kind == "deberta-v2":
-        relative = backbone.relative_embeddings
-        relative.rel_embeddings.assign(tensors["encoder.rel_embeddings.weight"])
-        tensors.fill(relative.layer_norm, "encoder.LayerNorm")
-    else:
-        backbone.position_embedding.position_embeddings.assign(table("position"))
-        backbone.segment_embedding.embeddings.assign(table("token_type"))
-    tensors.fill(backbone.embeddings_layer_norm, "embeddings.LayerNorm")
-    projection = _FAMILIES[kind].projection
-    if projection and (kind == "albert" or backbone.embedding_dim != backbone.hidden_dim):
-        tensors.fill(backbone.embeddings_projection, projection)
+def _layers(backbone) -> dict:
+    """The layers by the start of their canonical names."""
+    layers = list(backbone.transformer_layers)
+    if not isinstance(layers[0], (list, tuple)):
+        return {f"bert/encoder/layer_{index}": layer for index, layer in enumerate(layers)}
+    return {
+        f"bert/encoder/group_{number}/inner_{index}": layer
+        for number, group in enumerate(layers)
+        for index, layer in enumerate(group)
+    }
 
 
-def _check(config, path):
-    """Refuses configs of models that KerasHub's backbones do not compute."""
-    kind = config["model_type"]
-    activation = ACTIVATIONS.get(config.get("hidden_act", "gelu"), "another")
-    if not activation.startswith("gelu"):
-        raise ValueError(
-            f"{str(path)!r}: hidden_act must be a gelu, as in KerasHub's {kind}, not "
-            f"{config['hidden_act']!r}."
-        )
-    wanted = {"position_embedding_type": ("absolute", "absolute")}
-    if kind == "deberta-v2":
-        wanted = _DEBERTA_OPTIONS
-        kinds = config.get("pos_att_type") or []
-        kinds = kinds.split("|") if isinstance(kinds, str) else kinds
-        if set(kinds) != {"c2p", "p2c"} or config.get("position_buckets", -1) < 1:
-            raise ValueError(
-                f"{str(path)!r}: of DeBERTas KerasHub has v3, with pos_att_type 'p2c|c2p' and "
-                f"position_buckets. Received: pos_att_type {config.get('pos_att_type')!r}, "
-                f"position_buckets {config.get('position_buckets')!r}."
-            )
-    for name, (value, default) in wanted.items():
-        if config.get(name, default) != value:
-            raise ValueError(
-                f"{str(path)!r}: {name} must be {value!r}, not {config.get(name, default)!r}."
-            )
+def _modules(backbone) -> dict:
+    """Dense layers and normalizations by canonical name."""
+    modules = {"bert/embeddings/LayerNorm": backbone.embeddings_layer_norm}
+    if hasattr(backbone, "embeddings_projection"):
+        modules["bert/embeddings/projection"] = backbone.embeddings_projection
+    if hasattr(backbone, "relative_embeddings"):
+        modules["bert/encoder/LayerNorm"] = backbone.relative_embeddings.layer_norm
+    for start, layer in _layers(backbone).items():
+        for name, path in _PARTS.items():
+            part = layer
+            for attribute in path.split("."):
+                part = getattr(part, attribute)
+            modules[f"{start}/{name}"] = part
+    if hasattr(backbone, "pooled_dense"):
+        modules[_POOLER] = backbone.pooled_dense
+    return modules
 
 
-class _Tensors(HuggingFaceCheckpoint):
-    """The tensors of a folder by their stored names, without the model's name in front."""
+def _weights(backbone) -> dict:
+    """All weights of a backbone by canonical name."""
+    weights = {"bert/embeddings/word_embeddings": backbone.token_embedding.embeddings}
+    # KerasHub's own DistilBERT and RoBERTa have both tables in one layer.
+    positions = getattr(getattr(backbone, "embeddings", backbone), "position_embedding", None)
+    if positions is not None:
+        table = "embeddings" if hasattr(positions, "embeddings") else "position_embeddings"
+        weights[_POSITIONS] = getattr(positions, table)
+    if hasattr(backbone, "segment_embedding"):
+        weights[_TYPES] = backbone.segment_embedding.embeddings
+    if hasattr(backbone, "relative_embeddings"):
+        weights["bert/encoder/rel_embeddings"] = backbone.relative_embeddings.rel_embeddings
+    for name, module in _modules(backbone).items():
+        parts = ("gamma", "beta") if name.endswith("LayerNorm") else ("kernel", "bias")
+        weights.update({f"{name}/{part}": getattr(module, part) for part in parts})
+    return weights
 
-    def __init__(self, directory: Path):
-        self.directory = directory
-        self._contents = self._dtypes_and_shapes()
-        models = "|".join(["albert", "bert", "deberta", "distilbert", "electra", "roberta"])
-        # Files older than 2019 call LayerNorm's weights gamma and beta.
-        old = {".gamma": ".weight", ".beta": ".bias"}
-        self._by_name = {}
-        for name, stored in self._stored.items():
-            stored = re.sub(rf"^({models})\.", "", stored)
-            stored = re.sub(r"\.(gamma|beta)$", lambda end: old[end[0]], stored)
-            self._by_name[stored] = name
 
-    def __contains__(self, stored: str) -> bool:
-        return stored in self._by_name
+def _canonical_shape(name: str, weight) -> tuple:
+    """The shape without the axis for the heads, which Keras' attention has."""
+    shape = tuple(weight.shape)
+    if "/attention/output/dense/kernel" in name:
+        return (int(np.prod(shape[:-1])), shape[-1])
+    if name.endswith("/kernel"):
+        return (shape[0], int(np.prod(shape[1:])))
+    return (int(np.prod(shape)),) if name.endswith("/bias") else shape
 
-    def __getitem__(self, stored: str):
-        if stored not in self:
-            raise ValueError(f"{str(self.directory)!r} lacks {stored}.")
-        return self.tensor(self._by_name[stored])
 
-    def fill(self, layer, name: str) -> None:
-        """Sets the weights of a dense layer or of a normalization."""
-        parts = ("kernel", "bias") if hasattr(layer, "kernel") else ("gamma", "beta")
-        for part, stored in zip(parts, ("weight", "bias")):
-            weight = getattr(layer, part)
-            # In attention, Keras' kernels have an axis for the heads.
-            weight.assign(self[f"{name}.{stored}"].reshape(tuple(weight.shape)))
+def _float32(weight) -> np.ndarray:
+    from ..backend import to_numpy
+
+    return to_numpy(weight).astype("float32", copy=False)
+
+
+class _Tensors(Mapping):
+    """The tensors of a checkpoint, read one at a time."""
+
+    def __init__(self, checkpoint):
+        self._checkpoint = checkpoint
+
+    def __getitem__(self, name):
+        if name not in self._checkpoint.names:
+            raise KeyError(name)
+        return self._checkpoint.tensor(name)
+
+    def __contains__(self, name):
+        return name in self._checkpoint.names
+
+    def __iter__(self):
+        return iter(self._checkpoint.names)
+
+    def __len__(self):
+        return len(self._checkpoint.names)

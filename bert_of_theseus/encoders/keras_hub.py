@@ -22,8 +22,8 @@ class KerasHubEncoder(Encoder):
     KerasHub. A `TextClassifier` brings its own head, pooler included, and the extracted successor
     is a `TextClassifier` of the same class.
 
-    ALBERT shares layers: an ALBERT successor saves time, and parameters only if it has fewer
-    groups.
+    ALBERT shares layers: a successor applies them less often, which saves time, and parameters only
+    where it has fewer layers than the predecessor has groups.
 
     Args:
         model: `keras_hub.models.Backbone`, or a `keras_hub.models.TextClassifier`.
@@ -109,6 +109,8 @@ class KerasHubEncoder(Encoder):
             )
         # The predecessor's flag may have been changed; the successor is to be trained.
         config.update(num_layers=num_hidden_layers // each, trainable=True)
+        if "num_groups" in config:
+            config["num_groups"] = min(config["num_groups"], config["num_layers"])
         return type(self.backbone).from_config(config)
 
     def new_head(self, classifier):
