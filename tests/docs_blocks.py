@@ -35,6 +35,7 @@ CHAINS = {
         "mirrored",
     ],
     "tests/keras_hub/test_docs_keras_hub.py": ["keras-hub", "keras-hub-steps", "load-backbone"],
+    "tests/keras_hub/test_compress_pretrained.py": ["compress-pretrained"],
 }
 
 BLOCK = re.compile(r"(?:<!-- (name|not run): (.+?) -->\n)?^```python\n(.*?)^```", re.M | re.S)
@@ -60,14 +61,15 @@ def run_block(name, scope):
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a ada in joy life london lovelace my of to two watch hours"
 
 
-def write_bert(folder, num_hidden_layers=3, hidden_size=8):
+def write_bert(folder, num_hidden_layers=3, hidden_size=8, labels=(), **more):
     """A Hugging Face folder with a BERT of random weights, a vocabulary and its tokenizer.
 
     Of as many layers as the blocks' successors have, so that it takes no more time than it must.
+    With `labels`, a classifier of texts; `more` are entries of its config.
     """
     vocabulary = WORDS.split()
     config = {
-        "architectures": ["BertModel"],
+        "architectures": ["BertForSequenceClassification" if labels else "BertModel"],
         "model_type": "bert",
         "vocab_size": len(vocabulary),
         "hidden_size": hidden_size,
@@ -82,6 +84,8 @@ def write_bert(folder, num_hidden_layers=3, hidden_size=8):
         "layer_norm_eps": 1e-12,
         "initializer_range": 0.02,
         "pad_token_id": 0,
+        **({"id2label": dict(enumerate(labels))} if labels else {}),
+        **more,
     }
     rng = np.random.default_rng(0)
     tensors = {}
@@ -97,7 +101,8 @@ def write_bert(folder, num_hidden_layers=3, hidden_size=8):
         tensors[f"{name}.LayerNorm.weight"] = np.ones(hidden_size, "float32")
         tensors[f"{name}.LayerNorm.bias"] = np.zeros(hidden_size, "float32")
 
-    for name, rows in [("word", len(vocabulary)), ("position", 512), ("token_type", 2)]:
+    types = config["type_vocab_size"]
+    for name, rows in [("word", len(vocabulary)), ("position", 512), ("token_type", types)]:
         table(f"embeddings.{name}_embeddings", rows)
     norm("embeddings")
     for layer in (f"encoder.layer.{index}" for index in range(num_hidden_layers)):
@@ -108,6 +113,9 @@ def write_bert(folder, num_hidden_layers=3, hidden_size=8):
         dense(f"{layer}.output.dense", inputs=2 * hidden_size)
         norm(f"{layer}.output")
     dense("pooler.dense")
+    if labels:
+        tensors = {f"bert.{name}": value for name, value in tensors.items()}
+        dense("classifier", len(labels))
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config))
