@@ -20,10 +20,12 @@ from .batches import Batches
 from .corpora import load_cluener, load_folder, load_iflytek, load_sst2
 from .decoding import decode_answer, decode_entities, decode_labels
 from .docstrings import load_stdlib_docstrings
-from .examples import NO_LABEL, Corpus, Entity, Example, Pair, split_off
+from .examples import NO_LABEL, Corpus, Entity, Example, Pair, Words, split_off
 from .readers import read_json_lines
 from .span_tasks import SpanExtraction, Tagging
+from .tables import Table, read_table
 from .tasks import Classification, MultiLabel, Regression, TextTask
+from .texts import load_texts
 from .tokenizer import Encoded, Tokenizer
 
 if TYPE_CHECKING:
@@ -43,9 +45,11 @@ __all__ = [
     "Pair",
     "Regression",
     "SpanExtraction",
+    "Table",
     "Tagging",
     "TextTask",
     "Tokenizer",
+    "Words",
     "decode_answer",
     "decode_entities",
     "decode_labels",
@@ -54,7 +58,9 @@ __all__ = [
     "load_iflytek",
     "load_sst2",
     "load_stdlib_docstrings",
+    "load_texts",
     "read_json_lines",
+    "read_table",
     "split_off",
 ]
 

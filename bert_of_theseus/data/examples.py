@@ -36,6 +36,19 @@ class Pair(NamedTuple):
     label: object
 
 
+class Words(NamedTuple):
+    """A text that is split into words, and its labels, one for each word."""
+
+    words: tuple[str, ...]
+    label: object
+    second_text = None
+
+    @property
+    def text(self) -> str:
+        """The words with spaces between."""
+        return " ".join(self.words)
+
+
 class Corpus(NamedTuple):
     """Three disjoint lists of examples, and the names of their classes or entity types.
 
