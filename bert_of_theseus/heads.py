@@ -36,6 +36,8 @@ def pooler_classification_head(
     name: str = "classifier",
     activation: str = "softmax",
     dropout_rate: float = 0.1,
+    pooler_activation: str = "tanh",
+    input_dropout_rate: float = 0.0,
 ):
     """Builds BERT's text classifier: pooler (dense, tanh), dropout and a dense layer on `[CLS]`.
 
@@ -43,19 +45,27 @@ def pooler_classification_head(
     with it can be saved for both (`checkpoints.save_pretrained`). The pooler is part of the head
     and not of the encoder, whose modules exchange hidden states.
 
+    Other families have the same head with another activation: DistilBERT relu, ELECTRA and DeBERTa
+    gelu.
+
     Args:
         hidden_size: Integer, size of the hidden states.
         num_classes: Integer, number of classes.
         name: String. Name of the model.
         activation: String. Defaults to `"softmax"`.
         dropout_rate: Float, dropout between pooler and output. Defaults to `0.1`.
+        pooler_activation: String. Defaults to `"tanh"`.
+        input_dropout_rate: Float, dropout before the pooler, as in RoBERTa and ELECTRA. Defaults
+            to `0.0`.
 
     Returns:
         A Keras model with outputs of `(batch_size, num_classes)`.
     """
     inputs = keras.Input((None, hidden_size))
     x = FirstToken(name=f"{name}_first_token")(inputs)
-    x = _dense(hidden_size, "tanh", f"{name}_pooler")(x)
+    if input_dropout_rate:
+        x = keras.layers.Dropout(input_dropout_rate, name=f"{name}_input_dropout")(x)
+    x = _dense(hidden_size, pooler_activation, f"{name}_pooler")(x)
     x = keras.layers.Dropout(dropout_rate, name=f"{name}_dropout")(x)
     return _head(inputs, _dense(num_classes, activation, f"{name}_dense")(x), name)
 

@@ -3,49 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
-from ..files import check_files, read_json
-from ..validation import is_integer, is_number
+from ..files import check_files
+from .configs import read_config
+from .families import FAMILIES, POOLER, Family, encoder_shapes, num_stored_layers
 
-# The name of each activation in bert4keras: its spellings in config files, the one that
-# `transformers` writes first. "gelu" is the exact one (erf): BERT was published with it, and both
-# Hugging Face and bert4keras read the name that way. Google's later code approximates it with tanh
-# under the same name; the two differ by less than 5e-4 per unit.
-SPELLINGS = {
-    "gelu": ("gelu", "gelu_python", "gelu_erf"),
-    "gelu_tanh": ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_tanh"),
-    "swish": ("silu", "swish"),
-    "relu": ("relu",),
-    "tanh": ("tanh",),
-    "linear": ("linear",),
-}
-ACTIVATIONS = {spelling: name for name, spellings in SPELLINGS.items() for spelling in spellings}
-
-_SIZES = (
-    *("vocab_size", "hidden_size", "num_hidden_layers"),
-    *("num_attention_heads", "intermediate_size"),
-)
-# Optional keys of a config, with the values of BERT-base.
-DEFAULTS = {
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-}
-
-# Options of Hugging Face's BertConfig that change the computation, with the only value that
-# bert4keras' BERT supports.
-_FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+# Buffers of old PyTorch files: the numbers 0, 1, 2, ..., and zeros.
+_BUFFERS = ("bert/embeddings/position_ids", "bert/embeddings/token_type_ids")
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 class Checkpoint:
-    """A pretrained BERT on disk, read tensor by tensor.
+    """A pretrained encoder on disk, read tensor by tensor.
 
     Opening one reads the config and the table of contents; `tensor` reads a tensor's values. All
-    formats use the names and the orientation of Google's TensorFlow checkpoints
+    formats and families use the names and the orientation of Google's TensorFlow checkpoints
     (`bert/encoder/layer_0/output/dense/kernel`, kernels stored as `(input_size, output_size)`),
     which are also those of bert4keras' `variable_mapping()`.
 
@@ -56,21 +30,32 @@ class Checkpoint:
 
     Attributes:
         directory: The folder, a `Path`.
-        config: Dict of BERT's hyperparameters, checked and complete, as
-            `build_transformer_model` takes them.
+        config: Dict of the encoder's hyperparameters under BERT's names, checked and complete:
+            `model_type`; `vocab_size`, `hidden_size` and so on; `max_position_embeddings`, the
+            number of tokens that a text may have; `type_vocab_size`, 0 if there are no token types;
+            `hidden_act` by bert4keras' name; and, where a family has them, `embedding_size`,
+            `position_offset` (the number of the first position), `num_hidden_groups`,
+            `inner_group_num` and `position_buckets`.
+        raw_config: Dict, the config file's content.
+        family: A `Family`.
         names: The tensors' names, sorted.
     """
 
     format = "checkpoint"
+    families: tuple[str, ...] = tuple(FAMILIES)
     _verified = False
 
     def __init__(self, directory: str | os.PathLike):
         self.directory = Path(directory)
         path = self.config_file
         check_files(self.directory, [path.name])
-        self.config = read_config(path)
+        self.config, self.raw_config = read_config(path, self.families)
         self._contents = self._dtypes_and_shapes()
         self.names = sorted(self._contents)
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.config["model_type"]]
 
     @property
     def config_file(self) -> Path:
@@ -113,8 +98,83 @@ class Checkpoint:
         """The name that the file gives to the tensor `name`, whether it holds it or not."""
         return name
 
+    @property
+    def left_out(self) -> list[str]:
+        """Names of tensors outside the encoder that no fine-tuned model uses.
+
+        These are the heads of pretraining, a pooler that the classifier does not use, and an
+        optimizer's variables.
+        """
+        known = set(self.names)
+        starts = self.family.pretraining
+        return [
+            name
+            for name in self.names
+            if self.shape(name) == ()
+            or name.rpartition("/")[0] in known
+            or name.startswith("encoder_pooler/")
+            or self.stored_name(name).replace("/", ".").startswith(starts)
+        ]
+
+    def check(self) -> None:
+        """Compares the table of contents with the config: the encoder's names, shapes and types.
+
+        Nothing is read or built for it, so a config that asks for more than there is costs nothing.
+
+        Raises:
+            ValueError: if they differ. All tensors at fault are named at once.
+        """
+        problems = self._misfits()
+        if problems:
+            raise ValueError(
+                f"The {self.format} {str(self.directory)!r} does not fit its "
+                f"{self.config_file.name} (nothing was loaded):\n- " + "\n- ".join(problems)
+            )
+
+    def _misfits(self) -> list[str]:
+        known, expected, problems = set(self.names), set(POOLER), []
+        pattern = re.compile(r"bert/encoder/(?:layer_\d+|group_\d+/inner_\d+)(?=/)")
+        found = len({match[0] for match in map(pattern.match, known) if match})
+        wanted = num_stored_layers(self.config)
+        if wanted != found:
+            problems.append(f"the config has {wanted} layers, the file {found}")
+        hidden = self.config["hidden_size"]
+        pooler = [p for p in zip(POOLER, [(hidden, hidden), (hidden,)]) if p[0] in known]
+        for name, shape in [*encoder_shapes(self.config, found), *pooler]:
+            expected.add(name)
+            if name not in known:
+                problems.append(f"missing: {self.stored_name(name)}")
+            else:
+                problem = misfit(self, name, shape)
+                if problem:
+                    problems.append(f"{self.stored_name(name)}: {problem}")
+        left_out = {*_BUFFERS, *self.left_out}
+        problems += [
+            f"not read: {self.stored_name(name)}"
+            for name in self.names
+            if name.startswith("bert/") and name not in expected and name not in left_out
+            if not (wanted < found and pattern.match(name))
+        ]
+        outside = [n for n in self.names if not n.startswith("bert/") and n not in left_out]
+        if outside and any(problem.startswith("missing") for problem in problems):
+            stored = ", ".join(map(self.stored_name, outside))
+            problems.append(f"heads, or others outside the encoder: {stored}")
+        return problems
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.directory)!r})"
+
+
+def misfit(checkpoint: Checkpoint, name: str, shape: tuple) -> str | None:
+    """What keeps a stored tensor from being the value of a weight of this shape."""
+    found, dtype = checkpoint.shape(name), checkpoint.dtype(name)
+    if dtype not in _DTYPES:
+        return f"stored as {dtype}, expected a floating-point type"
+    if found != shape:
+        return f"shape {found}, expected {shape}" + (
+            ", as (input_size, output_size)" if name.endswith("/kernel") else ""
+        )
+    return None
 
 
 def missing_file(directory: str | os.PathLike, looked_for: str) -> FileNotFoundError:
@@ -128,61 +188,3 @@ def missing_file(directory: str | os.PathLike, looked_for: str) -> FileNotFoundE
     return FileNotFoundError(
         f"{str(directory)!r} lacks what was looked for: {looked_for}. Found: {shown or 'nothing'}."
     )
-
-
-def read_config(path: Path) -> dict:
-    """BERT's hyperparameters from `bert_config.json` or `config.json`, checked and complete.
-
-    Only the keys that define the model are kept: bert4keras' constructor would take the others as
-    keyword arguments.
-
-    Raises:
-        ValueError: if the file does not describe a BERT encoder, or not completely.
-    """
-    raw = read_json(path)
-    model_type = raw.get("model_type", "bert")
-    if model_type != "bert":
-        raise ValueError(
-            f"{str(path)!r} describes a model of type {model_type!r}; supported: 'bert' (which "
-            "Chinese RoBERTa-wwm and MacBERT checkpoints are too)."
-        )
-    missing = [key for key in _SIZES if raw.get(key) is None]
-    if missing:
-        raise ValueError(f"{str(path)!r} lacks {', '.join(missing)}.")
-
-    config = {key: raw[key] for key in _SIZES}
-    if raw.get("embedding_size") is not None:
-        config["embedding_size"] = raw["embedding_size"]
-    for key, default in DEFAULTS.items():
-        config[key] = default if raw.get(key) is None else raw[key]
-
-    problems = [
-        f"{key} must be {expected}, not {value!r}"
-        for key, value in config.items()
-        for expected in [_problem(key, value)]
-        if expected
-    ]
-    for key, value in _FIXED.items():
-        if raw.get(key) not in (None, value):
-            problems.append(f"{key} must be {value!r}, not {raw[key]!r}")
-    if not problems and config["hidden_size"] % config["num_attention_heads"]:
-        problems.append(
-            f"hidden_size {config['hidden_size']} is not a multiple of num_attention_heads "
-            f"{config['num_attention_heads']}"
-        )
-    if problems:
-        raise ValueError(f"{str(path)!r} cannot be used: {'; '.join(problems)}.")
-    config["hidden_act"] = ACTIVATIONS[config["hidden_act"]]
-    return config
-
-
-def _problem(key: str, value) -> str | None:
-    """What the value of `key` must be, if it is anything else."""
-    if key == "hidden_act":
-        valid = isinstance(value, str) and value in ACTIVATIONS
-        return None if valid else f"one of {', '.join(ACTIVATIONS)}"
-    if key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-        return None if is_number(value) and 0 <= value < 1 else "in [0, 1)"
-    if key == "layer_norm_eps":
-        return None if is_number(value) and 0 < value < 1 else "in (0, 1)"
-    return None if is_integer(value) and value >= 1 else "a positive integer"

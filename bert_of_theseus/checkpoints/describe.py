@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
-from .base import ACTIVATIONS
-from .heads import POOLER, TOKEN, Dense, Head, read_head
+from .configs import ACTIVATIONS
+from .families import POOLER, TOKEN
+from .keras_heads import Dense, Head, read_head
 from .load import bert4keras_models, check_bert, weights_by_name
 
 
@@ -34,7 +35,7 @@ class Description(NamedTuple):
     @property
     def first_token(self) -> bool:
         """Whether the output is of `[CLS]` alone, so that the last layer can skip the others."""
-        return self.head.architecture != TOKEN if self.head else bool(self.dense_layers)
+        return self.head.kind != TOKEN if self.head else bool(self.dense_layers)
 
 
 def is_transformer(model) -> bool:

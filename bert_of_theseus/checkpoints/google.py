@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..validation import is_integer
 from .base import Checkpoint, missing_file
 
 # TensorFlow's C++ reader raises Python errors that depend on the damage: an IndexError for a short
@@ -20,6 +21,7 @@ class GoogleCheckpoint(Checkpoint):
     """
 
     format = "Google TensorFlow checkpoint"
+    families = ("bert",)
 
     @staticmethod
     def find_tensors(directory: Path) -> list[Path]:
@@ -40,6 +42,18 @@ class GoogleCheckpoint(Checkpoint):
     @property
     def tensor_files(self) -> list[Path]:
         return [self._index, *self.directory.glob(f"{self._index.stem}.data-*")]
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        # Of no BERT but bert4keras', whose config may have any name.
+        size = self.raw_config.get("embedding_size")
+        if size is not None:
+            if not is_integer(size) or size < 1:
+                raise ValueError(
+                    f"{str(self.config_file)!r} cannot be used: embedding_size must be a positive "
+                    f"integer, not {size!r:.60}."
+                )
+            self.config["embedding_size"] = size
 
     def _dtypes_and_shapes(self):
         import tensorflow as tf

@@ -1,7 +1,8 @@
-"""A head beside an encoder's weights: BERT's own as tensors, any other as a Keras file.
+"""The head beside an encoder's weights: what it is, and the Keras model of it.
 
-Two kinds of head are BERT's own and known to other programs: pooler and dense on `[CLS]`
-(`BertForSequenceClassification`), and dense at every position (`BertForTokenClassification`).
+Two kinds of head are a family's own and known to other programs: for texts, a dense layer and an
+output layer on the first token (`BertForSequenceClassification`); for tokens, an output layer at
+every position (`BertForTokenClassification`). Any other is a Keras file beside the weights.
 """
 
 from __future__ import annotations
@@ -11,330 +12,242 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..files import check_files, read_json
+from ..files import check_files
 from ..validation import is_number
-from .base import Checkpoint
+from .base import Checkpoint, misfit
+from .configs import ACTIVATIONS
+from .families import CLASSIFIER, POOLER, SEQUENCE, TOKEN
 
-SEQUENCE = "BertForSequenceClassification"
-TOKEN = "BertForTokenClassification"
 HEAD_FILE = "head.keras"
+KERAS = "keras"  # the kind of a head in HEAD_FILE
 
-POOLER = ("bert/pooler/dense/kernel", "bert/pooler/dense/bias")
-CLASSIFIER = ("classifier/kernel", "classifier/bias")
 # The names in Google's `run_classifier.py`, whose kernel is transposed: (num_classes, hidden_size).
 GOOGLE_CLASSIFIER = ("output_weights", "output_bias")
 
 # Activations that a head may end in, with the `problem_type` of `transformers`.
-_PROBLEMS = {
+PROBLEMS = {
     "softmax": "single_label_classification",
     "sigmoid": "multi_label_classification",
     "linear": "regression",
 }
+# Those of the dense layer before the output, where the config names it.
+_POOLER_ACTIVATIONS = ("gelu", "relu", "swish", "tanh")
 
 
-class Dense(NamedTuple):
-    """The numbers of a dense layer."""
-
-    kernel: np.ndarray
-    bias: np.ndarray
-    activation: str
-
-
-class Head(NamedTuple):
-    """A head that consists of dense layers, on `[CLS]` or at every position.
+class HeadFacts(NamedTuple):
+    """What a folder says of its head.
 
     Attributes:
-        architecture: `SEQUENCE` or `TOKEN`, or `None` for a dense layer on `[CLS]` without pooler
-            (`heads.classification_head`), which is not one of BERT's own.
-        layers: List of `Dense`: the output layer, and before it the pooler if the head has one.
+        kind: `"sequence"`, `"token"`, `"keras"` for any other head, in head.keras, or `None` if
+            there is no head.
+        labels: The class names in the order of the outputs, or `None` if they have none.
+        activation: `"softmax"`, `"sigmoid"` for independent labels, or `"linear"`, a number or
+            logits. `None` without a head.
+        num_outputs: Number of outputs of a text or a token. `None` if it is not known.
+        dropout_rate: Of the dropout before the output.
+        input_dropout_rate: Of the dropout before the dense layer of a text's head.
+        pooler_activation: Of that dense layer, by bert4keras' name. `None` without it.
     """
 
-    architecture: str | None
-    layers: list[Dense]
-
-    @property
-    def num_classes(self) -> int:
-        return self.layers[-1].bias.shape[0]
-
-    @property
-    def activation(self) -> str:
-        """The output's activation: `"softmax"`, `"sigmoid"` or `"linear"`."""
-        return self.layers[-1].activation
-
-    @property
-    def tensors(self) -> dict:
-        """By canonical name, if the head is one of BERT's own."""
-        if self.architecture is None:
-            return {}
-        values = [value for layer in self.layers for value in layer[:2]]
-        return dict(zip((POOLER + CLASSIFIER)[-len(values) :], values))
-
-    @property
-    def config(self) -> dict:
-        """The entries of config.json."""
-        config = {"classifier_activation": self.activation}
-        if self.architecture == SEQUENCE:
-            problem = _PROBLEMS[self.activation]
-            if problem == "regression" and self.num_classes > 1:  # logits
-                problem = "single_label_classification"
-            config["problem_type"] = problem
-        return config
-
-    def as_keras(self):
-        """A Keras model of a dense layer on `[CLS]`, with the head's weights."""
-        from ..heads import classification_head
-
-        (kernel, bias, activation), = self.layers  # fmt: skip
-        model = classification_head(*kernel.shape, activation=activation)
-        model.set_weights([kernel, bias])
-        return model
+    kind: str | None
+    labels: list[str] | None = None
+    activation: str | None = None
+    num_outputs: int | None = None
+    dropout_rate: float = 0.0
+    input_dropout_rate: float = 0.0
+    pooler_activation: str | None = None
 
 
-def read_head(classifier, shape: tuple) -> Head | None:
-    """Recognizes a head on encoder outputs of `shape` by its layers; `None` for any other model.
+def read_task(checkpoint: Checkpoint) -> HeadFacts:
+    """What a checkpoint's head is, from its config and its table of contents.
 
-    These are dense layers, dropout, activations, and at most one layer that takes the first
-    token: `heads.FirstToken`, or any layer without weights that computes the same.
-    """
-    from ..backend import keras
+    The tensors that are there decide, whatever class `architectures` names.
 
-    if not classifier.built:
-        classifier(keras.Input(shape[1:]))
-    layers, first_token = [], False
-    for step in _chain(classifier) or ():
-        layer = step.layer
-        if type(layer) is keras.layers.Dense:
-            layers.append(_as_dense(layer))
-        elif isinstance(layer, (keras.layers.Activation, keras.layers.Softmax)):
-            is_softmax = isinstance(layer, keras.layers.Softmax)
-            if not layers or layers[-1].activation != "linear" or (is_softmax and layer.axis != -1):
-                return None
-            activation = "softmax" if is_softmax else _name(layer.activation)
-            layers[-1] = layers[-1]._replace(activation=activation)
-        elif not first_token and _takes_first_token(step):
-            first_token = True
-        elif not isinstance(layer, _dropouts()):
-            return None
-    if not layers or layers[-1].activation not in _PROBLEMS:
-        return None
-    return _head(layers, first_token, shape)
+    Args:
+        checkpoint: From `find_checkpoint`.
 
-
-def _head(layers: list[Dense], first_token: bool, shape: tuple) -> Head | None:
-    """The head of these layers, if it is one that is known."""
-    hidden_size, pooled = shape[-1], len(shape) == 2
-    *before, out = layers
-    if out.kernel.shape[0] != hidden_size or (pooled and first_token):
-        return None
-    if not before:
-        return Head(SEQUENCE if pooled else None if first_token else TOKEN, layers)
-    is_pooler = (
-        len(before) == 1
-        and before[0].activation == "tanh"
-        and before[0].kernel.shape == (hidden_size, hidden_size)
-    )
-    return Head(SEQUENCE, layers) if first_token and is_pooler else None
-
-
-class _Step(NamedTuple):
-    """A layer of a chain, and what it is called with and returns, where that is known."""
-
-    layer: object
-    inputs: object = None
-    outputs: object = None
-
-
-def _chain(model) -> list[_Step] | None:
-    """The layers of a model in which each takes the output of the one before; else `None`."""
-    from ..backend import keras
-
-    if not isinstance(model, keras.Model):
-        return [_Step(model)]
-    if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
-        return None
-    chain, tensor = [], model.outputs[0]
-    while True:
-        layer, index, _ = tensor._keras_history
-        node = layer._inbound_nodes[index]
-        if not node.keras_inputs:
-            return chain
-        if len(node.keras_inputs) > 1 or node.call_kwargs.get("training"):
-            return None
-        (inputs,) = node.keras_inputs
-        is_model = isinstance(layer, keras.Model)
-        steps = _chain(layer) if is_model else [_Step(layer, inputs, tensor)]
-        if steps is None:
-            return None
-        chain, tensor = steps + chain, inputs
-
-
-def _as_dense(layer) -> Dense:
-    kernel, *bias = layer.get_weights()
-    bias = bias[0] if bias else np.zeros(kernel.shape[-1], "float32")
-    return Dense(kernel, bias, _name(layer.activation))
-
-
-def _name(activation) -> str | None:
-    return getattr(activation, "__name__", None)
-
-
-def _dropouts() -> tuple[type, ...]:
-    """Layers that return their input at inference."""
-    from ..backend import keras
-
-    names = ("Dropout", "SpatialDropout1D", "GaussianDropout", "GaussianNoise")
-    return tuple(getattr(keras.layers, name) for name in names)
-
-
-def _takes_first_token(step: _Step) -> bool:
-    """Whether a layer returns `x[:, 0]`.
-
-    A Lambda, or a slice in a functional model, does not say what it computes: its output on an
-    example does.
-    """
-    from ..backend import keras
-    from ..heads import FirstToken
-
-    if isinstance(step.layer, FirstToken):
-        return True
-    if step.inputs is None or step.layer.weights:
-        return False
-    if (len(step.inputs.shape), len(step.outputs.shape)) != (3, 2):
-        return False
-    _, length, size = step.inputs.shape
-    x = np.arange(2 * (length or 3) * size, dtype="float32").reshape(2, -1, size)
-    found = keras.Model(step.inputs, step.outputs)(x, training=False)
-    return np.array_equal(found, x[:, 0])
-
-
-def dropout_rate(classifier) -> float:
-    """The rate of the last dropout in a head."""
-    from ..backend import keras
-
-    layers = classifier._flatten_layers()
-    rates = [layer.rate for layer in layers if isinstance(layer, keras.layers.Dropout)]
-    return rates[-1] if rates else 0.0
-
-
-class KerasHead(NamedTuple):
-    """A head that is saved as a Keras file.
-
-    Attributes:
-        model: The Keras model.
-        inputs: Random hidden states, to compare the saved model with this one.
-        outputs: Of the model, for `inputs`.
-    """
-
-    model: object
-    inputs: np.ndarray
-    outputs: np.ndarray
-
-    @property
-    def num_classes(self) -> int:
-        return self.outputs.shape[-1]
-
-    @property
-    def activation(self) -> str:
-        """The activation that the outputs look as if they came from."""
-        y = self.outputs
-        if y.shape[-1] > 1 and np.allclose(y.sum(-1), 1, atol=1e-5):
-            return "softmax" if (y >= 0).all() else "linear"
-        return "sigmoid" if ((y >= 0) & (y <= 1)).all() else "linear"
-
-    def save(self, path: Path) -> None:
-        """Writes the Keras file, and checks that it can be read again."""
-        from ..backend import keras
-        from ..saving import load_keras_file
-
-        self.model.save(str(path))
-        try:
-            found = load_keras_file(path)(keras.backend.constant(self.inputs))
-        except ValueError as error:
-            raise ValueError(
-                f"`classifier` cannot be loaded from a Keras file ({error}). Register its classes "
-                "with `keras.saving.register_keras_serializable`."
-            ) from error
-        if not np.allclose(keras.backend.get_value(found), self.outputs, rtol=1e-4, atol=1e-5):
-            raise ValueError("`classifier` computes something else once it is saved and loaded.")
-
-
-def as_keras_head(classifier, shape: tuple) -> KerasHead:
-    """Makes a Keras model of a head on encoder outputs of `shape`, to be saved as a file.
+    Returns:
+        `HeadFacts`.
 
     Raises:
-        ValueError: if the head holds a Lambda layer.
+        ValueError: if the tensors do not fit the config, are neither an encoder's nor a head's, or
+            the head is of another task; if labels or `problem_type` do not fit the head.
     """
-    from ..backend import call_layer, keras
+    checkpoint.check()
+    raw, path = checkpoint.raw_config, checkpoint.config_file
+    labels = read_labels(raw.get("id2label"), path)
+    check_files(checkpoint.directory, [HEAD_FILE])
+    if (checkpoint.directory / HEAD_FILE).is_file():
+        number = len(raw["id2label"]) if raw.get("id2label") else None
+        return HeadFacts(KERAS, labels, stored_activation(raw, number, path), number)
+    names = _output_names(checkpoint)
+    _refuse_unknown(checkpoint, names)
+    kind = _kind(checkpoint, labels)
+    if kind is None:
+        return HeadFacts(None, labels)
+    number = _num_outputs(checkpoint, kind, names)
+    for key, value in (("id2label", raw.get("id2label")), ("num_labels", raw.get("num_labels"))):
+        count = len(value) if isinstance(value, dict) else value
+        if count is not None and count != number:
+            raise ValueError(f"{str(path)!r} has {count} labels in {key}, and the head {number}.")
+    family = checkpoint.family
+    rate = _rate(raw, family.dropout.get(kind), checkpoint.config["hidden_dropout_prob"], path)
+    facts = HeadFacts(kind, labels, stored_activation(raw, number, path, kind), number, rate)
+    if kind == TOKEN:
+        return facts
+    input_rate = rate if family.output == "classifier.out_proj" else 0.0
+    activation = family.pooler_activation
+    if family.model_type == "deberta-v2":
+        input_rate = _rate(raw, "pooler_dropout", 0.0, path)
+        spelling = raw.get("pooler_hidden_act") or "gelu"
+        activation = ACTIVATIONS.get(spelling) if isinstance(spelling, str) else None
+        if activation not in _POOLER_ACTIVATIONS:
+            raise ValueError(
+                f"{str(path)!r}: pooler_hidden_act must be one of gelu, relu, silu, tanh, not "
+                f"{spelling!r}."
+            )
+    return facts._replace(input_dropout_rate=input_rate, pooler_activation=activation)
 
-    if any(isinstance(layer, keras.layers.Lambda) for layer in classifier._flatten_layers()):
+
+def _output_names(checkpoint: Checkpoint) -> tuple[str, str] | None:
+    """The names of the output layer's tensors, if there is one."""
+    known = set(checkpoint.names)
+    return next((names for names in (CLASSIFIER, GOOGLE_CLASSIFIER) if known & set(names)), None)
+
+
+def _refuse_unknown(checkpoint: Checkpoint, output) -> None:
+    known = {*checkpoint.left_out, *(output or ())}
+    unknown = [n for n in checkpoint.names if not n.startswith("bert/") and n not in known]
+    if unknown:
         raise ValueError(
-            "`classifier` holds a Lambda layer, whose code would have to be run to load it again. "
-            "Use a layer of your own, or one of bert_of_theseus.heads."
+            f"The {checkpoint.format} {str(checkpoint.directory)!r} holds tensors that are neither "
+            f"of its encoder nor of a head that is known: "
+            f"{', '.join(map(checkpoint.stored_name, unknown))}."
         )
-    if not isinstance(classifier, keras.Model):
-        inputs = keras.Input(shape[1:])
-        classifier = keras.Model(inputs, classifier(inputs), name="classifier")
-    length = (shape[1] or 5,) if len(shape) == 3 else ()
-    x = np.random.default_rng(0).normal(size=(4, *length, shape[-1])).astype("float32")
-    y = keras.backend.get_value(call_layer(classifier, keras.backend.constant(x), False))
-    return KerasHead(classifier, x, y)
 
 
-def load_head(checkpoint: Checkpoint):
+def _kind(checkpoint: Checkpoint, labels) -> str | None:
+    """The kind of the head that the tensors make, or `None`."""
+    family, path = checkpoint.family, checkpoint.config_file
+    said = checkpoint.raw_config.get("architectures")
+    said = said[0] if isinstance(said, list) and said else said
+    said = said if isinstance(said, str) else ""
+    ends = {kind: family.architecture(kind)[len(family.classes) :] for kind in (SEQUENCE, TOKEN)}
+    kind = next((kind for kind, end in ends.items() if said.endswith(end)), None)
+    if not _output_names(checkpoint):
+        if kind:
+            _require(checkpoint, kind, CLASSIFIER)
+        return None
+    if said.endswith("ForMultipleChoice"):
+        raise ValueError(f"{str(path)!r} describes a {said}, whose head is not supported.")
+    stored = checkpoint.stored_name(CLASSIFIER[0])
+    if family.output != "classifier" and CLASSIFIER[0] in checkpoint.names:
+        found = SEQUENCE if stored == f"{family.output}.weight" else TOKEN
+        if kind not in (None, found):
+            raise ValueError(
+                f"{str(path)!r} describes a {said}, and the file holds the head of a "
+                f"{family.architecture(found)}: {stored}."
+            )
+        return found
+    found = SEQUENCE if POOLER[0] in checkpoint.names else TOKEN
+    # A BERT for tokens may hold a pooler that it does not use.
+    if kind is None and not family.pooler and found == SEQUENCE and _look_like_tags(labels):
+        raise ValueError(
+            f"{str(path)!r} does not say whether its head is of texts or of tokens: architectures "
+            f"must be [{family.architecture(SEQUENCE)!r}] or [{family.architecture(TOKEN)!r}], not "
+            f"{checkpoint.raw_config.get('architectures')!r}."
+        )
+    return kind or found
+
+
+def _look_like_tags(labels) -> bool:
+    return any(label.startswith(("B-", "I-")) for label in labels or ())
+
+
+def _require(checkpoint: Checkpoint, kind: str, output) -> tuple[str, ...]:
+    """The names of a head's tensors, which must all be there."""
+    wanted = (POOLER if kind == SEQUENCE else ()) + tuple(output)
+    missing = [checkpoint.stored_name(name) for name in wanted if name not in checkpoint.names]
+    if missing:
+        raise ValueError(
+            f"The {checkpoint.format} {str(checkpoint.directory)!r} lacks the head's "
+            f"{', '.join(missing)}."
+        )
+    return wanted
+
+
+def _num_outputs(checkpoint: Checkpoint, kind: str, output) -> int:
+    """The number of outputs, after checking that the head fits the encoder."""
+    wanted = _require(checkpoint, kind, output)
+    shape = checkpoint.shape(output[1])
+    number, hidden = (*shape, 1)[0], checkpoint.config["hidden_size"]
+    kernel = (number, hidden) if output == GOOGLE_CLASSIFIER else (hidden, number)
+    shapes = {POOLER[0]: (hidden, hidden), POOLER[1]: (hidden,)}
+    shapes.update({output[0]: kernel, output[1]: (number,)})
+    problems = [
+        f"{checkpoint.stored_name(name)}: {problem}"
+        for name in wanted
+        for problem in [misfit(checkpoint, name, shapes[name])]
+        if problem
+    ]
+    if problems or number < 1:
+        raise ValueError(
+            f"The {checkpoint.format} {str(checkpoint.directory)!r} does not fit a "
+            f"{checkpoint.family.architecture(kind)}: {'; '.join(problems) or 'no outputs'}."
+        )
+    return number
+
+
+def load_head(checkpoint: Checkpoint) -> tuple:
     """The classifier and the labels beside an encoder's weights.
 
     Returns:
         `(classifier, labels)`, each `None` where there is none.
     """
-    path = checkpoint.config_file
-    config = read_json(path)
-    labels = read_labels(config.get("id2label"), path)
-    beside = checkpoint.directory / HEAD_FILE
-    check_files(checkpoint.directory, [HEAD_FILE])
-    names = [n for n in (CLASSIFIER, GOOGLE_CLASSIFIER) if n[0] in checkpoint.names]
-    architecture = (config.get("architectures") or [SEQUENCE if names else None])[0]
-    if beside.is_file():
+    facts = read_task(checkpoint)
+    if facts.kind is None:
+        return None, facts.labels
+    if facts.kind == KERAS:
         from ..saving import load_keras_file
 
-        classifier = load_keras_file(beside)
-        found = _num_classes(classifier, checkpoint.config["hidden_size"], beside)
-    elif architecture in (SEQUENCE, TOKEN):
-        classifier = _load_own(checkpoint, config, architecture, (names or [CLASSIFIER])[0])
-        found = classifier.output_shape[-1]
-    else:
-        return None, labels
-    if labels is not None and len(labels) != found:
-        raise ValueError(f"{str(path)!r} names {len(labels)} labels, and the head has {found}.")
-    return classifier, labels
+        path = checkpoint.directory / HEAD_FILE
+        classifier = load_keras_file(path)
+        found = _num_classes(classifier, checkpoint.config["hidden_size"], path)
+        if facts.num_outputs not in (None, found):
+            raise ValueError(
+                f"{str(checkpoint.config_file)!r} names {facts.num_outputs} labels, and the head "
+                f"has {found}."
+            )
+        return classifier, facts.labels
+    return _load_own(checkpoint, facts), facts.labels
 
 
-def _load_own(checkpoint: Checkpoint, config: dict, architecture: str, names: tuple):
-    """A head that is one of BERT's own, from the checkpoint's tensors."""
+def _load_own(checkpoint: Checkpoint, facts: HeadFacts):
+    """A head that is the family's own, from the checkpoint's tensors."""
     from ..heads import pooler_classification_head, tagging_head
 
-    where = f"The {checkpoint.format} {str(checkpoint.directory)!r}"
-    wanted = (POOLER if architecture == SEQUENCE else ()) + names
-    missing = [checkpoint.stored_name(n) for n in wanted if n not in checkpoint.names]
-    if missing:
-        raise ValueError(f"{where} lacks the head's {', '.join(missing)}.")
+    output = _output_names(checkpoint)
+    wanted = _require(checkpoint, facts.kind, output)
     values = [checkpoint.tensor(name) for name in wanted]
-    if names == GOOGLE_CLASSIFIER:
+    broken = [name for name, value in zip(wanted, values) if not np.isfinite(value).all()]
+    if broken:
+        raise ValueError(
+            f"The {checkpoint.format} {str(checkpoint.directory)!r} holds NaN or infinity (nothing "
+            f"was loaded): {', '.join(map(checkpoint.stored_name, broken))}."
+        )
+    if output == GOOGLE_CLASSIFIER:
         values[-2] = values[-2].T
-    build = pooler_classification_head if architecture == SEQUENCE else tagging_head
-    num_classes = values[-1].shape[-1]
-    classifier = build(
-        checkpoint.config["hidden_size"],
-        num_classes,
-        activation=stored_activation(config, num_classes, checkpoint.config_file),
-        dropout_rate=_stored_dropout(config, checkpoint.config_file),
-    )
-    shapes = [tuple(weight.shape) for weight in classifier.weights]
-    for name, value, shape in zip(wanted, values, shapes):
-        if value.shape != shape or not np.isfinite(value).all():
-            raise ValueError(
-                f"{where} does not fit a {architecture}: {checkpoint.stored_name(name)} must be "
-                f"{shape} finite numbers, as (input_size, output_size), not {value.shape}."
-            )
+    options = {"activation": facts.activation, "dropout_rate": facts.dropout_rate}
+    sizes = checkpoint.config["hidden_size"], facts.num_outputs
+    if facts.kind == TOKEN:
+        classifier = tagging_head(*sizes, **options)
+    else:
+        classifier = pooler_classification_head(
+            *sizes,
+            **options,
+            pooler_activation=facts.pooler_activation,
+            input_dropout_rate=facts.input_dropout_rate,
+        )
     classifier.set_weights(values)
     return classifier
 
@@ -359,27 +272,41 @@ def read_labels(names, path: Path) -> list[str] | None:
     if keys is None or set(names) != set(keys) or not all(isinstance(names[k], str) for k in keys):
         raise ValueError(f"{str(path)!r} must map 0, 1, ... to strings in id2label.")
     labels = [names[key] for key in keys]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"{str(path)!r} must have distinct labels in id2label: {twice[0]!r}.")
     return None if labels == [f"LABEL_{key}" for key in keys] else labels
 
 
-def stored_activation(config: dict, num_classes: int, path: Path) -> str:
+def stored_activation(
+    config: dict, num_classes: int | None, path: Path, kind: str = SEQUENCE
+) -> str:
     """The activation of a head's output: `classifier_activation`, or its `problem_type`'s."""
-    default = "linear" if num_classes == 1 else "softmax"
-    for activation in ("sigmoid", "linear"):
-        if config.get("problem_type") == _PROBLEMS[activation]:
-            default = activation
-    activation = config.get("classifier_activation", default)
-    if activation not in list(_PROBLEMS):
+    problem = config.get("problem_type")
+    if problem not in (None, *PROBLEMS.values()):
         raise ValueError(
-            f"{str(path)!r}: classifier_activation must be one of {', '.join(_PROBLEMS)}, not "
+            f"{str(path)!r}: problem_type must be one of {', '.join(PROBLEMS.values())}, not "
+            f"{problem!r}."
+        )
+    default = "linear" if num_classes == 1 and kind == SEQUENCE else "softmax"
+    if kind == SEQUENCE and problem in (PROBLEMS["sigmoid"], PROBLEMS["linear"]):
+        default = "sigmoid" if problem == PROBLEMS["sigmoid"] else "linear"
+        if default == "linear" and (num_classes or 1) > 1:
+            raise ValueError(
+                f"{str(path)!r}: problem_type 'regression' must have one label, not {num_classes}."
+            )
+    activation = config.get("classifier_activation", default)
+    if activation not in list(PROBLEMS):
+        raise ValueError(
+            f"{str(path)!r}: classifier_activation must be one of {', '.join(PROBLEMS)}, not "
             f"{activation!r}."
         )
     return activation
 
 
-def _stored_dropout(config: dict, path: Path) -> float:
-    rate = config.get("classifier_dropout")
-    rate = config.get("hidden_dropout_prob", 0.1) if rate is None else rate
+def _rate(raw: dict, key: str | None, default: float, path: Path) -> float:
+    """A dropout's rate from a config."""
+    rate = default if key is None or raw.get(key) is None else raw[key]
     if not is_number(rate) or not 0 <= rate < 1:
-        raise ValueError(f"{str(path)!r}: classifier_dropout must be in [0, 1), not {rate!r}.")
+        raise ValueError(f"{str(path)!r}: {key} must be in [0, 1), not {rate!r}.")
     return rate

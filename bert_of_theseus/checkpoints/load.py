@@ -12,7 +12,8 @@ import numpy as np
 
 from ..files import check_files, read_json
 from ..validation import integer
-from .base import ACTIVATIONS, Checkpoint, missing_file
+from .base import Checkpoint, missing_file
+from .configs import ACTIVATIONS
 from .google import GoogleCheckpoint
 from .huggingface import HuggingFaceCheckpoint
 
@@ -151,6 +152,8 @@ def load_bert(
 def _load_bert(checkpoint: Checkpoint, num_hidden_layers, prefix: str, model="bert", **kwargs):
     if model not in ("bert", "roberta"):
         raise ValueError(f"`model` must be 'bert' or 'roberta'. Received: {model!r}.")
+    _refuse_other_families(checkpoint)
+    checkpoint.check()
     depth = checkpoint.config["num_hidden_layers"]
     num_hidden_layers = integer("num_hidden_layers", num_hidden_layers, 1, depth, optional=True)
     options = {**checkpoint.config, **kwargs, "prefix": prefix, "model": model}
@@ -159,6 +162,15 @@ def _load_bert(checkpoint: Checkpoint, num_hidden_layers, prefix: str, model="be
     transformer = _build(options)
     _load(transformer, checkpoint, options)
     return transformer
+
+
+def _refuse_other_families(checkpoint: Checkpoint) -> None:
+    model_type = checkpoint.config["model_type"]
+    if model_type != "bert":
+        raise ValueError(
+            f"{str(checkpoint.directory)!r} holds a model of type {model_type!r}, which needs Keras "
+            "3 with KerasHub; bert4keras' BERT takes the weights of 'bert' only."
+        )
 
 
 def build_bert(config: dict, *, num_hidden_layers: int | None = None, prefix: str = ""):
@@ -287,6 +299,7 @@ def set_layer_norm_epsilon(transformer, epsilon: float) -> None:
 def _load(transformer, checkpoint: Checkpoint, options: dict) -> None:
     models = bert4keras_models()
     check_bert(transformer, models, "loaded into")
+    _refuse_other_families(checkpoint)
     for option in ("ignore_invalid_weights", "autoresize_weights"):
         if getattr(transformer, option):
             raise ValueError(

@@ -18,11 +18,14 @@ import numpy as np
 
 from ..data.tokenizer import stored_lowercase
 from ..files import CHECKSUMS, check_files, read_checksums, replace_file, sha256, write_json
-from .base import SPELLINGS, Checkpoint
+from .base import Checkpoint
+from .configs import SPELLINGS
 from .describe import Description, describe
+from .families import CLASSIFIER, FAMILIES, POOLER
 from .google import GoogleCheckpoint
-from .heads import CLASSIFIER, GOOGLE_CLASSIFIER, HEAD_FILE, POOLER, as_keras_head, dropout_rate
-from .huggingface import SHARD_INDEX, SINGLE_FILE, HuggingFaceCheckpoint, from_canonical
+from .heads import GOOGLE_CLASSIFIER, HEAD_FILE
+from .huggingface import SHARD_INDEX, SINGLE_FILE, HuggingFaceCheckpoint
+from .keras_heads import as_keras_head, dropout_rate
 from .load import KINDS, check_vocab
 
 _GOOGLE_CONFIG = "bert_config.json"
@@ -180,7 +183,9 @@ class _Parts:
 
     def __init__(self, description: Description, transformer, classifier):
         self.config, self.tensors, head = description
-        self.architecture = head.architecture if head else None
+        self.architecture = None
+        if head and head.kind:
+            self.architecture = FAMILIES["bert"].architecture(head.kind)
         self.keras_head = None
         if head:
             self.tensors.update(head.tensors)
@@ -340,7 +345,8 @@ def _write_safetensors(path: Path, tensors: dict, prefix: str) -> None:
     stored = {}
     for name, value in tensors.items():
         value = value.T if name.endswith("/kernel") else value
-        stored[from_canonical(name, prefix)] = np.ascontiguousarray(value)
+        kind = "sequence" if prefix else None
+        stored[FAMILIES["bert"].stored(name, kind)] = np.ascontiguousarray(value)
     try:
         save_file(stored, path, metadata={"format": "pt"})
         # safetensors makes it readable by its owner only. Use the folder's permissions.
