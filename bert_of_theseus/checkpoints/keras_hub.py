@@ -124,7 +124,7 @@ def build_backbone(config: dict, num_hidden_layers: int | None = None, *, pooler
     kind = config.get("model_type", "bert")
     if kind not in CLASSES:
         raise ValueError(
-            f"KerasHub has no backbone for models of type {kind!r}. Supported: {', '.join(CLASSES)}."
+            f"`config` must be of a KerasHub backbone: {', '.join(CLASSES)}. Received: {kind!r}."
         )
     from ..encoders import keras_hub_backbones
 

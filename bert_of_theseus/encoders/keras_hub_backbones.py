@@ -106,7 +106,7 @@ def _buckets(bucket_size: int, max_positions: int) -> np.ndarray:
 
 @register
 class TokenPositions(keras.layers.Layer):
-    """Numbers the tokens from `padding_id + 1`, as RoBERTa does; padding has the number `padding_id`.
+    """Numbers the tokens as RoBERTa does: from `padding_id + 1`, and padding `padding_id`.
 
     Args:
         padding_id: Integer, the id of padding.
@@ -202,7 +202,7 @@ class _Backbone(keras_hub.models.Backbone):
         o = _Options(self._options, dtype)
         x = self._embed(o, inputs)
         context = {"padding_mask": inputs["padding_mask"], **self._context(o, x)}
-        self.transformer_layers = self._layers(o)
+        self.transformer_layers = self._stack(o)
         for layer in self._order(o):
             x = layer(x, **context)
         outputs = {"sequence_output": x} if self._has_two_outputs or pooler else x
@@ -252,7 +252,7 @@ class _Backbone(keras_hub.models.Backbone):
         """What all layers take in addition."""
         return {}
 
-    def _layers(self, o):
+    def _stack(self, o):
         return [o.layer(f"transformer_layer_{index}") for index in range(o.num_layers)]
 
     def _order(self, o):
@@ -363,7 +363,7 @@ class AlbertBackbone(_Backbone, keras_hub.models.AlbertBackbone):
     _own = ("embedding_dim", "num_groups", "num_inner_repetitions")
     _has_two_outputs = _projects_always = True
 
-    def _layers(self, o):
+    def _stack(self, o):
         inner = range(o.num_inner_repetitions)
         return [
             [o.layer(f"group_{group}_inner_layer_{index}") for index in inner]
@@ -395,7 +395,7 @@ class DebertaV3Backbone(_Backbone, keras_hub.models.DebertaV3Backbone):
         )
         return {"rel_embeddings": self.relative_embeddings(x)}
 
-    def _layers(self, o):
+    def _stack(self, o):
         sizes = {"max_position_embeddings": o.max_sequence_length, "bucket_size": o.bucket_size}
         names = [f"disentangled_attention_encoder_layer_{index}" for index in range(o.num_layers)]
         return [o.layer(name, DisentangledLayer, **sizes) for name in names]
