@@ -24,8 +24,9 @@ from .examples import NO_LABEL, Corpus, Entity, Example, Pair, Words, split_off
 from .readers import read_json_lines
 from .span_tasks import SpanExtraction, Tagging
 from .tables import Table, read_table
+from .tagging import TokenClassification
 from .tasks import Classification, MultiLabel, Regression, TextTask
-from .texts import load_texts
+from .texts import load_texts, task_for
 from .tokenizer import Encoded, Tokenizer
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ __all__ = [
     "Table",
     "Tagging",
     "TextTask",
+    "TokenClassification",
     "Tokenizer",
     "Words",
     "decode_answer",
@@ -62,6 +64,7 @@ __all__ = [
     "read_json_lines",
     "read_table",
     "split_off",
+    "task_for",
 ]
 
 

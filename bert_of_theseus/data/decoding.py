@@ -53,6 +53,24 @@ def decode_entities(
     return without_overlaps(found)
 
 
+def tag_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Start, end and type of each entity in a list of tags, as seqeval finds them.
+
+    Tags are `O`, or `B-`, `I-`, `E-`, `S-` with a type; `L-` and `U-` are the same as `E-` and
+    `S-`. A tag that cannot continue the entity before it begins a new one.
+    """
+    spans = []
+    before, type_before = "O", ""
+    for index, tag in enumerate(tags):
+        part, type = {"L": "E", "U": "S"}.get(tag[0], tag[0]), tag[2:]
+        if part != "O":
+            continues = part in "IE" and before in "BI" and type == type_before
+            start = spans.pop()[0] if continues else index
+            spans.append((start, index + 1, type))
+        before, type_before = part, type
+    return spans
+
+
 def decode_answer(
     probabilities, offsets: np.ndarray, cut: bool = False, max_answer_length: int = 30
 ) -> tuple[int, int] | None:

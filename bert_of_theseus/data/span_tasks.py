@@ -13,7 +13,7 @@ from .examples import NO_LABEL, Entity
 from .tasks import TextTask
 
 
-class _SpanTask(TextTask):
+class MaskedTask(TextTask):
     """Outputs without a label, such as those of padding, count in neither loss nor metric."""
 
     @property
@@ -29,7 +29,7 @@ class _SpanTask(TextTask):
         return (MaskedAccuracy(),)
 
 
-class Tagging(_SpanTask):
+class Tagging(MaskedTask):
     """Named entities: one tag per token, in the BIO scheme.
 
     An example's label is a list of `Entity`; white space at their ends is ignored. An entity is
@@ -108,6 +108,10 @@ class Tagging(_SpanTask):
 
     def _entities(self, example, number):
         text, entities = example.text, []
+        if not isinstance(example.label, (list, tuple)) or not all(
+            isinstance(entity, (list, tuple)) and len(entity) == 3 for entity in example.label
+        ):
+            raise self._invalid(number, "a list of entities: (start, end, type)", example.label)
         for entity in example.label:
             start, end, type = entity
             if type not in self.types or not 0 <= start < end <= len(text):
@@ -120,7 +124,7 @@ class Tagging(_SpanTask):
         return entities
 
 
-class SpanExtraction(_SpanTask):
+class SpanExtraction(MaskedTask):
     """The part of a text that answers a question.
 
     An example is a `Pair` of the question and the text that is searched; its label is the

@@ -1,7 +1,7 @@
 """Tasks on texts: each knows its head, loss, metrics and score, and makes batches for `compress`.
 
-Nothing here imports Keras before a head or a loss is requested. The scores come from scikit-learn,
-SciPy and seqeval; a missing one raises an error when `TextTask.options` is read.
+Nothing here imports Keras before a head or a loss is requested. Some scores come from scikit-learn,
+SciPy or seqeval; a missing one raises an error when `TextTask.options` is read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from ..validation import is_integer, is_number, number, one_of
 from .batches import Batches
 from .decoding import decode_labels
-from .examples import Example
+from .examples import NO_LABEL, Example
 from .tokenizer import Encoded, Tokenizer
 
 _INSTALL = {
@@ -87,10 +87,16 @@ class TextTask:
     def encode(self, examples: list[Example], tokenizer: Tokenizer, max_length: int) -> Encoded:
         """Returns the token ids and labels of `examples`.
 
+        If no example has a label, all being `None`, the labels are `NO_LABEL` or NaN: values that
+        no loss takes for a label.
+
         Raises:
             ValueError: if a label is invalid for this task.
         """
-        labels = [self._label(example.label, number) for number, example in enumerate(examples)]
+        if all(example.label is None for example in examples):
+            labels = [self._no_label] * len(examples)
+        else:
+            labels = [self._label(e.label, number) for number, e in enumerate(examples)]
         plain = [example._replace(label=0) for example in examples]
         encoded = tokenizer.encode(plain, max_length)
         return encoded._replace(labels=np.array(labels), examples=examples)
@@ -126,6 +132,11 @@ class TextTask:
     def decode(self, outputs: list[np.ndarray], encoded: Encoded) -> list:
         """Returns the prediction for each text."""
         raise NotImplementedError
+
+    @property
+    def _no_label(self):
+        """In place of a text's label where there is none."""
+        return np.full(len(self.labels), np.nan, dtype="float32")
 
     def check(self) -> None:
         """Raises an `ImportError` if a package that `score` needs is missing."""
@@ -194,6 +205,10 @@ class Classification(TextTask):
         """Returns the name of each text's most likely class."""
         return [self.labels[int(output.argmax())] for output in outputs]
 
+    @property
+    def _no_label(self):
+        return NO_LABEL
+
     def _label(self, label, number):
         if not is_integer(label) or not 0 <= label < len(self.labels):
             raise self._invalid(number, f"an integer from 0 to {len(self.labels) - 1}", label)
@@ -212,7 +227,7 @@ class MultiLabel(TextTask):
         threshold: Float, smallest probability of a predicted class. Defaults to `0.5`.
     """
 
-    _metrics: ClassVar = {"micro_f1": "sklearn.metrics", "macro_f1": "sklearn.metrics"}
+    _metrics: ClassVar = {"micro_f1": None, "macro_f1": "sklearn.metrics"}
     _activation, loss, metrics = "sigmoid", "binary_crossentropy", ("binary_accuracy",)
 
     def __init__(self, labels: Sequence[str], metric: str = "micro_f1", threshold: float = 0.5):
@@ -223,11 +238,11 @@ class MultiLabel(TextTask):
         return {**super().get_config(), "threshold": self.threshold}
 
     def measure(self, outputs, encoded):
-        found = np.array(outputs) >= self.threshold
-        f1 = self._module().f1_score(
-            encoded.labels > 0, found, average=self.metric.removesuffix("_f1"), zero_division=0
-        )
-        return {self.metric: f1}
+        found, wanted = np.array(outputs) >= self.threshold, encoded.labels > 0
+        if self.metric == "micro_f1":
+            return {"micro_f1": 2 * (found & wanted).sum() / max(found.sum() + wanted.sum(), 1)}
+        f1 = self._module().f1_score(wanted, found, average="macro", zero_division=0)
+        return {"macro_f1": f1}
 
     def decode(self, outputs, encoded=None):
         """Returns the list of each text's classes, by name."""
@@ -251,7 +266,7 @@ class Regression(TextTask):
         metric: `"pearson"` or `"spearman"`, the correlation. Defaults to `"pearson"`.
     """
 
-    _metrics: ClassVar = {"pearson": "scipy.stats", "spearman": "scipy.stats"}
+    _metrics: ClassVar = {"pearson": None, "spearman": "scipy.stats"}
     _activation, loss, metrics = "linear", "mean_squared_error", ("mean_absolute_error",)
 
     def __init__(self, metric: str = "pearson"):
@@ -262,11 +277,12 @@ class Regression(TextTask):
 
     def measure(self, outputs, encoded):
         stats = self._module()
-        found, wanted = np.array(self.decode(outputs)), encoded.labels[:, 0]
+        found, wanted = np.array(self.decode(outputs)), encoded.labels[:, 0].astype("float64")
         if len(set(found)) < 2 or len(set(wanted)) < 2:  # the correlation is undefined
             return {self.metric: 0.0}
-        correlation = stats.pearsonr if self.metric == "pearson" else stats.spearmanr
-        return {self.metric: correlation(found, wanted)[0]}
+        if self.metric == "pearson":
+            return {"pearson": np.corrcoef(found, wanted)[0, 1]}
+        return {"spearman": stats.spearmanr(found, wanted)[0]}
 
     def decode(self, outputs, encoded=None):
         """Returns the number for each text."""

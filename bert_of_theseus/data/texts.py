@@ -13,6 +13,8 @@ from .columns import are_numbers, is_usual_name
 from .examples import Corpus, at_most, split_off
 from .labels import READERS, Columns
 from .tables import Table, format_of, read_table
+from .tagging import TokenClassification
+from .tasks import Classification, MultiLabel, Regression, TextTask
 
 KINDS = tuple(READERS)
 _SETS = {
@@ -66,14 +68,14 @@ def load_texts(
             usual names are looked for.
         validation: Path of a file. Defaults to `None`: that of the folder, or a part of the texts
             that is split off.
-        test: Path of a file. Defaults to `None`: that of the folder, or none.
-        validation_fraction: Share that is split off. Defaults to `0.1`.
+        test: Path of a file. Defaults to `None`, as for `validation`.
+        validation_fraction: Share of each part that is split off. Defaults to `0.1`.
         limit: Integer. Uses at most this many random rows of each file. Defaults to `None`, all.
         seed: Integer, of the choice and the split. Defaults to `42`.
         format, delimiter: As in `read_table`.
 
     Returns:
-        A `Corpus`. Its `dev` is what `test` holds, and empty without it.
+        A `Corpus`, whose `dev` is the test set.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -100,9 +102,32 @@ def load_texts(
     for (name, _), examples in zip(tables, reader.examples()):
         sets[name] += examples
     train, validation, test = (at_most(examples, limit, seed) for examples in sets.values())
-    if not validation:
-        train, validation = split_off(train, validation_fraction, seed)
+    try:
+        if not test:
+            train, test = split_off(train, validation_fraction, seed)
+        if not validation:
+            train, validation = split_off(train, validation_fraction, seed)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     return Corpus(train, validation, test, reader.names)
+
+
+def task_for(kind: str, labels: Sequence[str], metric: str | None = None) -> TextTask:
+    """The task of the corpora that `load_texts` reads.
+
+    Args:
+        kind: String, as in `load_texts`.
+        labels: List of strings, the names of the model's outputs in their order.
+        metric: String, one of the task's. Defaults to `None`, the task's default.
+
+    Returns:
+        `Classification`, `MultiLabel`, `Regression` or `TokenClassification`.
+    """
+    options = {} if metric is None else {"metric": metric}
+    if one_of("kind", kind, KINDS) == "regression":
+        return Regression(**options)
+    tasks = {"classification": Classification, "multi-label": MultiLabel}
+    return tasks.get(kind, TokenClassification)(labels, **options)
 
 
 def _files(source, validation, test):

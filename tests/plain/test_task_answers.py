@@ -12,6 +12,7 @@ from bert_of_theseus.data import (
     NO_LABEL,
     Batches,
     Classification,
+    Encoded,
     Entity,
     Example,
     MultiLabel,
@@ -19,12 +20,15 @@ from bert_of_theseus.data import (
     Regression,
     SpanExtraction,
     Tagging,
+    TokenClassification,
     Tokenizer,
+    Words,
     decode_answer,
     decode_entities,
     load_cluener,
     load_folder,
 )
+from bert_of_theseus.data.decoding import tag_spans
 
 PIECES = [
     "a",
@@ -230,6 +234,104 @@ def test_seqevals_score(tokenizer):
     assert set(task.measure(nothing, encoded).values()) == {0.0}
 
 
+# The tags of a model.
+
+
+SCHEMES = {
+    "BIO": ["O", "B-x", "I-x", "B-y-z", "I-y-z"],
+    "BIOES": [f"{part}-{type}" for type in "xy" for part in "BIES"] + ["O"],
+    "IO": ["I-x", "I-y", "O"],
+}
+
+
+@settings(LAWS, max_examples=60)
+@given(st.data())
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_entities_are_those_of_seqeval(scheme, data):
+    from seqeval.metrics import f1_score, precision_score, recall_score
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    tags = st.sampled_from(SCHEMES[scheme])
+    sides = data.draw(
+        st.lists(st.lists(st.tuples(tags, tags), min_size=1, max_size=9), min_size=1, max_size=3)
+    )
+    wanted, found = ([[pair[side] for pair in text] for text in sides] for side in (0, 1))
+    for text in wanted:
+        spans = [(type, start, end - 1) for start, end, type in tag_spans(text)]
+        assert spans == get_entities(text)
+    task = TokenClassification(SCHEMES[scheme])
+    numbers = [np.array([task.labels.index(tag) for tag in text]) for text in wanted]
+    outputs = [np.eye(9)[[task.labels.index(tag) for tag in text]] for text in found]
+    scores = task.measure(outputs, Encoded([], numbers))
+    for metric, function in (
+        ("f1", f1_score),
+        ("precision", precision_score),
+        ("recall", recall_score),
+    ):
+        assert scores[metric] == pytest.approx(function(wanted, found, zero_division=0))
+
+
+def test_ends_by_another_name():
+    assert tag_spans(["B-x", "L-x", "U-x", "U-x"]) == [(0, 2, "x"), (2, 3, "x"), (3, 4, "x")]
+
+
+def test_tags_of_words_and_characters(tokenizer):
+    task = TokenClassification(["B-x", "I-x", "O"])
+    examples = [
+        Words(("ab1", "中国", "e,", "\u200b", "x"), (0, 1, 2, 2, 0)),
+        Example("ab1 中国 e,", tuple([0] * 3 + [2] + [0, 1] + [2] * 3)),
+        Example("a ab", None),
+    ]
+    encoded = task.encode(examples, tokenizer, 16)
+    tokens = [[VOCAB[i] for i in ids] for ids in encoded.token_ids]
+    assert tokens[0] == ["[CLS]", "ab", "##1", "中", "国", "e", ",", "x", "[SEP]"]
+    # The first token of a word has its tag; a word without tokens has none.
+    assert encoded.labels[0].tolist() == [-1, 0, -1, 1, -1, 2, -1, 0, -1]
+    # Without words given, BERT's own are taken: each Chinese character, each comma.
+    assert tokens[1] == tokens[0][:7] + ["[SEP]"]
+    assert encoded.labels[1].tolist() == [-1, 0, -1, 0, 1, 2, 2, -1]
+    assert encoded.labels[2].tolist() == [-1] * 4
+    for example, offsets in zip(examples, encoded.offsets):
+        spans = [example.text[slice(*span)] for span in offsets if span[0] < span[1]]
+        expected = {0: ["ab1", "中国", "e,", "x"], 1: ["ab1", "中", "国", "e", ","], 2: ["a", "ab"]}
+        assert spans == expected[examples.index(example)]
+    outputs = [np.eye(3)[np.maximum(labels, 0)] for labels in encoded.labels]
+    assert task.decode(outputs, encoded)[:2] == [
+        ["B-x", "I-x", "O", "B-x"],
+        ["B-x", "B-x", "I-x", "O", "O"],
+    ]
+    assert task.measure(outputs, encoded) == dict.fromkeys(
+        ("f1", "accuracy", "precision", "recall"), 1
+    )
+    assert encoded.dropped == 1
+    # What is cut off does not count, as in transformers.
+    cut = task.encode(examples[:1], tokenizer, 5)
+    assert cut.labels[0].tolist() == [-1, 0, -1, 1, -1]
+    assert (cut.cut.tolist(), cut.dropped) == ([True], 3)
+    assert task.measure(outputs[:1], cut)["recall"] == 1
+    batches = task.batches(examples, tokenizer, 16, batch_size=3, shuffle=False)
+    assert batches[0][1].shape == (3, 9)
+
+
+def test_other_tags_are_scored_by_the_word(tokenizer):
+    task = TokenClassification(["NOUN", "VERB"])
+    assert task.metric == "accuracy"
+    encoded = task.encode([Words(("a", "b", "x1"), (0, 1, 1))], tokenizer, 16)
+    assert task.measure([np.eye(2)[[1, 0, 0, 1, 0, 0]]], encoded) == {"accuracy": 2 / 3}
+
+
+def test_texts_without_labels_have_values_that_are_none(tokenizer):
+    examples = [Example("a", None), Pair("a", "b", None)]
+    for task, expected in (
+        (Classification("ab"), [-1, -1]),
+        (MultiLabel("ab"), [[np.nan] * 2] * 2),
+        (Regression(), [[np.nan]] * 2),
+    ):
+        np.testing.assert_array_equal(task.encode(examples, tokenizer, 8).labels, expected)
+    with pytest.raises(ValueError, match=r"Example 0: .*Received: None"):
+        Classification("ab").encode([examples[0], Example("a", 0)], tokenizer, 8)
+
+
 # Other labels.
 
 
@@ -310,6 +412,11 @@ def test_how_far_answers_overlap(tokenizer):
     (Regression(), Example("a", float("nan")), "finite number. Received: nan"),
     (Tagging(TYPES), Example("a", [Entity(0, 2, "name")]), "within 0 to 1 of the types place, na"),
     (Tagging(TYPES), Example("a", [Entity(0, 1, "film")]), "of the types place, name.*film"),
+    (Tagging(TYPES), Example("a", 3), r"must be a list of entities: \(start, end, type\).*3"),
+    (Tagging(TYPES), Example("a", ["name"]), "must be a list of entities"),
+    (TokenClassification("ab"), Example("a b", [0, 2, 1]), "a list of 3 integers from 0 to 1"),
+    (TokenClassification("ab"), Words(("a b", "b"), [0]), "a list of 2 integers from 0 to 1"),
+    (TokenClassification("ab"), Words(("a",), 0), "a list of 1 integers"),
     (SpanExtraction(), Example("a", (0, 1)), "must be a `Pair`"),
     (SpanExtraction(), Pair("a", "b", (1, 1)), r"\(start, end\) within 0 to 1"),
 ])  # fmt: skip
@@ -330,6 +437,7 @@ def test_a_question_longer_than_the_limit(tokenizer):
     (lambda: Classification("abc", "f1"), "must be two classes"),
     (lambda: MultiLabel("ab", threshold=0), "`threshold` must be a number in"),
     (lambda: Regression("r2"), "must be one of .*pearson.*spearman"),
+    (lambda: TokenClassification(["NOUN", "O"], "f1"), r"`labels` must be O, B-.*NOUN"),
     (lambda: SpanExtraction(max_answer_length=0), "`max_answer_length` must be an integer"),
 ])  # fmt: skip
 def test_tasks_that_cannot_be(build, problem):
@@ -340,7 +448,8 @@ def test_tasks_that_cannot_be(build, problem):
 @pytest.mark.parametrize("task, package", [
     (Tagging(TYPES), "seqeval: pip install setuptools setuptools-scm && .* seqeval"),
     (Classification("ab", "matthews"), "sklearn: pip install scikit-learn"),
-    (Regression(), "scipy: pip install scipy"),
+    (Regression("spearman"), "scipy: pip install scipy"),
+    (MultiLabel("ab", "macro_f1"), "sklearn: pip install scikit-learn"),
 ])  # fmt: skip
 def test_packages_are_asked_for_before_anything_is_trained(task, package, monkeypatch):
     def missing(name):
@@ -349,6 +458,9 @@ def test_packages_are_asked_for_before_anything_is_trained(task, package, monkey
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ImportError, match=f"The metric {task.metric!r} needs {package}"):
         task.options  # noqa: B018  a property that raises
+    # The others need none.
+    for task in (Classification("ab"), MultiLabel("ab"), Regression(), TokenClassification("ab")):
+        task.check()
     assert Classification("ab").options["metrics"] == ("accuracy",)
 
 
