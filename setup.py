@@ -33,15 +33,13 @@ EXTRAS_REQUIRE = {
     # it goes in with `pip install --no-deps -r requirements-bert4keras.txt`. It imports distutils,
     # which left the standard library in Python 3.12 and comes with setuptools there.
     "bert4keras": ["ml-dtypes>=0.3", "safetensors>=0.4", "setuptools>=68", "tf-keras>=2.16"],
-    # All that `bert-of-theseus compress` needs: the folders' weights and tokenizers, the scores of
-    # any task, charts and progress bars. `--onnx` needs `export` too.
+    # All that `bert-of-theseus compress` needs: the folders' weights and tokenizers, charts and
+    # progress bars. `--onnx` needs `export` too, and scores that are no task's default `tasks`.
     "keras-hub": [
         "keras-hub>=0.20",
         "matplotlib>=3.6",
         "ml-dtypes>=0.3",
         "safetensors>=0.4",
-        "scikit-learn>=1.3",
-        "scipy>=1.9",
         "tokenizers>=0.19",
         "tqdm>=4.60",
     ],

@@ -19,6 +19,9 @@ examples:
       --label-column gold_label --test dev.tsv --layers 4 --output small
   bert-of-theseus compress ner --train train.conll --validation dev.conll --layers 3 --output small
 
+Without labels in FILE the model's own answers are learned, and scores say how often the smaller
+model decides as it does.
+
 MODEL is a folder as `transformers` writes it, for the classification of texts or of tokens: BERT,
 RoBERTa, XLM-RoBERTa, DistilBERT, ELECTRA, ALBERT, DeBERTa-v3. It is not trained again. Labels are
 those of the model, by name or by number.
@@ -64,6 +67,8 @@ def _add_data(parser) -> None:
     what = "the column with the text; twice for pairs of texts; default: usual names"
     add("--text-column", action="append", metavar="NAME", help=what)
     add("--label-column", metavar="NAME", help="default: usual names")
+    what = "more texts; the model's own answers are learned in place of labels"
+    add("--unlabeled", metavar="FILE", help=what)
     what = "to choose the best weights; default: a part of the training texts"
     add("--validation", metavar="FILE", help=what)
     add(
@@ -88,6 +93,8 @@ def _add_training(parser) -> None:
     what = "passes over the texts, and half as many after that; default: 3, more for few texts"
     add("--epochs", type=positive, metavar="N", help=what)
     add("--learning-rate", type=_share, metavar="X", help="default: 1e-4")
+    what = "the score, such as macro_f1 or matthews; default: accuracy, F1 or correlation"
+    add("--metric", metavar="NAME", help=what)
     add("--seed", type=_seed, default=0, metavar="N", help="default: %(default)s")
 
 
@@ -136,8 +143,8 @@ def compress(args: argparse.Namespace) -> int:
 
 # Of arguments here and of `compress_pretrained`.
 _SAME_NAMES = (
-    *("validation", "test", "validation_fraction", "limit", "max_length", "lowercase"),
-    *("batch_size", "epochs", "learning_rate", "seed", "onnx", "overwrite", "dry_run"),
+    *("unlabeled", "validation", "test", "validation_fraction", "limit", "max_length", "lowercase"),
+    *("metric", "batch_size", "epochs", "learning_rate", "seed", "onnx", "overwrite", "dry_run"),
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +12,12 @@ import numpy as np
 from ..checkpoints import find_checkpoint
 from ..checkpoints.base import Checkpoint
 from ..checkpoints.heads import HeadFacts, read_task
-from ..data import Classification, Encoded, MultiLabel, Regression, TextTask, Tokenizer, load_texts
+from ..data import Encoded, TextTask, Tokenizer, load_texts, task_for
 from ..files import sha256
 from ..validation import integer
+from .answers import unlabelled
 
-SETS = ("train", "validation", "test")
+SETS = ("train", "validation", "test", "unlabeled")
 
 
 class Inputs(NamedTuple):
@@ -28,7 +28,8 @@ class Inputs(NamedTuple):
         head: Its `HeadFacts`.
         tokenizer: Its `Tokenizer`.
         task: The `TextTask` that its head solves.
-        texts: Dict of `Encoded` by the names in `SETS`; without `"test"` where there is none.
+        texts: Dict of `Encoded` by the names in `SETS`, without those that there are none of.
+        has_labels: Boolean. Whether the texts have labels, those of `"unlabeled"` aside.
         max_length: Integer, the number of tokens that a text is truncated to.
     """
 
@@ -37,16 +38,14 @@ class Inputs(NamedTuple):
     tokenizer: Tokenizer
     task: TextTask
     texts: dict[str, Encoded]
+    has_labels: bool
     max_length: int
 
     @property
-    def labels(self) -> list[str]:
-        """The names of the head's outputs."""
-        return self.head.labels or [f"LABEL_{i}" for i in range(self.head.num_outputs)]
-
-    @property
-    def num_hidden_layers(self) -> int:
-        return self.checkpoint.config["num_hidden_layers"]
+    def num_texts(self) -> int:
+        """The number of texts to train on."""
+        trained = [self.texts[name] for name in ("train", "unlabeled") if name in self.texts]
+        return sum(len(encoded.token_ids) for encoded in trained)
 
     def checksums(self) -> dict[str, str]:
         """Of all that was read: the same model and the same texts have the same ones."""
@@ -60,7 +59,8 @@ class Inputs(NamedTuple):
     def describe(self) -> str:
         """A few lines on the model and the texts."""
         config, head = self.checkpoint.config, self.head
-        shown = ", ".join(self.labels[:8]) + ", ..." * (len(self.labels) > 8)
+        labels = self.task.labels
+        shown = ", ".join(labels[:8]) + ", ..." * (len(labels) > 8)
         lines = [
             f"{config['model_type']}, {config['num_hidden_layers']} layers of "
             f"{config['hidden_size']} units; {head.num_outputs} outputs: {shown}"
@@ -79,15 +79,18 @@ def read_inputs(
     model: str | os.PathLike,
     train: str | os.PathLike,
     *,
+    unlabeled: str | os.PathLike | None = None,
     num_hidden_layers: int | None = None,
     max_length: int | None = None,
     lowercase: bool | None = None,
+    metric: str | None = None,
     **data,
 ) -> Inputs:
     """Reads a model's folder and files of texts, and checks that they fit each other.
 
     Args:
-        model, train, num_hidden_layers, max_length, lowercase: As in `compress_pretrained`.
+        model, train, unlabeled, num_hidden_layers, max_length, lowercase, metric: As in
+            `compress_pretrained`.
         **data: Other arguments of `data.load_texts`.
 
     Raises:
@@ -102,30 +105,42 @@ def read_inputs(
         )
     checkpoint = find_checkpoint(model)
     head = read_task(checkpoint)
-    if head.kind is None:
+    if head.kind not in ("sequence", "token"):
+        what = "no head" if head.kind is None else "a head that other programs do not know"
         raise ValueError(
-            f"{str(model)!r} is an encoder without a head. It must be fine-tuned: a model for the "
-            "classification of texts or of tokens."
+            f"{str(model)!r} must be a fine-tuned model for the classification of texts or of "
+            f"tokens. It has {what}."
         )
     _check_depth(num_hidden_layers, checkpoint.config["num_hidden_layers"])
     tokenizer = Tokenizer.from_folder(model, lowercase=lowercase)
     _check_vocabulary(model, tokenizer, checkpoint.config)
     limit = checkpoint.config["max_position_embeddings"]
     max_length = integer("max_length", max_length, 3, limit, optional=True) or limit
-    inputs = Inputs(checkpoint, head, tokenizer, None, {}, max_length)
     kind = _kind(model, head)
-    corpus = load_texts(train, kind=kind, labels=inputs.labels, **data)
-    task = _task(kind, inputs.labels)
+    labels = head.labels or [f"LABEL_{number}" for number in range(head.num_outputs)]
+    task = task_for(kind, labels, metric)
     task.check()
+    corpus = load_texts(train, kind=kind, labels=labels, **data)
+    has_labels = corpus.train[0].label is not None
     sets = {"train": corpus.train, "validation": corpus.validation, "test": corpus.dev}
-    texts = {
-        name: task.encode(examples, tokenizer, max_length)
-        for name, examples in sets.items()
-        if examples
-    }
-    for name, encoded in texts.items():
-        _check_segments(model, name, encoded, checkpoint.config)
-    return inputs._replace(task=task, texts=texts)
+    if unlabeled is not None:
+        sets["unlabeled"] = _read_unlabeled(unlabeled, kind, labels, data)
+    texts = {}
+    for name, examples in sets.items():
+        if examples and not (has_labels and name in SETS[:3]):
+            examples = unlabelled(task, examples)
+        if examples:
+            texts[name] = task.encode(examples, tokenizer, max_length)
+            _check_segments(model, name, texts[name], checkpoint.config)
+    return Inputs(checkpoint, head, tokenizer, task, texts, has_labels, max_length)
+
+
+def _read_unlabeled(path, kind, labels, data) -> list:
+    options = {name: data[name] for name in ("text_columns", "limit", "seed") if name in data}
+    if str(path).endswith((".txt", ".txt.gz")):  # has no columns
+        options.pop("text_columns", None)
+    corpus = load_texts(path, kind=kind, labels=labels, label_column="", **options)
+    return [*corpus.train, *corpus.validation, *corpus.dev]
 
 
 def _check_depth(num_hidden_layers, depth):
@@ -167,12 +182,6 @@ def _kind(model, head: HeadFacts) -> str:
             )
         return "regression"
     return "multi-label" if head.activation == "sigmoid" else "classification"
-
-
-def _task(kind: str, labels: Sequence[str]) -> TextTask:
-    if kind == "regression":
-        return Regression()
-    return {"classification": Classification, "multi-label": MultiLabel}[kind](labels)
 
 
 def _parts(encoded: Encoded | None):

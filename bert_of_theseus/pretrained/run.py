@@ -51,6 +51,7 @@ def compress_pretrained(
     train: str | os.PathLike,
     directory: str | os.PathLike,
     num_hidden_layers: int | None = None,
+    unlabeled: str | os.PathLike | None = None,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     validation: str | os.PathLike | None = None,
@@ -59,6 +60,7 @@ def compress_pretrained(
     limit: int | None = None,
     max_length: int | None = None,
     lowercase: bool | None = None,
+    metric: str | None = None,
     batch_size: int = 32,
     epochs: int | None = None,
     learning_rate: float | None = None,
@@ -85,6 +87,9 @@ def compress_pretrained(
             a folder with train, validation and test files, see `data.load_texts`.
         directory: The folder to be written.
         num_hidden_layers: Integer, the number of layers to be left.
+        unlabeled: More texts to train on, a file or a folder. The model's own answers are learned
+            in place of their labels; and so for all texts, if `train` has no labels. The answers
+            are computed once. Defaults to `None`.
         text_columns: Names of the columns with the text, one or two. Defaults to usual names.
         label_column: Name of the column with the label. Defaults to usual names.
         validation, test: Files for the choice of the best weights, and for the report. Defaults
@@ -93,6 +98,8 @@ def compress_pretrained(
         limit: Integer. Uses at most so many random texts of each file. Defaults to `None`, all.
         max_length: Integer. Texts are truncated to so many tokens. Defaults to the model's limit.
         lowercase: Boolean. Whether the tokenizer lower-cases, where the folder does not say.
+        metric: The score, one of the task's: see `data.Classification` and others. Defaults to the
+            task's first: accuracy, F1 or Pearson's correlation.
         batch_size: Integer. Defaults to `32`.
         epochs, learning_rate: As in `default_stages`.
         seed: Integer. Defaults to `0`.
@@ -123,9 +130,11 @@ def compress_pretrained(
     inputs = read_inputs(
         model,
         train,
+        unlabeled=unlabeled,
         num_hidden_layers=num_hidden_layers,
         max_length=max_length,
         lowercase=lowercase,
+        metric=metric,
         text_columns=text_columns,
         label_column=label_column,
         validation=validation,
@@ -134,11 +143,11 @@ def compress_pretrained(
         limit=limit,
         seed=seed,
     )
-    num_texts = len(inputs.texts["train"].token_ids)
-    stages = default_stages(num_texts, batch_size, epochs, learning_rate)
+    stages = default_stages(inputs.num_texts, batch_size, epochs, learning_rate)
     request = {
         **inputs.checksums(),
         "layers": num_hidden_layers,
+        "metric": inputs.task.metric,
         "batch_size": batch_size,
         "stages": stages,
         "seed": seed,
@@ -156,6 +165,7 @@ def compress_pretrained(
 
             return estimate(trainer, num_hidden_layers)
         folder.start(request)
+        trainer.compute_answers(folder.unfinished / "answers")
         trained = trainer.train(
             num_hidden_layers, folder.unfinished / f"{num_hidden_layers}-layers"
         )

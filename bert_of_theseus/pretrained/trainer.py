@@ -12,6 +12,8 @@ from ..data import Batches
 from ..encoders import as_encoder
 from ..recipe import compress
 from ..training import Stage
+from .answers import predecessor_answers
+from .batches import make_batches
 from .inputs import Inputs
 
 
@@ -30,6 +32,12 @@ class Trainer:
         inputs: `Inputs`.
         stages: As `default_stages` returns them.
         batch_size, seed, verbose: As in `compress`.
+
+    Attributes:
+        predecessor, classifier: The model's encoder, as its host has it, and its head.
+        predecessor_model: Both, a Keras model.
+        batches: Dict of `Batches` by `"train"`, `"validation"` and, where there is one, `"test"`.
+        options: Keyword arguments for `compress` that go with them.
     """
 
     def __init__(self, inputs: Inputs, stages: dict, batch_size: int, seed: int, verbose):
@@ -37,22 +45,26 @@ class Trainer:
         self.batch_size = batch_size
         self.stages = {f"{name}_stage": Stage(**options) for name, options in stages.items()}
         self.predecessor, self.classifier = self._load(None, "Predecessor-")
-        self.batches = {
-            name: self.make_batches(encoded, shuffle=name == "train")
-            for name, encoded in inputs.texts.items()
+        encoder = as_encoder(self.predecessor)
+        self.predecessor_model = encoder.model(self.classifier, name="predecessor")
+        names = encoder.input_structure
+        self._batch_options = {
+            "batch_size": batch_size,
+            "seed": seed,
+            "pad_token_id": inputs.tokenizer.pad_token_id,
+            "input_names": list(names) if isinstance(names, dict) else None,
         }
+        self.batches, self.options = make_batches(inputs, **self._batch_options)
 
-    def make_batches(self, encoded, shuffle: bool = False) -> Batches:
-        """Batches as the predecessor's host takes them."""
-        inputs = as_encoder(self.predecessor).input_structure
-        return Batches(
-            encoded,
-            self.batch_size,
-            shuffle=shuffle,
-            seed=self.seed,
-            pad_token_id=self.inputs.tokenizer.pad_token_id,
-            input_names=list(inputs) if isinstance(inputs, dict) else None,
-        )
+    def compute_answers(self, directory: Path) -> None:
+        """Has the predecessor answer the texts without labels, or reads what it has answered."""
+
+        def answer(name, encoded):
+            batches = Batches(encoded, shuffle=False, **self._batch_options)
+            path = directory / name
+            return predecessor_answers(self.predecessor_model, batches, path, verbose=self.verbose)
+
+        self.batches, self.options = make_batches(self.inputs, answer, **self._batch_options)
 
     def new_successor(self, num_hidden_layers: int):
         """The host's encoder, with the weights of the predecessor's first layers."""
@@ -74,7 +86,7 @@ class Trainer:
             seed=self.seed,
             verbose=self.verbose,
             **self.stages,
-            **self.inputs.task.options,
+            **self.options,
         )
         return Trained(num_hidden_layers, successor, result)
 

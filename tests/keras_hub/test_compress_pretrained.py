@@ -23,7 +23,7 @@ FEW = ["--batch-size", "16", "--epochs", "2"]
 
 
 def write_model(folder, seed=0, labels=LABELS, **config):
-    """A BERT as transformers saves it. Its weights are random, and large, so that answers differ."""
+    """A BERT as transformers saves it, of random weights so large that answers differ."""
     transformers.set_seed(seed)
     config = transformers.BertConfig(
         vocab_size=len(VOCABULARY),

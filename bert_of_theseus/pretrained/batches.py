@@ -1,0 +1,47 @@
+"""The batches that a successor learns from: of labels, or of the predecessor's answers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from ..data import Batches, Encoded
+from .answers import Answers, SoftBatches, Texts, answered, soft_options
+from .inputs import Inputs
+
+
+def make_batches(
+    inputs: Inputs, answer: Callable[[str, Encoded], Answers] | None = None, **options
+) -> tuple[dict, dict]:
+    """Batches to train on, to choose by and to report on.
+
+    Args:
+        inputs: `Inputs`.
+        answer: Function of the name of a set of texts without labels and its `Encoded`, that
+            returns the predecessor's answers. Defaults to `None`: labels that mean nothing take
+            their place, which do to time steps.
+        **options: Of `Batches`.
+
+    Returns:
+        `Batches` by `"train"`, `"validation"` and, where there are such texts, `"test"`; and the
+        keyword arguments for `compress` that go with them.
+    """
+    task = inputs.task
+    parts = {name: Texts(encoded) for name, encoded in inputs.texts.items()}
+    without_labels = [name for name in parts if name == "unlabeled" or not inputs.has_labels]
+    for name in without_labels if answer else ():
+        encoded = parts[name].encoded
+        answers = answer(name, encoded)
+        if name in ("train", "unlabeled"):
+            parts[name] = Texts(encoded, answers)
+        else:  # scores say how often the successor decides as the predecessor does
+            parts[name] = Texts(answered(task, encoded, answers))
+    sets = {name: [part] for name, part in parts.items() if name != "unlabeled"}
+    sets["train"] += [parts["unlabeled"]] if "unlabeled" in parts else []
+    make = functools.partial(SoftBatches, task) if without_labels else _of_labels
+    batches = {name: make(some, shuffle=name == "train", **options) for name, some in sets.items()}
+    return batches, soft_options(task) if without_labels else task.options
+
+
+def _of_labels(texts, **options):
+    return Batches(texts[0].encoded, **options)
