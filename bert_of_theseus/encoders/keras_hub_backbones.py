@@ -105,6 +105,15 @@ def _buckets(bucket_size: int, max_positions: int) -> np.ndarray:
 
 
 @register
+class RelativePositions(RelativeEmbedding):
+    """KerasHub's table of DeBERTa's relative positions, which Keras' files can restore."""
+
+    def build(self, input_shape):
+        self.layer_norm.build((None, 2 * self.bucket_size, self.hidden_dim))
+        self.built = True
+
+
+@register
 class TokenPositions(keras.layers.Layer):
     """Numbers the tokens as RoBERTa does: from `padding_id + 1`, and padding `padding_id`.
 
@@ -385,7 +394,7 @@ class DebertaV3Backbone(_Backbone, keras_hub.models.DebertaV3Backbone):
         return []
 
     def _context(self, o, x):
-        self.relative_embeddings = RelativeEmbedding(
+        self.relative_embeddings = RelativePositions(
             hidden_dim=o.hidden_dim,
             bucket_size=o.bucket_size,
             layer_norm_epsilon=o.layer_norm_epsilon,
