@@ -1,4 +1,4 @@
-"""From files to batches of token ids: corpora, BERT's tokenizer, tasks, and their losses.
+"""From files to batches of token ids: corpora, tokenizers, tasks, and their losses.
 
 Only heads and losses import Keras, when they are requested.
 
@@ -27,7 +27,7 @@ from .tables import Table, read_table
 from .tagging import TokenClassification
 from .tasks import Classification, MultiLabel, Regression, TextTask
 from .texts import load_texts, task_for
-from .tokenizer import Encoded, Tokenizer
+from .tokenizer import Encoded, Tokenizer, check_tokenizer
 
 if TYPE_CHECKING:
     from .losses import MaskedAccuracy, MaskedCrossentropy
@@ -52,6 +52,7 @@ __all__ = [
     "TokenClassification",
     "Tokenizer",
     "Words",
+    "check_tokenizer",
     "decode_answer",
     "decode_entities",
     "decode_labels",

@@ -3,16 +3,48 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ..validation import integer, positive_integer
-from .examples import NO_LABEL
-from .tokenizer import Encoded
+from .examples import NO_LABEL, Example
+
+_INPUTS = ("token_ids", "padding_mask", "segment_ids")
+
+
+class Encoded(NamedTuple):
+    """Texts as token ids, with their labels.
+
+    Attributes:
+        token_ids: List of arrays of shape `(length,)`.
+        labels: Array with one row per text; for labels per token, a list of arrays of shape
+            `(length,)`.
+        segment_ids: List of arrays like `token_ids`; `None` if all segments are 0.
+        offsets: List of arrays of shape `(length, 2)`: start and end of each token in the text
+            (of a pair, in the second text), in characters; of texts that are split into words, the
+            number of the word. They are equal for tokens without a part in that text. `None` if
+            offsets were not requested.
+        cut: Boolean array, whether each text was truncated; `None` with `offsets`.
+        examples: The encoded examples; empty if the task does not need them.
+        dropped: Integer, number of entities or answers without a label, as they are truncated,
+            do not begin and end with a token, or overlap another.
+    """
+
+    token_ids: list[np.ndarray]
+    labels: np.ndarray | list[np.ndarray]
+    segment_ids: list[np.ndarray] | None = None
+    offsets: list[np.ndarray] | None = None
+    cut: np.ndarray | None = None
+    examples: Sequence[Example] = ()
+    dropped: int = 0
 
 
 def _padded(arrays, rows, length, value):
-    padded = np.full((len(rows), length), value, dtype="int32")
+    shape = (len(rows), length, *np.shape(arrays[rows[0]])[1:])
+    kind = np.asarray(arrays[rows[0]]).dtype.kind
+    padded = np.full(shape, value, dtype="float32" if kind == "f" else "int32")
     for i, row in enumerate(rows):
         padded[i, : len(arrays[row])] = arrays[row]
     return padded
@@ -29,8 +61,10 @@ class Batches:
     epoch 3 calls `set_epoch(3)` and gets the same batches as an uninterrupted run.
 
     Indexing returns `([token_ids, segment_ids], labels)`: two integer arrays of shape
-    `(batch_size, sequence_length)`, and the labels, one row per text. Labels per token have shape
-    `(batch_size, sequence_length)` and are padded with `NO_LABEL`.
+    `(batch_size, sequence_length)`, and the labels, one row per text. With `input_names` the inputs
+    are a dict of such arrays. Labels per token have shape `(batch_size, sequence_length)`, or
+    `(batch_size, sequence_length, outputs)` if they are probabilities, and are padded with
+    `NO_LABEL`.
 
     Args:
         encoded: An `Encoded`, as `Tokenizer.encode` and `TextTask.encode` return.
@@ -40,12 +74,16 @@ class Batches:
         seed: Integer, of the order. Defaults to `42`.
         multiple: Integer. Sequence lengths are rounded up to a multiple of it (at most to the
             length of the longest text), so that few different shapes occur. Defaults to `8`.
+        pad_token_id: Integer, the tokenizer's. Defaults to `0`.
+        input_names: List of some of `"token_ids"`, `"padding_mask"` (1 for tokens, 0 for padding)
+            and `"segment_ids"`. Defaults to `None`: the list `[token_ids, segment_ids]`.
 
     Attributes:
         epoch: Integer, the current epoch, from 0. `on_epoch_end` moves to the next.
 
     Raises:
-        ValueError: if there are no texts, or a number is not positive.
+        ValueError: if there are no texts, a text has no tokens, a number is not positive, or an
+            input has another name.
     """
 
     _POOL = 20  # batches that are sorted together: enough to match lengths, few enough to mix
@@ -58,6 +96,8 @@ class Batches:
         shuffle: bool = True,
         seed: int = 42,
         multiple: int = 8,
+        pad_token_id: int = 0,
+        input_names: Sequence[str] | None = None,
     ):
         if not encoded.token_ids:
             raise ValueError("`encoded` must hold at least one text. Received an empty set.")
@@ -66,7 +106,18 @@ class Batches:
         self.shuffle = shuffle
         self.multiple = positive_integer("multiple", multiple)
         self.seed = seed
+        self.pad_token_id = integer("pad_token_id", pad_token_id, minimum=0)
+        self.input_names = None if input_names is None else list(input_names)
+        if not set(input_names or _INPUTS) <= set(_INPUTS):
+            raise ValueError(
+                f"`input_names` must be some of {', '.join(_INPUTS)}. Received: {input_names}"
+            )
         self._lengths = np.array([len(ids) for ids in encoded.token_ids])
+        if not self._lengths.min():
+            raise ValueError(
+                f"`encoded` must hold tokens for each text. Number {self._lengths.argmin()} has "
+                "none."
+            )
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -78,14 +129,19 @@ class Batches:
         rows = self._batches[index]
         length = -(-self._lengths[rows].max() // self.multiple) * self.multiple
         length = min(length, self._lengths.max())
-        token_ids = _padded(self.encoded.token_ids, rows, length, 0)
-        segment_ids, labels = self.encoded.segment_ids, self.encoded.labels
-        return [
-            token_ids,
-            np.zeros_like(token_ids)
-            if segment_ids is None
-            else _padded(segment_ids, rows, length, 0),
-        ], _padded(labels, rows, length, NO_LABEL) if isinstance(labels, list) else labels[rows]
+        encoded, labels = self.encoded, self.encoded.labels
+        inputs = {"token_ids": _padded(encoded.token_ids, rows, length, self.pad_token_id)}
+        if encoded.segment_ids is None:
+            inputs["segment_ids"] = np.zeros_like(inputs["token_ids"])
+        else:
+            inputs["segment_ids"] = _padded(encoded.segment_ids, rows, length, 0)
+        if self.input_names is None:
+            inputs = list(inputs.values())
+        else:
+            inputs["padding_mask"] = (np.arange(length) < self._lengths[rows, None]).astype("int32")
+            inputs = {name: inputs[name] for name in self.input_names}
+        is_list = isinstance(labels, list)
+        return inputs, _padded(labels, rows, length, NO_LABEL) if is_list else labels[rows]
 
     def __iter__(self):
         return (self[index] for index in range(len(self)))

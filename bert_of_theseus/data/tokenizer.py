@@ -1,57 +1,48 @@
-"""BERT's WordPiece tokenizer, and texts as token ids."""
+"""Texts as token ids: the tokenizers of `transformers`."""
 
 from __future__ import annotations
 
 import os
 import re
+import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from ..files import read_json
+from ..files import read_json, replace_file
+from ..validation import integer, is_number
+from .batches import Encoded
 from .examples import Example
-
-
-class Encoded(NamedTuple):
-    """Texts as token ids, with their labels.
-
-    Attributes:
-        token_ids: List of arrays of shape `(length,)`.
-        labels: Array with one row per text; for labels per token, a list of arrays of shape
-            `(length,)`.
-        segment_ids: List of arrays like `token_ids`; `None` if all segments are 0.
-        offsets: List of arrays of shape `(length, 2)`: start and end of each token in the text
-            (of a pair, in the second text), in characters. They are equal for tokens that are not
-            in that text. `None` if offsets were not requested.
-        cut: Boolean array, whether each text was truncated; `None` with `offsets`.
-        examples: The encoded examples; empty if the task does not need them.
-        dropped: Integer, number of entities or answers without a label, as they are truncated,
-            do not begin and end with a token, or overlap another.
-    """
-
-    token_ids: list[np.ndarray]
-    labels: np.ndarray | list[np.ndarray]
-    segment_ids: list[np.ndarray] | None = None
-    offsets: list[np.ndarray] | None = None
-    cut: np.ndarray | None = None
-    examples: Sequence[Example] = ()
-    dropped: int = 0
+from .tokenizer_build import build
+from .tokenizer_cut import MOST_CHARACTERS, Cutter, check_length, encode_growing, grown
+from .tokenizer_files import FILES, read_folder
 
 
 class Tokenizer:
-    """BERT's WordPiece tokenizer, from a `vocab.txt`.
+    """The tokenizer of a model: BERT's WordPiece, or any that `transformers` keeps in a folder.
 
     Args:
-        vocab_file: Path of the vocabulary, one token per line, `[PAD]` first.
-        lowercase: Boolean, whether to lower-case texts and strip accents. It must agree with how
-            the checkpoint was trained. Defaults to `None`: `do_lower_case` of the
-            `tokenizer_config.json` beside `vocab_file`, or `True` without such a file.
+        vocab_file: Path of BERT's vocabulary, one token per line, `[PAD]` first; the settings in
+            the files beside it (tokenizer_config.json, added_tokens.json) are used. Or path of a
+            tokenizer.json. See `from_folder` for a folder.
+        lowercase: Boolean, whether to lower-case texts and, if the settings do not say, strip
+            accents. It must agree with how the checkpoint was trained. Defaults to `None`:
+            `do_lower_case` of the `tokenizer_config.json` beside `vocab_file`, or `True` without.
+
+    Attributes:
+        directory: Path of the folder.
+        vocab_file: Path of its vocabulary.
+        vocab_size: Integer, how many embeddings the tokens need: one more than the highest id.
+        pad_token_id: Integer.
+        lowercase: Boolean.
+        num_segments: Integer, 2 if the second text of a pair has segment 1, else 1.
+        model_max_length: Integer, the limit in tokens that tokenizer_config.json names, or `None`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if `[PAD]` is not first, or `[UNK]`, `[CLS]` or `[SEP]` is missing.
+        ValueError: if a special token is missing or `[PAD]` is not first, or as `from_folder`.
 
     Example:
 
@@ -67,28 +58,63 @@ class Tokenizer:
             raise FileNotFoundError(
                 f"{path} must be a vocabulary, one token per line. It was not found."
             )
-        if lowercase is None:
-            lowercase = stored_lowercase(path)
-        tokens = path.read_bytes().decode("utf-8").rstrip("\n").split("\n")
-        vocab = {token.rstrip("\r"): number for number, token in enumerate(tokens)}
-        missing = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if token not in vocab]
-        if missing:
-            raise ValueError(f"{path} lacks {', '.join(missing)}, which BERT's inputs need.")
-        if vocab["[PAD]"] != 0:
-            raise ValueError(f"{path} must have '[PAD]' first. It is token {vocab['[PAD]']}.")
+        source = read_folder(path.parent, path)
+        self._load(source, lowercase, stacklevel=2)
+        if source.kind == "vocab.txt" and self.pad_token_id != 0:
+            raise ValueError(
+                f"{path} must have {self._pad_token!r} first. It is token {self.pad_token_id}."
+            )
 
-        from tokenizers import BertWordPieceTokenizer
+    @classmethod
+    def from_folder(cls, directory: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
+        """Loads the tokenizer of a model's folder, as `transformers` loads it.
 
-        self.vocab_file = path
-        self.vocab_size = len(tokens)
-        self.lowercase = lowercase
-        self._tokenizer = BertWordPieceTokenizer(vocab, lowercase=lowercase)
+        From tokenizer.json if it is there, else from vocab.txt, or vocab.json and merges.txt. The
+        settings of tokenizer_config.json, special_tokens_map.json and added_tokens.json are used.
+
+        Args:
+            directory: The folder.
+            lowercase: Boolean, instead of the folder's own `do_lower_case`. Defaults to `None`.
+
+        Returns:
+            A `Tokenizer`.
+
+        Raises:
+            FileNotFoundError: if there is no tokenizer.
+            ValueError: if a file cannot be read, does not match the folder's checksums.json, or
+                holds what is not supported; names it.
+
+        Warns:
+            UserWarning: if the folder does not say whether texts are lower-cased and it matters,
+                or its files contradict each other.
+        """
+        tokenizer = cls.__new__(cls)
+        tokenizer._load(read_folder(directory), lowercase, stacklevel=2)
+        return tokenizer
+
+    def _load(self, source, lowercase, stacklevel):
+        built = build(source, lowercase, stacklevel + 1)
+        self._tokenizer, self._pad_token, self._note = built.tokenizer, built.pad_token, built.note
+        self._direction = built.direction
+        self._files, self._written = source.files, built.written
+        self._lock, self._truncation = threading.Lock(), None
+        self._cutter = Cutter(built.tokenizer)
+        self._specials = [built.tokenizer.num_special_tokens_to_add(pair) for pair in (False, True)]
+        self.directory, self.vocab_file = source.directory, source.vocab_file
+        self.lowercase = built.lowercase
+        self.num_segments = 2 if built.segments else 1
+        self.pad_token_id = built.tokenizer.token_to_id(built.pad_token)
+        self.vocab_size = 1 + max(built.tokenizer.get_vocab(with_added_tokens=True).values())
+        limit = source.settings.get("model_max_length")
+        # Without a limit `transformers` writes a huge one.
+        self.model_max_length = int(limit) if is_number(limit) and limit < 1e9 else None
 
     def encode(self, examples: list[Example], max_length: int) -> Encoded:
-        """Token ids of `[CLS] text [SEP]`, or `[CLS] text [SEP] second_text [SEP]`, with labels.
+        """Token ids with the special tokens, `[CLS] text [SEP]` or `[CLS] text [SEP] second_text
+        [SEP]` for BERT, and labels.
 
-        Longer texts are truncated to `max_length` tokens with the `[SEP]` kept; of a pair, the
-        longer text is truncated.
+        Longer texts are truncated to `max_length` tokens with the special tokens kept; of a pair,
+        the longer text is truncated.
 
         Args:
             examples: List of `Example` or `Pair` whose labels are integers.
@@ -96,10 +122,13 @@ class Tokenizer:
 
         Returns:
             An `Encoded` without offsets.
+
+        Raises:
+            ValueError: if `max_length` leaves no room, or a text cannot be encoded.
         """
         encodings = self._encode(examples, max_length, "longest_first")
         labels = np.array([example.label for example in examples], dtype="int32")
-        return _encoded(examples, encodings, labels)
+        return self._encoded(examples, encodings, labels)
 
     def encode_with_offsets(self, examples: list[Example], max_length: int) -> Encoded:
         """Token ids with the offsets of each token, without labels.
@@ -108,7 +137,8 @@ class Tokenizer:
 
         Some characters have no token, such as stripped accents and joiners of emoji. Within a
         word they belong to the token before them, or else to the one after them. So a span of
-        whole tokens is also one of whole characters.
+        whole tokens is also one of whole characters. White space belongs to no token. Several
+        tokens that make up one character, as bytes do, all have its offsets.
 
         Args:
             examples: List of `Example` or `Pair`.
@@ -116,59 +146,286 @@ class Tokenizer:
 
         Returns:
             An `Encoded` with `offsets`, `cut` and `examples`; its `labels` are `None`.
+
+        Raises:
+            ValueError: as `encode`.
         """
+        self._check_direction()
         encodings = self._encode(examples, max_length, "only_second")
         offsets, cut = [], np.array([bool(e.overflowing) for e in encodings], dtype=bool)
         for example, encoding, is_cut in zip(examples, encodings, cut):
             second = example.second_text is not None
             text = example.second_text if second else example.text
             within = np.array([part == second for part in encoding.sequence_ids], dtype=bool)
-            spans = np.array(encoding.offsets, dtype="int32") * within[:, None]
-            offsets.append(_cover_characters(spans, np.flatnonzero(within), text, is_cut))
-        return _encoded(examples, encodings, None)._replace(
+            spans = np.array(encoding.offsets, dtype="int32").reshape(-1, 2) * within[:, None]
+            spans = _without_spaces(spans, text)
+            tokens = np.flatnonzero(spans[:, 0] < spans[:, 1])
+            offsets.append(_cover_characters(spans, tokens, text, is_cut))
+        return self._encoded(examples, encodings, None)._replace(
             offsets=offsets, cut=cut, examples=examples
         )
 
-    def encode_batch(self, texts: list, max_length: int, strategy: str = "longest_first") -> list:
-        """Encodings of the `tokenizers` library, truncated with the `[SEP]` kept.
+    def encode_words(self, texts: Sequence[Sequence[str]], max_length: int) -> Encoded:
+        """Token ids of texts that are split into words.
 
         Args:
-            texts: List of strings, or of pairs of strings for `[CLS] a [SEP] b [SEP]`.
+            texts: List of lists of words.
+            max_length: Integer, in tokens.
+
+        Returns:
+            An `Encoded` without labels. Its `offsets` are those of words: `(i, i + 1)` for the
+            first token of word `i`, `(i, i)` for its other tokens, and `(0, 0)` for special tokens.
+
+        Raises:
+            ValueError: as `encode`.
+        """
+        self._check_direction()
+        self._check_room(max_length, False)
+        room = max_length - self._specials[0]
+
+        def encode(numbers, counts):
+            words = [list(texts[number][:count]) for number, count in zip(numbers, counts)]
+            for number, part in zip(numbers, words):
+                check_length(sum(map(len, part)), number)
+            return self._run(words, numbers, max_length, "longest_first", is_pretokenized=True)
+
+        encodings = encode_growing([len(words) for words in texts], 4 * room + 16, encode)
+        offsets = []
+        for encoding in encodings:
+            words = np.array([-1 if i is None else i for i in encoding.word_ids], dtype="int32")
+            is_first = (words >= 0) & (words != np.concatenate([[-1], words[:-1]]))
+            offsets.append(np.stack([words, words + is_first], axis=1) * (words >= 0)[:, None])
+        cut = np.array([bool(e.overflowing) for e in encodings], dtype=bool)
+        return self._encoded((), encodings, None)._replace(offsets=offsets, cut=cut)
+
+    def encode_batch(self, texts: list, max_length: int, strategy: str = "longest_first") -> list:
+        """Encodings of the `tokenizers` library, truncated with the special tokens kept.
+
+        Of a long text only the beginning is encoded, as much as `max_length` needs. Threads may
+        share a tokenizer.
+
+        Args:
+            texts: List of strings, or of pairs of strings (tuples).
             max_length: Integer, in tokens.
             strategy: `"longest_first"` or `"only_second"`, which text of a pair is truncated.
                 Defaults to `"longest_first"`.
 
         Returns:
-            List of `tokenizers.Encoding`: `ids`, `type_ids`, `offsets` in characters, and in
-            `overflowing` what was cut off.
+            List of `tokenizers.Encoding`: `ids`, `type_ids`, `offsets` in characters, and
+            `overflowing`, which is empty if nothing was cut off.
 
         Raises:
-            ValueError: if the first text of a pair leaves no room for the second.
+            ValueError: if `max_length` leaves no room, or the first text of a pair none for the
+                second; if a text is not valid Unicode, or has a million characters and no place
+                where it can be cut. Names its number.
         """
-        if not any(isinstance(text, tuple) for text in texts):
-            strategy = "longest_first"
-        self._tokenizer.enable_truncation(max_length, strategy=strategy)
-        try:
-            return self._tokenizer.encode_batch(texts)
-        except Exception as error:  # the library raises no more specific type
-            if strategy != "only_second":
-                raise
+        pairs = any(not isinstance(text, str) for text in texts)
+        self._check_room(max_length, pairs)
+        if pairs and self._note:
+            warnings.warn(self._note, stacklevel=3)
+            self._note = None
+        strategy = strategy if pairs else "longest_first"
+        rooms = [max_length - special for special in self._specials]
+        whole = [
+            text if isinstance(text, str) else self._cut_pair(text, rooms[1], strategy, number)
+            for number, text in enumerate(texts)
+        ]
+
+        def encode(numbers, sizes):
+            parts = [
+                self._cutter.beginning(text, size)
+                if isinstance(text := whole[number], str)
+                else text
+                for number, size in zip(numbers, sizes)
+            ]
+            return self._run(parts, numbers, max_length, strategy)
+
+        sizes = [len(text) if isinstance(text, str) else 0 for text in whole]
+        return encode_growing(sizes, self._window(rooms[0]), encode)
+
+    def save(self, directory: str | os.PathLike) -> list[str]:
+        """Writes the tokenizer's files into a folder: as they came in, byte for byte.
+
+        A missing tokenizer.json or tokenizer_config.json is written. If `lowercase` was given and
+        the folder says otherwise, both are written anew. Files of another tokenizer are removed.
+
+        Args:
+            directory: The folder. It is made if it does not exist.
+
+        Returns:
+            List of strings, the names of the files.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        files = {**self._files, **self._written}
+        for name in FILES:
+            if name not in files:
+                (directory / name).unlink(missing_ok=True)
+        for name, content in files.items():
+            replace_file(directory / name, lambda scratch, c=content: scratch.write_bytes(c))
+        return sorted(files)
+
+    def files(self) -> list[Path]:
+        """Paths of the files that the tokenizer was loaded from."""
+        return [self.directory / name for name in self._files]
+
+    def _check_room(self, max_length, pairs):
+        special = self._specials[pairs]
+        if integer("max_length", max_length) < special + 1 + pairs:
             raise ValueError(
-                f"`max_length` must leave room for the second text. Received: {max_length}, which "
-                f"the first text fills ({error})"
-            ) from error
+                f"`max_length` must be at least {special + 1 + pairs}: {special} special tokens "
+                f"and {'two' if pairs else 'one'} of the text{'s' * pairs}. Received: {max_length}"
+            )
+
+    def _check_direction(self):
+        if self._direction != "right":
+            raise ValueError(
+                f"truncation_side in {str(self.directory)!r} must be 'right' for labels per token. "
+                f"Received: {self._direction!r}"
+            )
 
     def _encode(self, examples, max_length, strategy):
         texts = [e.text if e.second_text is None else (e.text, e.second_text) for e in examples]
         return self.encode_batch(texts, max_length, strategy)
 
+    def _encoded(self, examples, encodings, labels):
+        ids = [np.array(e.ids, dtype="int32") for e in encodings]
+        segments = None
+        if self.num_segments > 1 and any(e.second_text is not None for e in examples):
+            segments = [np.array(e.type_ids, dtype="int32") for e in encodings]
+        return Encoded(ids, labels, segments)
 
-def _encoded(examples, encodings, labels):
-    pairs = any(example.second_text is not None for example in examples)
-    ids = [[np.array(e.ids, dtype="int32") for e in encodings]]
-    if pairs:
-        ids.append([np.array(e.type_ids, dtype="int32") for e in encodings])
-    return Encoded(ids[0], labels, ids[1] if pairs else None)
+    def _window(self, room):
+        """Characters that probably make more than `room` tokens."""
+        return 16 * room + 256 if self._direction == "right" else MOST_CHARACTERS
+
+    def _cut_pair(self, pair, room, strategy, number):
+        """Beginnings of a pair that give the same `room` tokens as the whole texts."""
+        if not all(isinstance(text, str) for text in pair) or max(map(len, pair)) <= self._window(
+            room
+        ):
+            return pair
+        if self._direction != "right":
+            check_length(max(map(len, pair)), number)
+            return pair
+        parts, counts = zip(*(self._more_than(room, text, number) for text in pair))
+        if strategy == "longest_first" and room % 2 and min(counts) > room:
+            # The longer of the two gets the odd token.
+            short = int(len(pair[1]) < len(pair[0]))
+            check_length(len(pair[short]), number)
+            count = len(self._count(pair[short], number))
+            parts = [self._more_than(count, text, number)[0] for text in pair]
+            parts[short] = pair[short]
+        return tuple(parts)
+
+    def _more_than(self, count, text, number):
+        """A beginning of more than `count` tokens, or the whole text; and how many it has."""
+        window = self._window(count)
+        while True:
+            part = self._cutter.beginning(text, window)
+            found = len(self._count(part, number))
+            if found > count or len(text) <= window:
+                return part, found
+            check_length(len(text), number, window)
+            window = grown(window)
+
+    def _count(self, text, number):
+        return self._run([text], [number], None, None, add_special_tokens=False)[0].ids
+
+    def _run(self, texts, numbers, max_length, strategy, **options):
+        """Encodes `texts`, numbered so for errors, truncated to `max_length` if there is one."""
+        with self._lock:
+            if max_length is None:
+                self._tokenizer.no_truncation()
+            elif self._truncation != (max_length, strategy):
+                self._tokenizer.enable_truncation(
+                    max_length, strategy=strategy, direction=self._direction
+                )
+            self._truncation = None if max_length is None else (max_length, strategy)
+            try:
+                return self._tokenizer.encode_batch(texts, **options)
+            except Exception as caught:  # the library raises no more specific type
+                error = caught
+        for number, text in zip(numbers, texts):
+            _check_text(text, number)
+        if strategy != "only_second":
+            raise error
+        raise ValueError(
+            f"`max_length` must leave room for the second text. Received: {max_length}, which the "
+            f"first text fills ({error})"
+        ) from error
+
+    def _encoded(self, examples, encodings, labels):
+        ids = [np.array(e.ids, dtype="int32") for e in encodings]
+        segments = None
+        if self.num_segments > 1 and any(e.second_text is not None for e in examples):
+            segments = [np.array(e.type_ids, dtype="int32") for e in encodings]
+        return Encoded(ids, labels, segments)
+
+
+def check_tokenizer(
+    tokenizer: Tokenizer, config: dict, pairs: bool = False, stacklevel: int = 1
+) -> None:
+    """Checks that a tokenizer fits a model.
+
+    Args:
+        tokenizer: A `Tokenizer`.
+        config: A dict, as `Checkpoint.config`.
+        pairs: Boolean, whether there are pairs of texts. Defaults to `False`.
+        stacklevel: As in `warnings.warn`, for a warning at the caller's line. Defaults to 1.
+
+    Raises:
+        ValueError: if there are more tokens than embeddings, padding has another id where
+            positions depend on it, or the model lacks the second text's segment.
+
+    Warns:
+        UserWarning: if many embeddings have no token.
+    """
+    where, rows = str(tokenizer.directory), config["vocab_size"]
+    if tokenizer.vocab_size > rows:
+        raise ValueError(
+            f"The tokenizer in {where!r} has {tokenizer.vocab_size} tokens and the model has "
+            f"{rows} embeddings (vocab_size): they do not belong together."
+        )
+    if tokenizer.vocab_size <= rows - 128:  # many models pad their embeddings to a round number
+        warnings.warn(
+            f"The tokenizer in {where!r} has {tokenizer.vocab_size} tokens and the model has "
+            f"{rows} embeddings (vocab_size); the others are not used.",
+            stacklevel=stacklevel + 1,
+        )
+    padding = config.get("pad_token_id")
+    if config.get("position_offset") and padding != tokenizer.pad_token_id:
+        raise ValueError(
+            f"Padding is token {tokenizer.pad_token_id} in {where!r} and {padding} for the model "
+            "(pad_token_id), whose positions depend on it."
+        )
+    if pairs and tokenizer.num_segments > 1 and config.get("type_vocab_size") == 1:
+        raise ValueError(
+            "The model has one segment (type_vocab_size), and the second text of a pair needs "
+            "another."
+        )
+
+
+def _check_text(text, number):
+    for part in [text] if isinstance(text, str) else text:
+        if not isinstance(part, str):
+            raise TypeError(f"Example {number}: a text must be a string. Received: {part!r:.80}")
+        try:
+            part.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"Example {number}: a text must be valid Unicode, without half of an emoji. "
+                f"Received: {part[error.start]!r} at character {error.start}"
+            ) from error
+
+
+def _without_spaces(offsets, text):
+    """Offsets without the white space at their ends, which some tokens include."""
+    for row, (start, end) in enumerate(offsets):
+        part = text[start:end]
+        if part[:1].isspace() or part[-1:].isspace():
+            offsets[row] = start + len(part) - len(part.lstrip()), start + len(part.rstrip())
+    return offsets
 
 
 def _cover_characters(offsets, tokens, text, is_cut):
