@@ -198,8 +198,6 @@ def _choose(table, texts, label, kind, labels, before: Columns | None) -> Column
             return Columns(texts, classes)
         if before and before.label is not None:
             label = before.label if before.label in table.columns else ""
-        elif before:
-            label = ""
         return Columns(texts, find.label_column(table.columns, label, texts, kind))
     except ValueError as error:
         raise ValueError(f"{table.path}: {error}.") from error
