@@ -343,7 +343,7 @@ ENTITIES = {"text": "Ada #", "label": [[0, 3, "PER"]]}
             "a.jsonl",
         ),
         bad(
-            r"a\.jsonl, line 2: column 'text' is not valid Unicode: .* character 3, .*half of an emoji",
+            r"a\.jsonl, line 2: column 'text' is not valid Unicode: .* character 3, .* an emoji",
             lines({"text": "a", "label": 0}, {"text": "b \ud83d", "label": 1}),
             "a.jsonl",
         ),
