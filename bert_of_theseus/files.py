@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from .locks import exclusive
+
 CHECKSUMS = "checksums.json"
+_LONGEST_WAIT = 600  # seconds, for another process that writes a file of the same folder
 
 
 def check_room(directory: str | os.PathLike, size: int, take: bool = True) -> None:
@@ -65,7 +70,8 @@ def replace_file(path: str | os.PathLike, write: Callable[[Path], None]) -> None
         OSError: if the file could not be written.
     """
     path = Path(path)
-    scratch = path.with_name(f"part-{path.name}")
+    # Of its own, so that two processes never write one file.
+    scratch = path.with_name(f"part-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     try:
         write(scratch)
         with open(scratch, "rb+") as file:
@@ -87,13 +93,29 @@ def replace_file(path: str | os.PathLike, write: Callable[[Path], None]) -> None
     os.replace(scratch, path)
 
 
+def remove_scratch(directory: str | os.PathLike, name: str | None = None) -> None:
+    """Removes what killed processes left of a file, or of all files, that they were writing.
+
+    To be called while no other process can be writing there: with the folder's lock.
+    """
+    for path in Path(directory).glob(f"part-*-*-{glob.escape(name) if name else '*'}"):
+        path.unlink(missing_ok=True)
+
+
 def replace_listed_file(path: str | os.PathLike, write: Callable[[Path], None]) -> None:
     """As `replace_file`, and lists the file in its folder's checksums.json.
 
     The file's old line is removed before the file is replaced, and its new line is added last. So
-    wherever this is cut short, a reader finds the old file or the new one, complete.
+    wherever this is cut short, a reader finds the old file or the new one, complete. Of two
+    processes that write files of one folder, the second waits for the first.
     """
     path = Path(path)
+    with exclusive(path.parent / ".writing.lock", str(path.parent), wait=_LONGEST_WAIT):
+        remove_scratch(path.parent, path.name)
+        _replace_listed_file(path, write)
+
+
+def _replace_listed_file(path, write):
     digest = None
 
     def write_and_unlist(scratch):
@@ -176,7 +198,8 @@ def read_json(path: Path, kind: type = dict, last_comma: bool = False):
         if last_comma:
             text = re.sub(r",(\s*\})", r"\1", text)
         content = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    # A ValueError is also raised for a number of thousands of digits.
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is not JSON: {error}.") from error
     if not isinstance(content, kind):
         expected = {dict: "object", list: "list"}[kind]

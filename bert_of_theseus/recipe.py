@@ -19,7 +19,19 @@ from .layers import set_replacement_rate
 from .measure import environment, measure_latency, single_examples
 from .method import DEFAULTS, Method
 from .schedules import ConstantReplacement, LinearReplacement
-from .training import Stage, described, evaluator, fit, lower_is_better, plain, uncompiled
+from .training import (
+    BatchAccess,
+    Limits,
+    Stage,
+    described,
+    evaluator,
+    fit,
+    lower_is_better,
+    plain,
+    read_once,
+    run_lock,
+    uncompiled,
+)
 
 __all__ = ["Compressed", "Stage", "compress"]
 
@@ -50,6 +62,7 @@ def compress(
     test=None,
     seed: int = 0,
     batch_size: int = 32,
+    class_weight: dict | None = None,
     callbacks=(),
     tensorboard: bool = False,
     latency: bool = True,
@@ -69,8 +82,9 @@ def compress(
 
     After any interruption, the same call resumes from the last checkpoint; one is written at each
     evaluation. It ends with the same weights as a run that was never interrupted, if the backend
-    is deterministic and the models are built with the same weights each time: call
-    `keras.utils.set_random_seed` before building them.
+    is deterministic. The models must be built with the same weights each time: call
+    `keras.utils.set_random_seed` before building them. A folder whose run had other data, weights,
+    models or settings is refused, and so is one that another run is using.
 
     Args:
         predecessor, successor, classifier: As in `build_theseus_model`: two encoders, and a Keras
@@ -97,7 +111,8 @@ def compress(
             probabilities; used by the distillation and by the default of `loss`. Defaults to
             `None`: as the head of a `TextClassifier` says, `False` for any other.
         loss: As in `training.fit`. Defaults to `None`, sparse categorical crossentropy.
-        metrics, monitor, score, batch_size, tensorboard, verbose: As in `training.fit`.
+        metrics, monitor, score, batch_size, class_weight, tensorboard, verbose: As in
+            `training.fit`.
         test: Data for the report alone. Defaults to `None`.
         seed: Integer. Defaults to `0`.
         callbacks: Further Keras callbacks for all stages, or a dict of lists by stage.
@@ -112,8 +127,8 @@ def compress(
         matplotlib `training.png` and `tradeoff.png`, and a folder with the weights of each stage.
 
     Raises:
-        NonFiniteLossError, OSError, ValueError: as in `training.fit`; and, before anything is
-            trained, as in `build_theseus_model`.
+        InUseError, NonFiniteLossError, OSError, TypeError, ValueError: as in `training.fit`; and,
+            before anything is trained, as in `build_theseus_model`.
 
     Example:
 
@@ -154,6 +169,7 @@ def compress(
             "score": score,
             "batch_size": batch_size,
         },
+        class_weight=class_weight,
         directory=Path(directory),
         callbacks=callbacks,
         tensorboard=tensorboard,
@@ -179,30 +195,42 @@ class _Recipe:
     stages: dict
     data: dict
     scoring: dict
+    class_weight: dict | None
     directory: Path
     callbacks: Sequence | Mapping
     tensorboard: bool
     verbose: str | int
 
     def run(self, latency: bool) -> Compressed:
-        self.prepare()
-        self.train_predecessor()
-        self.train_theseus()
-        self.train_successor()
-        if latency and num_devices() == 1:
-            self.measure_latency()
-        return self.finish()
+        with read_once():
+            self.prepare()
+            with run_lock(self.directory):
+                self.check_room()
+                self.train_predecessor()
+                self.train_theseus()
+                self.train_successor()
+                if latency and num_devices() == 1:
+                    self.measure_latency()
+                return self.finish()
 
     def prepare(self):
         """Checks everything before anything is trained, and collects the settings."""
         parts = self.predecessor, self.successor, self.classifier
         self.initial_weights = self.method.check(*parts)
-        self.settings = plain(self._settings())
         self.predecessor_model = self.predecessor.model(self.classifier, name="predecessor")
+        limits = Limits(self.predecessor_model, self.scoring["loss"])
+        texts = {}
+        for name, data in self.data.items():
+            if data is not None:
+                batches = BatchAccess(data, self.scoring["batch_size"])
+                texts[name] = limits.check(batches, name)
+        self.settings = plain(self._settings(texts))
+        self.results, self.rows = [], []
+
+    def check_room(self):
         if is_chief() and not (self.directory / "report.json").exists():
             # Two stages leave weights, and the third needs 8 more copies while it trains.
             check_room(self.directory, 4 * (2 + 8) * self.predecessor_model.count_params())
-        self.results, self.rows = [], []
 
     def train_predecessor(self):
         model = self.predecessor_model
@@ -294,6 +322,7 @@ class _Recipe:
             callbacks=[self._settings_writer(), *callbacks, *given],
             settings=settings,
             seed=self.method.seed,
+            class_weight=self.class_weight,
             tensorboard=self.tensorboard,
             verbose=self.verbose,
             **self.scoring,
@@ -325,7 +354,7 @@ class _Recipe:
                 row[key] = evaluate(self.data[data])
         self.rows.append(row)
 
-    def _settings(self):
+    def _settings(self, data):
         scoring, method = self.scoring, self.method
         return {
             "stages": {
@@ -335,6 +364,8 @@ class _Recipe:
             "successor": method.successor_settings,
             "layers": [self.predecessor.num_hidden_layers, self.successor.num_hidden_layers],
             "batch_size": scoring["batch_size"],
+            "class_weight": self.class_weight,
+            "data": data,
             "loss": described(scoring["loss"]),
             "metrics": [described(metric) for metric in scoring["metrics"]],
             "monitor": scoring["monitor"],

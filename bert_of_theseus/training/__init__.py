@@ -1,12 +1,18 @@
 """One stage of training, resumable after any interruption."""
 
-from .checkpoint import WEIGHTS, described, plain
+from .checkpoint import WEIGHTS, run_lock
+from .checks import Limits
+from .examples import read_once
+from .feed import BatchAccess
 from .fit import NonFiniteLossError, fit
+from .identity import described, plain
 from .scoring import evaluate, evaluator, fresh, lower_is_better, predict, uncompiled
 from .stage import Stage, StageResult, WarmupDecay
 
 __all__ = [
     "WEIGHTS",
+    "BatchAccess",
+    "Limits",
     "NonFiniteLossError",
     "Stage",
     "StageResult",
@@ -19,5 +25,7 @@ __all__ = [
     "lower_is_better",
     "plain",
     "predict",
+    "read_once",
+    "run_lock",
     "uncompiled",
 ]

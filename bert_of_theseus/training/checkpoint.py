@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import tempfile
-import zipfile
-import zlib
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from ..backend import keras, to_numpy
 from ..distribution import is_chief
-from ..files import check_room, replace_file, write_json
+from ..files import (
+    CHECKSUMS,
+    check_room,
+    read_checksums,
+    read_json,
+    remove_scratch,
+    replace_file,
+    sha256,
+    write_json,
+)
+from ..locks import exclusive
+from .identity import (
+    check_finite,
+    differences,
+    is_finite,
+    plain,
+    split_weights,
+    weights_checksum,
+)
 from .stage import StageResult
 
 WEIGHTS = "model.weights.h5"
 _CHECKPOINT = "checkpoint.npz"
 _RESULT = "stage.json"
+_BEST = "best-{}.weights.h5"  # by step, until the stage ends
 
 
 @dataclasses.dataclass
@@ -31,6 +50,7 @@ class Progress:
         history: As in `StageResult`.
         best_step, best_round, score: Step, round and score of the best weights so far. The round
             is -1 if these are the initial weights.
+        best_file, best_sha256: Strings, the name of their file and its checksum.
         seconds, cpu_seconds: Floats, time spent in all rounds.
         stopped_early: Boolean.
     """
@@ -41,6 +61,8 @@ class Progress:
     best_step: int = 0
     score: float | None = None
     best_round: int = 0
+    best_file: str | None = None
+    best_sha256: str | None = None
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     stopped_early: bool = False
@@ -59,8 +81,8 @@ class Progress:
 class StageFolder:
     """The files of one stage: checkpoint, best weights, result. Each is complete or absent.
 
-    A checkpoint holds all non-frozen weights, the optimizer's variables and a `Progress`. With
-    several workers, only the first one writes.
+    A checkpoint holds all non-frozen weights, the optimizer's variables and a `Progress`, which
+    names the file of the best weights. With several workers, only the first one writes.
 
     Args:
         directory: Path.
@@ -80,65 +102,123 @@ class StageFolder:
     def checkpoint(self) -> Path:
         return self.directory / _CHECKPOINT
 
+    @contextlib.contextmanager
+    def lock(self):
+        """A context in which no other run uses the folder."""
+        with run_lock(self.directory):
+            yield
+
     def check_room(self, allocate: bool = True) -> None:
         """Creates the folder and checks that everything fits; see `files.check_room`."""
         # Checkpoint (weights and Adam's two moments) and best weights, twice each: a new file is
         # complete before it replaces the old one.
-        floats = 6 * self.settings["trained_weights"] + 2 * self.weights.count_params()
+        floats = 6 * self.settings["trained weights"] + 2 * self.weights.count_params()
         if is_chief():
             check_room(self.directory, 4 * floats, take=allocate)
+
+    # The end of a stage.
 
     def read_result(self) -> StageResult | None:
         """Loads the best weights and the result of a finished stage; `None` if it is not."""
         path = self.directory / _RESULT
         if not path.is_file():
             return None
-        content = json.loads(path.read_text(encoding="utf-8"))
-        self._check_settings(content.pop("settings"))
-        self.checkpoint.unlink(missing_ok=True)  # a process killed in `write_result` leaves it
-        self.read_weights()
-        return StageResult(**content)
+        with self._told(path):
+            content, listed = read_json(path), read_checksums(self.directory)
+            before, final = content.pop("settings"), content.pop("final weights", None)
+            if _RESULT in listed:  # before differences are told that are none
+                self._check_file(path, listed[_RESULT])
+        # The model may have been trained already: in a notebook, by the same call.
+        has_final = final is not None and final == self._final_weights()
+        self._check_settings(before, but="initial weights" if has_final else None)
+        with self._told(path):
+            for name in (_RESULT, WEIGHTS):
+                self._check_file(self.directory / name, listed.get(name))
+            result = StageResult(**content)
+        if is_chief():
+            self.checkpoint.unlink(missing_ok=True)  # a process killed in `write_result` leaves it
+        self._load(self.directory / WEIGHTS)
+        return result
 
     def write_result(self, result: StageResult) -> None:
         """Writes the result, which ends the stage: the checkpoint is deleted."""
-        if is_chief():
-            content = {**dataclasses.asdict(result), "settings": self.settings}
-            write_json(self.directory / _RESULT, content)
-            self.checkpoint.unlink(missing_ok=True)
+        if not is_chief():
+            return
+        content = {
+            **dataclasses.asdict(result),
+            "final weights": self._final_weights(),
+            "settings": self.settings,
+        }
+        scratch = self.directory / f"new-{_RESULT}"
+        write_json(scratch, content)
+        digests = {WEIGHTS: sha256(self.directory / WEIGHTS), _RESULT: sha256(scratch)}
+        write_json(self.directory / CHECKSUMS, digests)
+        os.replace(scratch, self.directory / _RESULT)
+        self.checkpoint.unlink(missing_ok=True)
 
-    def read_weights(self) -> None:
-        self.weights.load_weights(str(self.directory / WEIGHTS))
+    def _final_weights(self):
+        return weights_checksum(self.weights.weights)
 
-    def write_weights(self) -> None:
-        self._write(WEIGHTS, lambda path: self.weights.save_weights(str(path)))
+    # The best weights.
+
+    def write_best(self, progress: Progress, step: int) -> None:
+        """Writes the weights to a file of their own: the checkpoint still names the one before."""
+        name = _BEST.format(step)
+        self._write(name, lambda path: self.weights.save_weights(str(path)))
+        progress.best_file = name
+        progress.best_sha256 = sha256(self.directory / name) if is_chief() else None
+
+    def finish_best(self, progress: Progress) -> None:
+        """Gives the best weights the name by which users know them."""
+        if not is_chief():
+            return
+        path, named = self.directory / progress.best_file, self.directory / WEIGHTS
+        if path.is_file():
+            os.replace(path, named)
+        self._check_file(named, progress.best_sha256)
+
+    def read_best(self) -> None:
+        """Loads the best weights into the model that is kept."""
+        self._load(self.directory / WEIGHTS)
+
+    def _load(self, path):
+        with self._told(path):
+            self.weights.load_weights(str(path))
+            for weight in self.weights.weights:
+                check_finite(to_numpy(weight), getattr(weight, "path", weight.name))
+
+    # Checkpoints.
 
     def read_checkpoint(self, model: keras.Model) -> Progress:
         """Loads the checkpoint into the compiled `model`; a new `Progress` if there is none."""
+        if is_chief():
+            remove_scratch(self.directory)
         model.optimizer.build(model.trainable_variables)
         path = self.checkpoint
         if not path.is_file():
             return Progress()
-        variables = _saved_variables(model)
-        try:
+        with self._told(path):
             with np.load(path, allow_pickle=False) as file:
                 meta = json.loads(bytes(file["meta"]).decode("utf-8"))
                 values = [file[f"{index}"] for index in range(len(file.files) - 1)]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(
-                f"{path} is not a complete checkpoint ({error}). Delete it to start this stage "
-                "again."
-            ) from error
-        self._check_settings(meta.pop("settings"))
-        if [value.shape for value in values] != [tuple(v.shape) for v in variables]:
-            raise ValueError(
-                f"{path} holds other weights than this model has. Choose another folder, or "
-                "delete this one to start again."
-            )
-        for variable, value in zip(variables, values):
-            variable.assign(value)
-        return Progress(**meta)
+            before = meta.pop("settings")
+        self._check_settings(before)
+        variables = _saved_variables(model)
+        with self._told(path):
+            progress = Progress(**meta)
+            if [value.shape for value in values] != [tuple(v.shape) for v in variables]:
+                raise ValueError("it holds other weights than this model has")
+            if not all(map(is_finite, values)):
+                raise ValueError("it holds weights that are NaN or infinite")
+            for variable, value in zip(variables, values):
+                variable.assign(value)
+        best = self.directory / progress.best_file
+        # The first name is there until the stage is about to end.
+        self._check_file(best if best.is_file() else self.directory / WEIGHTS, progress.best_sha256)
+        return progress
 
     def write_checkpoint(self, model: keras.Model, progress: Progress) -> None:
+        """Writes a checkpoint, and removes the files of weights that were the best before."""
         meta = {"settings": self.settings, **dataclasses.asdict(progress)}
         arrays = {f"{i}": to_numpy(v) for i, v in enumerate(_saved_variables(model))}
         meta = np.frombuffer(json.dumps(meta).encode("utf-8"), "uint8")
@@ -148,6 +228,10 @@ class StageFolder:
                 np.savez(file, meta=meta, **arrays)
 
         self._write(_CHECKPOINT, write)
+        if is_chief():
+            for path in self.directory.glob(_BEST.format("*")):
+                if path.name != progress.best_file:
+                    path.unlink(missing_ok=True)
 
     def _write(self, name, write):
         if is_chief():
@@ -156,52 +240,83 @@ class StageFolder:
             with tempfile.TemporaryDirectory() as scratch:
                 write(Path(scratch) / name)
 
-    def _check_settings(self, before):
-        now = self.settings
-        differing = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-        if differing:
-            changes = ", ".join(f"{k}: {before.get(k)!r}, now {now.get(k)!r}" for k in differing)
+    # Refusals.
+
+    @contextlib.contextmanager
+    def _told(self, path):
+        """Makes of what a damaged file raises, whatever it is, an error that says what to do."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, ValueError) and str(self.directory) in str(error):
+                reason = str(error)
+            else:
+                reason = f"{path} cannot be used ({type(error).__name__}: {error})"
+            if "to train this stage again" not in reason:
+                reason = f"{reason.rstrip('.')}. Delete {self.directory} to train this stage again."
+            raise ValueError(reason) from error
+
+    def _check_file(self, path, expected):
+        what = None
+        if not path.is_file():
+            what = "is missing"
+        elif expected is not None and sha256(path) != expected:
+            what = "does not match its checksum: it is truncated, corrupt or another stage's"
+        elif expected is None and is_chief():
+            what = f"has no checksum in {CHECKSUMS}"
+        if what is not None:
+            raise ValueError(f"{path} {what}. Delete {self.directory} to train this stage again.")
+
+    def _check_settings(self, before, but=None):
+        before, now = dict(before), dict(self.settings)
+        if "training data" not in before:
             raise ValueError(
-                f"{self.directory} holds a training with other settings ({changes}). Choose "
-                "another folder, or delete this one to start again."
+                f"{self.directory} was written by an earlier version of bert_of_theseus, which "
+                "kept no checksums of data, models and initial weights. Whether they were the same "
+                "cannot be told: choose another folder, or delete this one to start again."
+            )
+        versions = differences(before.pop("versions", {}), now.pop("versions", {}))
+        before.pop(but, None), now.pop(but, None)
+        changes = differences(before, now)
+        if changes:
+            hint = ""
+            if any("weights" in change for change in changes):
+                hint = (
+                    "Models must be built with the same weights each time: call "
+                    "keras.utils.set_random_seed before building them. "
+                )
+            raise ValueError(
+                f"{self.directory} holds a training with other settings ({'; '.join(changes)}). "
+                f"{hint}Choose another folder, or delete this one to start again."
+            )
+        if versions:
+            warnings.warn(
+                f"{self.directory} holds a training that was begun with other versions "
+                f"({'; '.join(versions)}). Its results may differ from those of a training from "
+                "start to end with one of them.",
+                stacklevel=5,
             )
 
 
-def frozen_checksum(model: keras.Model) -> int:
-    """Checksum of the frozen weights, which no checkpoint of `model` holds."""
-    total = 0
-    for weight in _split_weights(model)[0]:
-        total = zlib.crc32(np.ascontiguousarray(to_numpy(weight)).tobytes(), total)
-    return total
+@contextlib.contextmanager
+def run_lock(directory: Path):
+    """A context in which no other run uses `directory`. Of several workers, the first has it."""
+    if not is_chief():
+        yield
+        return
+    with contextlib.suppress(OSError):  # `check_room` says what is wrong
+        directory.mkdir(parents=True, exist_ok=True)
+    with exclusive(directory / ".lock", str(directory)):
+        yield
 
 
 def _saved_variables(model):
-    return [*_split_weights(model)[1], *model.optimizer.variables]
+    return [*split_weights(model)[1], *model.optimizer.variables]
 
 
-def _split_weights(model):
-    """The frozen weights of a Theseus model, and all others."""
-    ids = getattr(model, "_frozen_ids", frozenset)()
-    frozen = [weight for weight in model.weights if id(weight) in ids]
-    return frozen, [weight for weight in model.weights if id(weight) not in ids]
-
-
-def described(value):
-    """Describes a loss, metric or function by name and config, the same in every process."""
-    if isinstance(value, str):
-        return value
-    owner = getattr(value, "__self__", value)
-    if hasattr(owner, "get_config"):
-        return [type(owner).__name__, owner.get_config()]
-    return getattr(value, "__qualname__", type(value).__name__)
-
-
-def plain(settings):
-    """Converts `settings` to plain JSON types, so that they equal those read from a file."""
-
-    def default(value):
-        if hasattr(value, "tolist"):  # NumPy's
-            return value.tolist()
-        return list(value) if isinstance(value, range) else described(value)
-
-    return json.loads(json.dumps(settings, default=default))
+def non_finite(model: keras.Model) -> str | None:
+    """The name of a weight, or of a variable of the optimizer, that is NaN or infinite."""
+    for variable in _saved_variables(model):
+        if not is_finite(to_numpy(variable)):
+            return getattr(variable, "path", variable.name)
+    return None

@@ -13,17 +13,23 @@ from ..distribution import needs_equal_parts, num_devices
 
 
 class Rounds:
-    """All batches of a stage, cut into rounds of equal length. A round is one epoch of Keras."""
+    """All batches of a stage, cut into rounds of equal length. A round is one epoch of Keras.
 
-    def __init__(self, data, stage, batch_size, seed):
-        self.batches = BatchAccess(data, batch_size, seed)
-        per_epoch = self.batches.length
+    Args:
+        batches: `BatchAccess`.
+        stage: `Stage`.
+        change: Function of a batch, applied to each. Defaults to `None`.
+    """
+
+    def __init__(self, batches, stage, change=None):
+        self.batches, self.change = batches, change
+        per_epoch = batches.length
         self.length = max(1, per_epoch // stage.evaluations_per_epoch)
         self.count = stage.epochs * min(stage.evaluations_per_epoch, per_epoch)
         self.total_steps = self.length * self.count
         self.checksum = 0
-        for part in _leaves(self.batches.get(0, 0)):
-            self.checksum = zlib.crc32(np.ascontiguousarray(part).tobytes(), self.checksum)
+        for leaf in named_leaves(batches.get(0, 0)).values():
+            self.checksum = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), self.checksum)
 
     def stream(self, done):
         """Yields all batches after the first `done` rounds.
@@ -32,7 +38,8 @@ class Rounds:
         end of its epochs, at different times on each backend.
         """
         for step in range(done * self.length, self.total_steps):
-            yield self.batches.get(*divmod(step, self.batches.length))
+            batch = self.batches.get(*divmod(step, self.batches.length))
+            yield batch if self.change is None else self.change(batch)
 
 
 class BatchAccess:
@@ -43,21 +50,29 @@ class BatchAccess:
         batch_size: Integer, for arrays only.
         seed: Integer. Arrays are shuffled with it in each epoch. Defaults to `None`, no shuffle.
 
+    Attributes:
+        check: Function that is called with each batch, unless `data` are arrays: what it raises
+            ends the training. `None` at first.
+        problem: What `get` raised, or `None`. Keras on TensorFlow raises another error in its
+            place.
+
     Raises:
         TypeError: if `data` has no length.
         ValueError: if `data` is empty, or its arrays differ in length.
     """
 
     def __init__(self, data, batch_size, seed=None):
-        if isinstance(data, tuple) and len(data) == 2 and _is_array(data[1]):
-            data = _Arrays(*data, batch_size, seed)
+        self.given = data
+        self.check = self.problem = None
+        if _are_arrays(data):
+            data = _Arrays(*data, batch_size=batch_size, seed=seed)
         try:
             self.length = len(data)
         except TypeError:
             raise TypeError(
                 "Data must have a length: `data.Batches`, a Keras `Sequence` or `PyDataset`, a "
                 "`tf.data.Dataset` of known cardinality, a list of batches, or a tuple of arrays "
-                f"(x, y). Received: {type(data).__name__}"
+                f"(x, y) or (x, y, sample_weight). Received: {type(data).__name__}"
             ) from None
         if self.length < 1:
             raise ValueError("Data must have at least one batch. Received: 0 batches")
@@ -72,7 +87,7 @@ class BatchAccess:
     def _check_division(self):
         # Before training: JAX itself would fail at the last batch of an epoch.
         for index in (0, self.length - 1):
-            size = len(_leaves(self.get(0, index))[0])
+            size = _size(self.get(0, index))
             if size % num_devices():
                 raise ValueError(
                     f"The batch size must be a multiple of {num_devices()}, the number of devices "
@@ -82,21 +97,40 @@ class BatchAccess:
 
     def get(self, epoch, index):
         """Returns batch `index` of `epoch`, as a tuple."""
+        try:
+            batch = self._get(epoch, index)
+            if not _size(batch):
+                raise ValueError(f"Batch {index} must hold at least one example. Received: none")
+            if self.check is not None and not isinstance(self.data, _Arrays):
+                self.check(batch)
+        except Exception as error:
+            self.problem = error
+            raise
+        return batch
+
+    def _get(self, epoch, index):
         if epoch != self.epoch:
             self._start_epoch(epoch)
-        if self.indexable:
-            batch = self.data[index]
-        else:
-            if self.iterator is None or index < self.position:
-                self.iterator, self.position = iter(self.data), 0
+        batch = self.data[index] if self.indexable else self._next(index)
+        inputs, *rest = batch
+        # Keras would read a list as a single array.
+        return (tuple(inputs) if isinstance(inputs, list) else inputs, *rest)
+
+    def _next(self, index):
+        if self.iterator is None or index < self.position:
+            self.iterator, self.position = iter(self.data), 0
+        try:
             while self.position < index:  # a resumed run skips what it has seen
                 next(self.iterator)
                 self.position += 1
             batch = next(self.iterator)
-            self.position += 1
-        inputs, *rest = batch
-        # Keras would read a list as a single array.
-        return (tuple(inputs) if isinstance(inputs, list) else inputs, *rest)
+        except StopIteration:
+            raise ValueError(
+                f"Data must yield as many batches as their length says, {self.length}. Received: "
+                f"{self.position} batches from {type(self.data).__name__}"
+            ) from None
+        self.position += 1
+        return batch
 
     def _start_epoch(self, epoch):
         if hasattr(self.data, "set_epoch"):
@@ -106,15 +140,29 @@ class BatchAccess:
                 self.data.on_epoch_end()
         self.epoch, self.iterator = epoch, None
 
+    def chunks(self, rows):
+        """Yields all examples of the first epoch: arrays in their own order, so many rows at a
+        time, other data in batches; without random access only the first batch.
+        """
+        if isinstance(self.data, _Arrays):
+            for start in range(0, len(self.data.rows), rows):
+                yield self.data.take(self.data.rows[start : start + rows])
+        elif self.indexable:
+            for index in range(self.length):
+                yield self.get(0, index)
+        else:
+            yield self.get(0, 0)
+
 
 class _Arrays:
-    """Batches of `(x, y)`, in an order that depends on seed and epoch alone."""
+    """Batches of `(x, y)` or `(x, y, weights)`, in an order that seed and epoch determine."""
 
-    def __init__(self, x, y, batch_size, seed=None):
-        # TensorFlow's tensors, which KerasHub's preprocessors return, take no list of rows.
-        self.x, self.y = _as_arrays(x), np.asarray(y) if isinstance(y, list) else _as_arrays(y)
+    def __init__(self, x, y, weights=None, *, batch_size, seed=None):
+        parts = (x, y) if weights is None else (x, y, weights)
+        # Rows of labels, and numbers of KerasHub's preprocessors, may be lists.
+        self.x, *self.rest = (_as_arrays(x), *(_as_array(part) for part in parts[1:]))
         self.batch_size, self.seed = batch_size, seed
-        sizes = {len(part) for part in [*self._parts(x), y]}
+        sizes = {len(part) for part in [*self._parts(self.x), *self.rest]}
         if len(sizes) != 1:
             raise ValueError(f"Arrays must have one length. Received lengths: {sorted(sizes)}")
         self.rows = np.arange(sizes.pop())
@@ -136,21 +184,24 @@ class _Arrays:
         return math.ceil(len(self.rows) / self.batch_size)
 
     def __getitem__(self, index):
-        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        return self.take(self.order[index * self.batch_size : (index + 1) * self.batch_size])
+
+    def take(self, rows):
+        """A batch of these rows."""
         if isinstance(self.x, dict):
             x = {key: part[rows] for key, part in self.x.items()}
         elif isinstance(self.x, (list, tuple)):
             x = tuple(part[rows] for part in self.x)
         else:
             x = self.x[rows]
-        return x, self.y[rows]
+        return (x, *(part[rows] for part in self.rest))
 
 
 def as_sequence(data, batch_size=32):
     """Wraps data in the `Sequence` of the Keras in use; `None` stays `None`."""
     if data is None:
         return None
-    batches = BatchAccess(data, batch_size)
+    batches = data if isinstance(data, BatchAccess) else BatchAccess(data, batch_size)
 
     class _Sequence(keras.utils.Sequence):
         def __len__(self):
@@ -167,19 +218,53 @@ def _as_arrays(x):
         return {key: _as_arrays(part) for key, part in x.items()}
     if isinstance(x, (list, tuple)):
         return tuple(map(_as_arrays, x))
-    return to_numpy(x) if hasattr(x, "numpy") else x
+    return _as_array(x)
+
+
+def _as_array(x):
+    if hasattr(x, "numpy"):  # TensorFlow's tensors, say, take no list of rows
+        return to_numpy(x)
+    # pandas' columns take rows by their label, not by their number.
+    return np.asarray(x) if isinstance(x, list) or hasattr(x, "iloc") else x
+
+
+def _are_arrays(data):
+    """Whether `data` are `(x, y)` or `(x, y, sample_weight)`, and not a tuple of batches."""
+    if not isinstance(data, tuple) or len(data) not in (2, 3):
+        return False
+    return _is_array(data[1]) and (len(data) == 2 or data[2] is None or _is_array(data[2]))
 
 
 def _is_array(value):
-    if isinstance(value, list):  # of labels, as KerasHub's preprocessors pass them on
-        return all(isinstance(number, numbers.Real) for number in value)
+    if isinstance(value, list):  # of labels, or of rows of them
+        rows = value if all(isinstance(row, (list, tuple)) for row in value) else [value]
+        return all(isinstance(one, (numbers.Real, np.bool_, str)) for row in rows for one in row)
     return hasattr(value, "shape") and hasattr(value, "__getitem__")
 
 
-def _leaves(batch):
-    """The arrays of a batch, in order."""
-    if isinstance(batch, dict):
-        batch = list(batch.values())
-    if isinstance(batch, (list, tuple)):
-        return [leaf for part in batch for leaf in _leaves(part)]
-    return [np.asarray(batch)]
+def named_leaves(batch) -> dict[str, np.ndarray]:
+    """The arrays of a batch: `input` (`input[0]`, `input['name']`), `labels` and `weights`."""
+    inputs, *rest = batch
+    leaves = dict(_leaves(inputs, "input"))
+    for name, part in zip(("labels", "weights"), rest):
+        leaves.update(_leaves(part, name))
+    return leaves
+
+
+def _leaves(part, name):
+    if isinstance(part, dict):
+        for key, value in part.items():
+            yield from _leaves(value, f"{name}[{key!r}]")
+    elif isinstance(part, (list, tuple)):
+        for number, value in enumerate(part):
+            yield from _leaves(value, f"{name}[{number}]")
+    elif part is not None:
+        yield name, np.asarray(to_numpy(part) if hasattr(part, "numpy") else part)
+
+
+def _size(batch):
+    """The number of examples in a batch."""
+    part = batch[0]
+    while isinstance(part, (dict, list, tuple)):
+        part = next(iter(part.values() if isinstance(part, dict) else part))
+    return len(part)

@@ -21,14 +21,24 @@ from pathlib import Path
 from ..backend import keras, reseed, to_numpy
 from ..distribution import repeatable, same_on_all_workers
 from ..layers import get_replacement_rate
-from .checkpoint import StageFolder, described, frozen_checksum
-from .feed import Rounds, as_sequence
+from .checkpoint import StageFolder, non_finite
+from .checks import Limits
+from .feed import BatchAccess, Rounds, as_sequence
+from .identity import (
+    architecture,
+    described,
+    split_weights,
+    trained_values,
+    versions,
+    weights_checksum,
+)
 from .scoring import default_monitor, fresh, in_strategy_of_model, is_better, uncompiled
 from .stage import Stage, StageResult, build_optimizer
+from .weighting import ClassWeights
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite."""
+    """The loss, or a weight, became NaN or infinite."""
 
 
 @in_strategy_of_model
@@ -48,6 +58,7 @@ def fit(
     initial_score: float | None = None,
     seed: int = 0,
     batch_size: int = 32,
+    class_weight: dict | None = None,
     callbacks=(),
     settings: dict | None = None,
     tensorboard: bool = False,
@@ -56,15 +67,19 @@ def fit(
     """Compiles and trains `model`, and leaves it with its best weights.
 
     After any interruption, the same call resumes from the last checkpoint. After the end of the
-    stage, it loads the result.
+    stage, it loads the result. The same call means the same data, weights to begin with, models,
+    loss and settings: the folder keeps checksums of all of them, and refuses others. For that the
+    data are read once before the training; of an iterator, which has no random access, the first
+    batch is.
 
     Args:
         model: Keras model. Only its trainable weights change.
         train: Training data: an object with a length and either indices or an iterator
             (`data.Batches`, a Keras `Sequence` or `PyDataset`, a `tf.data.Dataset` of known
-            length, a list of batches), or a tuple of arrays `(x, y)`. If it has a method
-            `set_epoch`, that is called with the number of each epoch, from 0 on, so that every
-            epoch can have an order of its own.
+            length, a list of batches), or a tuple of arrays `(x, y)` or `(x, y, sample_weight)`;
+            batches may hold sample weights too. If it has a method `set_epoch`, that is called
+            with the number of each epoch, from 0 on, so that every epoch can have an order of its
+            own.
         validation: Validation data, in the same forms. Defaults to `None`: the last weights are
             kept.
         stage: `Stage`.
@@ -83,6 +98,8 @@ def fit(
             first evaluation counts as better.
         seed: Integer, for dropout, the draws of replaced modules and the order of arrays.
         batch_size: Integer, for arrays only. Defaults to `32`.
+        class_weight: Dict from classes, integers, to weights of their examples in the training
+            loss. Sample weights are multiplied with them. Defaults to `None`.
         callbacks: Further Keras callbacks. Their state is not part of the checkpoint.
         settings: Dict of whatever else distinguishes this training from others: a folder with
             other settings is refused.
@@ -94,11 +111,13 @@ def fit(
         A `StageResult`.
 
     Raises:
-        NonFiniteLossError: if the loss becomes NaN or infinite. The message names step,
-            replacement rate and checkpoint.
+        NonFiniteLossError: if the loss or a weight becomes NaN or infinite. The message names
+            step, replacement rate and checkpoint.
+        InUseError: if another run uses the folder.
         OSError: before training, if the folder cannot be written to or has too little room.
-        ValueError: if the folder holds a training with other settings, or the data are empty.
-        TypeError: if the data have no length.
+        ValueError: if the folder holds a training with other settings or is damaged, or the data
+            are empty, or an id or a label does not fit the model.
+        TypeError: if the data have no length, or labels are strings.
         ImportError: if `tensorboard=True` and it is not installed.
     """
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
@@ -106,56 +125,90 @@ def fit(
     directory = Path(directory)
     name = name or directory.name
     kept = kept or model
-    rounds = Rounds(train, stage, batch_size, seed)
+    weighted = None if class_weight is None else ClassWeights(class_weight, model)
+    batches = {"train": BatchAccess(train, batch_size, seed)}
+    if validation is not None:
+        batches["validation"] = BatchAccess(validation, batch_size)
+    limits = Limits(kept, loss)
+    data = {part: limits.check(access, part) for part, access in batches.items()}
+    rounds = Rounds(batches["train"], stage, weighted)
     settings = {
         "stage": dataclasses.asdict(stage),
         "steps": rounds.total_steps,
-        "first_batch": rounds.checksum,
+        "training data": data["train"],
+        "validation data": data.get("validation"),
+        "first batch": f"checksum {rounds.checksum:08x}",
+        **_identity(model),
         "loss": described(loss),
         "metrics": [described(metric) for metric in metrics],
         "monitor": monitor,
         "score": score and described(score),
+        "class_weight": weighted and weighted.settings,
         "seed": seed,
-        "frozen_weights": frozen_checksum(model),
-        "trained_weights": sum(math.prod(w.shape) for w in model.trainable_weights),
         **(settings or {}),
     }
     folder = StageFolder(directory, settings, uncompiled(kept))
-    result = folder.read_result()
-    if result is not None:
-        return result
-    folder.check_room()
-    optimizer = build_optimizer(stage, model, rounds.total_steps)
-    model.compile(optimizer=optimizer, loss=loss, metrics=[fresh(metric) for metric in metrics])
-    progress = folder.read_checkpoint(model)
-    _check_workers(progress.rounds_done, directory)
     scored = None if score is None else functools.partial(score, kept, validation)
-    monitor = monitor or default_monitor(validation, metrics, score)
-    evaluation = _Evaluation(folder, progress, monitor, scored, stage.patience)
-    if progress.rounds_done == 0 and initial_score is not None:
-        evaluation.start_from(initial_score)
-    if progress.rounds_done and verbose:
-        print(f"{name}: resumes after step {progress.history['step'][-1]}", flush=True)
-    if progress.rounds_done < rounds.count and not progress.stopped_early:
-        ours = [_Reseeding(name, seed), _FiniteLoss(name, folder), evaluation]
-        log = [keras.callbacks.TensorBoard(str(directory / "logs"))] if tensorboard else []
+    with folder.lock():
+        result = folder.read_result()
+        if result is not None:
+            return result
+        folder.check_room()
+        optimizer = build_optimizer(stage, model, rounds.total_steps)
+        model.compile(optimizer=optimizer, loss=loss, metrics=[fresh(each) for each in metrics])
+        progress = folder.read_checkpoint(model)
+        _check_workers(progress.rounds_done, directory)
+        monitor = monitor or default_monitor(validation, metrics, score)
+        evaluation = _Evaluation(name, folder, progress, monitor, scored, stage.patience)
+        if progress.rounds_done == 0 and initial_score is not None:
+            evaluation.start_from(initial_score)
+        if progress.rounds_done and verbose:
+            print(f"{name}: resumes after step {progress.history['step'][-1]}", flush=True)
+        if progress.rounds_done < rounds.count and not progress.stopped_early:
+            ours = [_Reseeding(name, seed), _FiniteLoss(name, folder), evaluation]
+            log = [keras.callbacks.TensorBoard(str(directory / "logs"))] if tensorboard else []
+            done = progress.rounds_done
+            _train(model, rounds, batches, done, [*callbacks, *ours, *log], verbose)
+        if verbose and progress.best_step == 0:
+            print(f"{name}: no evaluation improved on the initial weights; they are kept")
+        folder.finish_best(progress)
+        # Waits until the first one has written the weights.
+        same_on_all_workers(progress.rounds_done)
+        folder.read_best()
+        result = progress.result(name, monitor)
+        folder.write_result(result)
+    return result
+
+
+def _identity(model):
+    """The model as the training begins, and the versions."""
+    frozen, _ = split_weights(model)
+    return {
+        "frozen weights": weights_checksum(frozen),
+        "initial weights": weights_checksum(trained_values(model)),
+        "trained weights": sum(math.prod(w.shape) for w in model.trainable_weights),
+        "model": architecture(model),
+        "versions": versions(),
+    }
+
+
+def _train(model, rounds, batches, done, callbacks, verbose):
+    try:
         model.fit(
-            repeatable(functools.partial(rounds.stream, progress.rounds_done)),
+            repeatable(functools.partial(rounds.stream, done)),
             steps_per_epoch=rounds.length,
             shuffle=False,  # Keras 3 would warn that it cannot shuffle a generator
-            validation_data=as_sequence(validation, batch_size=batch_size),
+            validation_data=as_sequence(batches.get("validation")),
             epochs=rounds.count,
-            initial_epoch=progress.rounds_done,
-            callbacks=[*callbacks, *ours, *log],
+            initial_epoch=done,
+            callbacks=callbacks,
             verbose=verbose,
         )
-    if verbose and progress.best_step == 0:
-        print(f"{name}: no evaluation improved on the initial weights; they are kept", flush=True)
-    same_on_all_workers(progress.rounds_done)  # waits until the first one has written the weights
-    folder.read_weights()
-    result = progress.result(name, monitor)
-    folder.write_result(result)
-    return result
+    except Exception:
+        for access in batches.values():
+            if access.problem is not None:  # TensorFlow has raised another in its place
+                raise access.problem from None
+        raise
 
 
 def _check_workers(rounds_done, directory):
@@ -186,42 +239,47 @@ class _FiniteLoss(keras.callbacks.Callback):
         self.name, self.folder = name, folder
 
     def on_train_batch_end(self, batch, logs=None):
-        loss = logs["loss"]
-        if math.isfinite(loss):
-            return
-        step = int(to_numpy(self.model.optimizer.iterations))
-        try:
-            rate = f", at replacement rate {get_replacement_rate(self.model):.3g}"
-        except ValueError:  # not a Theseus model
-            rate = ""
-        checkpoint = self.folder.checkpoint
-        last = "there is no checkpoint yet"
-        if checkpoint.is_file():
-            last = f"the last good checkpoint is {checkpoint}"
-        raise NonFiniteLossError(
-            f"The loss became {loss} at step {step} of stage {self.name!r}{rate}; {last}. Try a "
-            f"lower learning rate, and delete {self.folder.directory} to start the stage again."
-        )
+        if not math.isfinite(logs["loss"]):
+            raise _non_finite(f"The loss became {logs['loss']}", self.model, self.name, self.folder)
+
+
+def _non_finite(what, model, name, folder):
+    step = int(to_numpy(model.optimizer.iterations))
+    try:
+        rate = f", at replacement rate {get_replacement_rate(model):.3g}"
+    except ValueError:  # not a Theseus model
+        rate = ""
+    last = "there is no checkpoint yet"
+    if folder.checkpoint.is_file():
+        last = f"the last good checkpoint is {folder.checkpoint}"
+    return NonFiniteLossError(
+        f"{what} at step {step} of stage {name!r}{rate}; {last}. Try a lower learning rate, and "
+        f"delete {folder.directory} to start the stage again."
+    )
 
 
 class _Evaluation(keras.callbacks.Callback):
     """Ends each round: logs it, keeps the best weights, stops early, writes a checkpoint."""
 
-    def __init__(self, folder, progress, monitor, scored, patience):
+    def __init__(self, name, folder, progress, monitor, scored, patience):
         super().__init__()
-        self.folder, self.progress = folder, progress
+        self.name, self.folder, self.progress = name, folder, progress
         self.monitor, self.scored, self.patience = monitor, scored, patience
 
     def start_from(self, score):
         """Makes the initial weights the best so far."""
         self.progress.score, self.progress.best_round = float(score), -1
-        self.folder.write_weights()
+        self.folder.write_best(self.progress, 0)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._start = time.perf_counter(), time.process_time()
 
     def on_epoch_end(self, epoch, logs=None):
         progress = self.progress
+        # A gradient can be NaN where the loss is finite: before anything is written.
+        if (weight := non_finite(self.model)) is not None:
+            what = f"The weight {weight!r} became NaN or infinite"
+            raise _non_finite(what, self.model, self.name, self.folder)
         if self.scored is not None:
             logs["val_score"] = float(self.scored())  # in Keras' own logs, for TensorBoard too
         step = int(to_numpy(self.model.optimizer.iterations))
@@ -253,4 +311,4 @@ class _Evaluation(keras.callbacks.Callback):
         ties = progress.best_round < 0
         if is_better(score, progress.score, self.monitor, ties):
             progress.score, progress.best_step, progress.best_round = score, step, epoch
-            self.folder.write_weights()
+            self.folder.write_best(progress, step)

@@ -6,6 +6,7 @@ imported once. Prints how each process ended, and what was left.
 
 import hashlib
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ KILLS = [
     ("theseus", "batch", 3),
     ("theseus", "remove checkpoint.npz", 0),
     ("successor", "batch", 5),
-    ("successor", "rename part-stage.json", 0),
+    ("successor", "rename new-stage.json", 0),
 ]
 
 
@@ -58,7 +59,8 @@ class Killer(keras.callbacks.Callback):
         if verb == "write" and "w" not in (arguments[1] or ""):
             return
         path = Path(arguments[0])
-        self.happens(path.parent.name, f"{verb} {path.name}")
+        name = re.sub(r"^part-\d+-[0-9a-f]+-", "part-", path.name)
+        self.happens(path.parent.name, f"{verb} {name}")
 
 
 class InStage(keras.callbacks.Callback):

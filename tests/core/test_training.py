@@ -80,7 +80,8 @@ def test_fit_learns_and_keeps_the_best_weights(tmp_path):
     assert result.best_step == history["step"][int(np.argmax(history["val_accuracy"]))]
     assert evaluate(model, valid) == pytest.approx(result.score)
     assert result.seconds > 0 and result.cpu_seconds > 0
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.weights.h5", "stage.json"]
+    names = ["checksums.json", "model.weights.h5", "stage.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
     # The file loads into a new model, and holds no optimizer's state.
     other = build()
     other.load_weights(str(tmp_path / "model.weights.h5"))
@@ -92,7 +93,9 @@ def test_fit_learns_and_keeps_the_best_weights(tmp_path):
     again = build()
     assert fit(again, batches, valid, stage, directory=tmp_path, verbose=0) == result
     np.testing.assert_array_equal(predict(again, valid), predict(model, valid))
-    with pytest.raises(ValueError, match=r"holds a training with other settings .*epochs': 4"):
+    with pytest.raises(
+        ValueError, match=r"holds a training with other settings .*epochs: 4, now 3"
+    ):
         other_stage = Stage(epochs=3, learning_rate=0.05)
         fit(build(), batches, valid, other_stage, directory=tmp_path, verbose=0)
 

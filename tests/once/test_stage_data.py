@@ -7,7 +7,7 @@ from stages import linear, texts
 from bert_of_theseus import Stage
 from bert_of_theseus.data import Batches
 from bert_of_theseus.training import fit
-from bert_of_theseus.training.feed import Rounds, as_sequence
+from bert_of_theseus.training.feed import BatchAccess, Rounds, as_sequence
 
 
 def test_rounds_go_through_the_epochs_batch_by_batch():
@@ -22,7 +22,7 @@ def test_rounds_go_through_the_epochs_batch_by_batch():
         data.set_epoch(epoch)
         expected += [data[index][0][0] for index in range(len(data))]
 
-    rounds = Rounds(data, Stage(epochs=2, evaluations_per_epoch=3), 32, 0)
+    rounds = Rounds(BatchAccess(data, 32, 0), Stage(epochs=2, evaluations_per_epoch=3))
 
     for start in (0, 4, 2):
         got = [batch[0][0] for batch in rounds.stream(start)]
@@ -46,8 +46,9 @@ def test_fit_asks_for_each_batch_once_and_in_order(tmp_path):
     stage = Stage(2, 0.01)
     options = {"directory": tmp_path, "loss": "mse", "metrics": (), "verbose": 0}
     fit(linear(), Recorded([(x, x)] * 3), stage=stage, **options)
-    # The first one of all: to tell the data from others.
-    assert asked == [(0, 0), *((epoch, index) for epoch in range(2) for index in range(3))]
+    # All of them and the first one before: to tell the data and their order from others.
+    before = [*((0, index) for index in range(3)), (0, 0)]
+    assert asked == [*before, *((epoch, index) for epoch in range(2) for index in range(3))]
 
 
 def test_arrays_lists_and_streams_are_data(tmp_path):
@@ -55,7 +56,7 @@ def test_arrays_lists_and_streams_are_data(tmp_path):
     for number, data in enumerate(
         [(x, x), ([x, x], x), ({"a": x}, x), [(x[:4], x[:4]), (x[4:], x[4:])]]
     ):
-        rounds = Rounds(data, Stage(epochs=2), 4, seed=0)
+        rounds = Rounds(BatchAccess(data, 4, seed=0), Stage(epochs=2))
         seen = [[], []]
         for step, (inputs, labels) in enumerate(rounds.stream(0)):
             first = inputs["a"] if isinstance(inputs, dict) else inputs
@@ -75,7 +76,7 @@ def test_arrays_lists_and_streams_are_data(tmp_path):
         def __iter__(self):
             return iter([(x[i : i + 4], x[i : i + 4]) for i in (0, 4, 8)])
 
-    rounds = Rounds(Stream(), Stage(epochs=2), 4, seed=0)
+    rounds = Rounds(BatchAccess(Stream(), 4, seed=0), Stage(epochs=2))
     assert [labels[0, 0] for _, labels in rounds.stream(1)] == [0, 4, 8]
     sequence = as_sequence(Stream())
     assert [sequence[i][1][0, 0] for i in (1, 2, 0)] == [4, 8, 0]
@@ -83,8 +84,8 @@ def test_arrays_lists_and_streams_are_data(tmp_path):
 
 def test_data_refused():
     with pytest.raises(TypeError, match=r"must have a length.*Received: generator"):
-        Rounds((batch for batch in ()), Stage(epochs=1), 4, 0)
+        BatchAccess((batch for batch in ()), 4)
     with pytest.raises(ValueError, match="at least one batch"):
-        Rounds([], Stage(epochs=1), 4, 0)
+        BatchAccess([], 4)
     with pytest.raises(ValueError, match=r"one length.*\[3, 4\]"):
-        Rounds((np.ones((3, 1)), np.ones(4)), Stage(epochs=1), 4, 0)
+        BatchAccess((np.ones((3, 1)), np.ones(4)), 4)

@@ -1,0 +1,137 @@
+"""All examples of a data set, read once: a checksum that tells them from others, and their ranges.
+
+The checksum is a sum over the examples, so it does not depend on their order or on how they are
+cut into batches, nor on zeros that pad them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import math
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from .feed import BatchAccess, named_leaves
+
+_ROWS = 4096  # of arrays, at a time
+_WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+
+class Range(NamedTuple):
+    """What the numbers of one input, or of the labels, have in common.
+
+    Attributes:
+        low, high: The smallest and the largest number; NaN if one of them is.
+        whole: Boolean, whether all are whole numbers.
+        ndim: Integer, the number of dimensions, that of the batch included.
+        text: What is no number among them, or `None`.
+    """
+
+    low: float
+    high: float
+    whole: bool
+    ndim: int
+    text: str | None = None
+
+    def joined(self, other: Range) -> Range:
+        """The range of both."""
+        low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        whole = self.whole and other.whole
+        return Range(low.item(), high.item(), whole, self.ndim, self.text or other.text)
+
+
+class Summary(NamedTuple):
+    """All examples, or those of the first batch where there is no access to the others.
+
+    Attributes:
+        text: String that tells these examples from others, for settings.
+        ranges: Dict of `Range` by name, see `feed.named_leaves`.
+    """
+
+    text: str
+    ranges: dict[str, Range]
+
+
+_summaries = contextvars.ContextVar("summaries", default=None)
+
+
+@contextlib.contextmanager
+def read_once() -> Iterator[None]:
+    """A context in which `summary` reads the same data once. They must not change within it."""
+    token = _summaries.set({})
+    try:
+        yield
+    finally:
+        _summaries.reset(token)
+
+
+def summary(batches: BatchAccess) -> Summary:
+    """Reads all examples that `batches` has random access to, else the first batch."""
+    known = _summaries.get()
+    if known is not None and id(batches.given) in known:
+        return known[id(batches.given)][1]
+    made = _summary(batches)
+    if known is not None:
+        known[id(batches.given)] = batches.given, made  # kept, so that no other has its id
+    return made
+
+
+def _summary(batches):
+    count, total, ranges = 0, 0, {}
+    for batch in batches.chunks(_ROWS):
+        leaves = named_leaves(batch)
+        hashes = np.zeros(len(next(iter(leaves.values()))), "uint64")
+        for number, leaf in enumerate(leaves.values()):
+            hashes = _mix(hashes + _hashes(leaf, number))
+        count += len(hashes)
+        total = (total + int(hashes.sum(dtype="uint64"))) % 2**64
+        for name, leaf in leaves.items():
+            ranges[name] = join(ranges.get(name), name, leaf)
+    if batches.indexable:
+        return Summary(f"{count} examples, checksum {total:016x}", ranges)
+    return Summary(
+        f"{batches.length} batches without random access, of which the first one has "
+        f"{count} examples, checksum {total:016x}",
+        ranges,
+    )
+
+
+def join(before: Range | None, name: str, leaf: np.ndarray) -> Range:
+    """The `Range` of an array, and of those before."""
+    if leaf.dtype.kind in "OUS":
+        odd = next((v for v in leaf.ravel().tolist() if isinstance(v, (str, bytes))), None)
+        text = repr(odd)[:80] if odd is not None else leaf.dtype.name
+        return Range(math.nan, math.nan, False, leaf.ndim, text)
+    if not leaf.size or leaf.dtype.kind not in "biuf":
+        return before or Range(math.inf, -math.inf, True, leaf.ndim)
+    if before is not None and not before.whole and name.startswith("input"):
+        return before  # no ids: their range does not matter
+    whole = leaf.dtype.kind != "f" or bool((np.rint(leaf) == leaf).all())
+    now = Range(leaf.min().item(), leaf.max().item(), whole, leaf.ndim)
+    return now if before is None else before.joined(now)
+
+
+def _hashes(leaf, number):
+    """A number per row."""
+    if leaf.dtype.kind in "OUS":
+        flat = (zlib.crc32(str(v).encode("utf-8", "surrogatepass")) for v in leaf.ravel().tolist())
+        words = np.fromiter(flat, "uint64", leaf.size)
+    elif leaf.dtype.kind in "iub":  # alike in any type
+        words = leaf.astype("int64").view("uint64")
+    else:
+        words = np.ascontiguousarray(leaf).view(_WORDS.get(leaf.dtype.itemsize, np.uint8))
+    words = words.reshape(len(leaf), -1).astype("uint64", copy=False)
+    factors = _mix(np.arange(words.shape[1], dtype="uint64") + np.uint64((number + 1) << 40))
+    return words @ (factors | np.uint64(1))
+
+
+def _mix(x):
+    """Steele's SplitMix64, which spreads each bit over all."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
