@@ -55,6 +55,11 @@ def require_tensorflow(message: str) -> None:
         raise ValueError(f"{message} Received: {BACKEND}.")
 
 
+def host_is_bert4keras() -> bool:
+    """Whether pretrained encoders are bert4keras' models; in Keras 3 they are KerasHub's."""
+    return KERAS_2
+
+
 # Files.
 
 # Keras 2's safe mode refuses Lambda layers, but imports any module that a file names.
@@ -178,6 +183,16 @@ def input_structure(model):
     """The inputs of `model` in the form that it takes: a tensor, a list or a dict."""
     # A Keras 3 sequential model within another model has the other model's tensor as `input`.
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def call_of(tensor):
+    """The layer that made a symbolic `tensor`, the tensors that it got, and the call's options."""
+    history = tensor._keras_history
+    if KERAS_2:
+        node = history.layer._inbound_nodes[history.node_index]
+        return history.layer, list(node.keras_inputs), node.call_kwargs
+    node = history.operation._inbound_nodes[history.node_index]
+    return history.operation, list(node.input_tensors), node.arguments.kwargs
 
 
 def apply_layers_of(model, tensors):

@@ -1,39 +1,38 @@
 """Pretrained weights in and out: Google's TensorFlow checkpoints and Hugging Face directories.
 
-`find_checkpoint` opens either kind behind one interface (`base.Checkpoint`); `load_bert` builds a
-bert4keras BERT from it, `load_pretrained` one with its head; `build_bert` builds one with random
-weights, and `load_backbone` a KerasHub backbone from a Hugging Face directory. `save_pretrained`
-and `save_checkpoint` write the two kinds. Importing this module imports neither TensorFlow nor
-Keras.
+`find_checkpoint` opens either kind behind one interface (`base.Checkpoint`). `load_pretrained`
+builds the encoder with its head, in KerasHub or, under Keras 2, in bert4keras; `load_backbone` and
+`load_bert` build the encoder alone, and `build_bert` one with random weights. `save_pretrained` and
+`save_checkpoint` write the two kinds. Importing this module imports neither TensorFlow nor Keras.
 
 Example:
 
-    from bert_of_theseus.checkpoints import load_bert, load_pretrained, save_pretrained
+    from bert_of_theseus.checkpoints import load_pretrained, save_pretrained
 
-    predecessor = load_bert("chinese_L-12_H-768_A-12", dropout_rate=0.1)
-    successor = load_bert("chinese_L-12_H-768_A-12", num_hidden_layers=3, prefix="Successor-")
+    predecessor, classifier, labels = load_pretrained("my-model")
+    successor, *_ = load_pretrained("my-model", num_hidden_layers=3, prefix="successor_")
     ...
-    save_pretrained("successor", successor, classifier, vocab="vocab.txt", labels=["good", "bad"])
-    successor, classifier, labels = load_pretrained("successor")
+    save_pretrained("small", successor, classifier, tokenizer="my-model", labels=labels)
 """
 
 from .base import Checkpoint
-from .keras_hub import load_backbone
-from .load import (
+from .bert4keras import (
     bert4keras_models,
     build_bert,
-    check_vocab,
-    find_checkpoint,
     load_bert,
-    load_pretrained,
     load_weights,
     set_layer_norm_epsilon,
     shared_initializers_allowed,
 )
+from .heads import HeadFacts, read_task
+from .hosts import load_pretrained
+from .keras_hub import load_backbone
+from .load import check_vocab, find_checkpoint
 from .save import save_checkpoint, save_pretrained
 
 __all__ = [
     "Checkpoint",
+    "HeadFacts",
     "bert4keras_models",
     "build_bert",
     "check_vocab",
@@ -42,6 +41,7 @@ __all__ = [
     "load_bert",
     "load_pretrained",
     "load_weights",
+    "read_task",
     "save_checkpoint",
     "save_pretrained",
     "set_layer_norm_epsilon",

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
+
 from ..files import check_files
 from .configs import read_config
 from .families import FAMILIES, POOLER, Family, encoder_shapes, num_stored_layers
@@ -93,6 +95,21 @@ class Checkpoint:
             check_files(self.directory, [path.name for path in self.tensor_files])
             self._verified = True
         return self._read(name).astype("float32", copy=False)
+
+    def tensors(self, names) -> dict:
+        """The values of several tensors, by name.
+
+        Raises:
+            ValueError: if a file is truncated or corrupt, or holds NaN or infinity there.
+        """
+        values = {name: self.tensor(name) for name in names}
+        broken = [name for name, value in values.items() if not np.isfinite(value).all()]
+        if broken:
+            raise ValueError(
+                f"The {self.format} {str(self.directory)!r} holds NaN or infinity (nothing was "
+                f"loaded): {', '.join(map(self.stored_name, broken))}."
+            )
+        return values
 
     def stored_name(self, name: str) -> str:
         """The name that the file gives to the tensor `name`, whether it holds it or not."""

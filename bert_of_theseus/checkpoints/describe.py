@@ -1,18 +1,21 @@
-"""What a bert4keras BERT and its head are, as numbers: the source of saved and exported files."""
+"""What an encoder and its head are, as numbers: the source of saved and exported files."""
 
 from __future__ import annotations
 
 import sys
 from typing import NamedTuple
 
-from .configs import ACTIVATIONS
-from .families import POOLER, TOKEN
+from .bert4keras import describe_transformer, is_transformer
+from .families import FAMILIES, POOLER, TOKEN
+from .heads import pooler_activations
 from .keras_heads import Dense, Head, read_head
-from .load import bert4keras_models, check_bert, weights_by_name
+from .keras_hub import describe_backbone
+
+__all__ = ["Description", "describe", "is_transformer", "parts_of"]
 
 
 class Description(NamedTuple):
-    """A BERT and its head.
+    """An encoder and its head.
 
     Attributes:
         config: See `Checkpoint.config`.
@@ -34,99 +37,56 @@ class Description(NamedTuple):
 
     @property
     def first_token(self) -> bool:
-        """Whether the output is of `[CLS]` alone, so that the last layer can skip the others."""
+        """Whether the output is of the first token alone: the last layer can skip the others."""
         return self.head.kind != TOKEN if self.head else bool(self.dense_layers)
 
 
-def is_transformer(model) -> bool:
-    """Whether `model` is a bert4keras `Transformer`; imports nothing to find out."""
-    models = sys.modules.get("bert4keras.models")
-    return models is not None and isinstance(model, models.Transformer)
-
-
-def describe(transformer, classifier=None, verb: str = "saved") -> Description:
-    """Reads the weights and options of a bert4keras BERT and its head.
+def describe(encoder, classifier=None, verb: str = "saved") -> Description:
+    """Reads the weights and options of an encoder and its head.
 
     Args:
-        transformer: A bert4keras `Transformer`.
+        encoder: A bert4keras `Transformer`, or a KerasHub backbone or `TextClassifier`.
         classifier: Keras model or layer on its output.
         verb: What is to be done with it, for the error.
 
     Raises:
         TypeError: if one of them is something else.
-        ValueError: if the transformer is not a plain BERT, or has an option that no config can
-            express.
+        ValueError: if the encoder is of a family, or has an option, that no config can express.
     """
     from ..backend import keras
 
-    models = bert4keras_models()
-    check_bert(transformer, models, verb)
+    encoder, classifier, shape = parts_of(encoder, classifier)
     if classifier is not None and not isinstance(classifier, keras.layers.Layer):
         raise TypeError(f"`classifier` must be a Keras model or layer. Received: {classifier!r}.")
-    config = _config(transformer, models)
-    weights = weights_by_name(transformer)
-    values = models.K.batch_get_value(list(weights.values()))
-    tensors = {name: value.astype("float32", copy=False) for name, value in zip(weights, values)}
-    turned = "cls/seq_relationship/output_weights"
-    if turned in tensors:
-        tensors[turned] = tensors[turned].T
+    if is_transformer(encoder):
+        config, tensors = describe_transformer(encoder, verb)
+    else:
+        config, tensors = describe_backbone(encoder)
     head = None
-    if classifier is not None and not (transformer.with_mlm or transformer.with_nsp):
-        head = read_head(classifier, tuple(transformer.output.shape))
+    if classifier is not None and not any(name.startswith("cls/") for name in tensors):
+        head = read_head(classifier, shape, pooler_activations(FAMILIES[config["model_type"]]))
+        if len(shape) == 3:  # the head is on the hidden states, and so beside the encoder's pooler
+            tensors = {name: value for name, value in tensors.items() if name not in POOLER}
     return Description(config, tensors, head)
 
 
-def _config(transformer, models) -> dict:
-    """BERT's hyperparameters, from the layers. Refuses what no config can express."""
-    t = transformer
-    sizes = {t.attention_head_size * t.num_attention_heads,
-             t.attention_key_size * t.num_attention_heads}  # fmt: skip
-    mask = type(t).compute_attention_bias is not models.Transformer.compute_attention_bias
-    problems = {
-        "attention heads of another size": sizes != {t.hidden_size},
-        "a custom attention mask (application='lm' or 'unilm')": mask,
-        "no segments": not t.segment_vocab_size,
-        "a pooler without tanh": t.with_pool not in (False, True),
-        "layer_norm_cond": t.layer_norm_conds[0] is not None,
-        "attention_caches": bool(t.attention_caches),
-        "additional inputs": len(t.inputs) > 2,
-    }
-    for option in ("hierarchical_position", "shared_segment_embeddings",
-                   "residual_attention_scores"):  # fmt: skip
-        problems[option] = bool(getattr(t, option))
+def parts_of(encoder, classifier) -> tuple:
+    """The encoder, its classifier, and the shape of what the classifier takes.
 
-    layers = t.layers.values()
-    epsilons = {layer.epsilon for layer in layers if isinstance(layer, models.LayerNormalization)}
-    activations = {
-        function.__name__ if len(layer.activation) == 1 else "gated"
-        for layer in layers
-        if isinstance(layer, models.FeedForward)
-        for function in layer.activation
-    }
-    problems[f"LayerNorm epsilons {sorted(epsilons)}"] = len(epsilons) != 1
-    problems[f"activation {', '.join(sorted(activations))}"] = len(
-        activations
-    ) != 1 or not activations <= set(ACTIVATIONS)
-    found = [problem for problem, is_there in problems.items() if is_there]
-    if found:
-        raise ValueError(
-            f"`transformer` cannot be saved as a BERT: no config can express {', '.join(found)}."
+    Raises:
+        TypeError: if the encoder is of neither host.
+    """
+    if is_transformer(encoder):
+        return encoder, classifier, tuple(encoder.output.shape)
+    hub = sys.modules.get("keras_hub")
+    if hub is not None and isinstance(encoder, hub.models.TextClassifier) and classifier is None:
+        from ..encoders.keras_hub import KerasHubEncoder
+
+        encoder, classifier = encoder.backbone, KerasHubEncoder(encoder).classifier
+    if hub is None or not isinstance(encoder, hub.models.Backbone):
+        raise TypeError(
+            "`encoder` must be a bert4keras Transformer, from build_transformer_model(..., "
+            "return_keras_model=False), or a KerasHub backbone. Received: "
+            f"{type(encoder).__name__}."
         )
-    config = {
-        "model_type": "bert",
-        "vocab_size": t.vocab_size,
-        "hidden_size": t.hidden_size,
-        "num_hidden_layers": t.num_hidden_layers,
-        "num_attention_heads": t.num_attention_heads,
-        "intermediate_size": t.intermediate_size,
-        "hidden_act": ACTIVATIONS[activations.pop()],
-        "hidden_dropout_prob": t.dropout_rate,
-        "attention_probs_dropout_prob": t.attention_dropout_rate,
-        "max_position_embeddings": t.max_position,
-        "type_vocab_size": t.segment_vocab_size,
-        "layer_norm_eps": epsilons.pop(),
-        "initializer_range": 0.02,
-    }
-    if t.embedding_size != t.hidden_size:
-        config["embedding_size"] = t.embedding_size
-    return config
+    return encoder, classifier, (None, None, encoder.get_config().get("hidden_dim"))

@@ -10,13 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from ..files import check_files
 from ..validation import is_number
 from .base import Checkpoint, misfit
 from .configs import ACTIVATIONS
-from .families import CLASSIFIER, POOLER, SEQUENCE, TOKEN
+from .families import CLASSIFIER, POOLER, SEQUENCE, TOKEN, Family
 
 HEAD_FILE = "head.keras"
 KERAS = "keras"  # the kind of a head in HEAD_FILE
@@ -30,8 +28,6 @@ PROBLEMS = {
     "sigmoid": "multi_label_classification",
     "linear": "regression",
 }
-# Those of the dense layer before the output, where the config names it.
-_POOLER_ACTIVATIONS = ("gelu", "relu", "swish", "tanh")
 
 
 class HeadFacts(NamedTuple):
@@ -101,12 +97,19 @@ def read_task(checkpoint: Checkpoint) -> HeadFacts:
         input_rate = _rate(raw, "pooler_dropout", 0.0, path)
         spelling = raw.get("pooler_hidden_act") or "gelu"
         activation = ACTIVATIONS.get(spelling) if isinstance(spelling, str) else None
-        if activation not in _POOLER_ACTIVATIONS:
+        if activation not in pooler_activations(family):
             raise ValueError(
                 f"{str(path)!r}: pooler_hidden_act must be one of gelu, relu, silu, tanh, not "
                 f"{spelling!r}."
             )
     return facts._replace(input_dropout_rate=input_rate, pooler_activation=activation)
+
+
+def pooler_activations(family: Family) -> tuple[str, ...]:
+    """The activations that the dense layer of a text's head may have, by bert4keras' names."""
+    if family.model_type == "deberta-v2":  # its config names one
+        return ("gelu", "relu", "swish", "tanh")
+    return (family.pooler_activation,)
 
 
 def _output_names(checkpoint: Checkpoint) -> tuple[str, str] | None:
@@ -208,10 +211,10 @@ def load_head(checkpoint: Checkpoint) -> tuple:
     if facts.kind is None:
         return None, facts.labels
     if facts.kind == KERAS:
-        from ..saving import load_keras_file
+        from ..saving import load_model
 
         path = checkpoint.directory / HEAD_FILE
-        classifier = load_keras_file(path)
+        classifier = load_model(path)
         found = _num_classes(classifier, checkpoint.config["hidden_size"], path)
         if facts.num_outputs not in (None, found):
             raise ValueError(
@@ -228,13 +231,7 @@ def _load_own(checkpoint: Checkpoint, facts: HeadFacts):
 
     output = _output_names(checkpoint)
     wanted = _require(checkpoint, facts.kind, output)
-    values = [checkpoint.tensor(name) for name in wanted]
-    broken = [name for name, value in zip(wanted, values) if not np.isfinite(value).all()]
-    if broken:
-        raise ValueError(
-            f"The {checkpoint.format} {str(checkpoint.directory)!r} holds NaN or infinity (nothing "
-            f"was loaded): {', '.join(map(checkpoint.stored_name, broken))}."
-        )
+    values = list(checkpoint.tensors(wanted).values())
     if output == GOOGLE_CLASSIFIER:
         values[-2] = values[-2].T
     options = {"activation": facts.activation, "dropout_rate": facts.dropout_rate}

@@ -57,7 +57,8 @@ class Head(NamedTuple):
             problem = PROBLEMS[self.activation]
             if problem == "regression" and self.num_classes > 1:  # logits
                 problem = "single_label_classification"
-            config["problem_type"] = problem
+            if self.num_classes > 1 or self.activation != "softmax":  # which transformers refuses
+                config["problem_type"] = problem
         return config
 
     def as_keras(self):
@@ -127,7 +128,7 @@ class _Step(NamedTuple):
 
 def _chain(model) -> list[_Step] | None:
     """The layers of a model in which each takes the output of the one before; else `None`."""
-    from ..backend import keras
+    from ..backend import call_of, keras
 
     if not isinstance(model, keras.Model):
         return [_Step(model)]
@@ -135,13 +136,12 @@ def _chain(model) -> list[_Step] | None:
         return None
     chain, tensor = [], model.outputs[0]
     while True:
-        layer, index, _ = tensor._keras_history
-        node = layer._inbound_nodes[index]
-        if not node.keras_inputs:
+        layer, tensors, options = call_of(tensor)
+        if not tensors:
             return chain
-        if len(node.keras_inputs) > 1 or node.call_kwargs.get("training"):
+        if len(tensors) > 1 or options.get("training"):
             return None
-        (inputs,) = node.keras_inputs
+        (inputs,) = tensors
         is_model = isinstance(layer, keras.Model)
         steps = _chain(layer) if is_model else [_Step(layer, inputs, tensor)]
         if steps is None:
@@ -150,7 +150,7 @@ def _chain(model) -> list[_Step] | None:
 
 
 def _as_dense(layer) -> Dense:
-    kernel, *bias = layer.get_weights()
+    kernel, *bias = (value.astype("float32", copy=False) for value in layer.get_weights())
     bias = bias[0] if bias else np.zeros(kernel.shape[-1], "float32")
     return Dense(kernel, bias, _name(layer.activation))
 
@@ -174,28 +174,29 @@ def _takes_first_token(step: _Step) -> bool:
     A Lambda, or a slice in a functional model, does not say what it computes: its output on an
     example does.
     """
-    from ..backend import keras
+    from ..backend import keras, to_numpy
     from ..heads import FirstToken
 
     if isinstance(step.layer, FirstToken):
         return True
-    if step.inputs is None or step.layer.weights:
+    if step.inputs is None or getattr(step.layer, "weights", None):
         return False
     if (len(step.inputs.shape), len(step.outputs.shape)) != (3, 2):
         return False
     _, length, size = step.inputs.shape
-    x = np.arange(2 * (length or 3) * size, dtype="float32").reshape(2, -1, size)
+    # Integers that half precision holds too.
+    x = np.random.default_rng(0).integers(-128, 128, (2, length or 3, size)).astype("float32")
     found = keras.Model(step.inputs, step.outputs)(x, training=False)
-    return np.array_equal(found, x[:, 0])
+    return np.array_equal(to_numpy(found).astype("float32"), x[:, 0])
 
 
-def dropout_rate(classifier) -> float:
-    """The rate of the last dropout in a head."""
+def dropout_rates(classifier) -> tuple[float, float]:
+    """The rates of a head's dropouts: before its dense layer, if it has two, and the last one."""
     from ..backend import keras
 
     layers = classifier._flatten_layers()
     rates = [layer.rate for layer in layers if isinstance(layer, keras.layers.Dropout)]
-    return rates[-1] if rates else 0.0
+    return (rates[0] if len(rates) > 1 else 0.0), (rates[-1] if rates else 0.0)
 
 
 class KerasHead(NamedTuple):
@@ -219,24 +220,23 @@ class KerasHead(NamedTuple):
     def activation(self) -> str:
         """The activation that the outputs look as if they came from."""
         y = self.outputs
-        if y.shape[-1] > 1 and np.allclose(y.sum(-1), 1, atol=1e-5):
+        if y.shape[-1] > 1 and np.allclose(y.sum(-1), 1, atol=0.01):  # in half precision too
             return "softmax" if (y >= 0).all() else "linear"
         return "sigmoid" if ((y >= 0) & (y <= 1)).all() else "linear"
 
     def save(self, path: Path) -> None:
         """Writes the Keras file, and checks that it can be read again."""
-        from ..backend import keras
-        from ..saving import load_keras_file
+        from ..saving import load_model
 
         self.model.save(str(path))
         try:
-            found = load_keras_file(path)(keras.backend.constant(self.inputs))
+            found = _outputs(load_model(path), self.inputs)
         except ValueError as error:
             raise ValueError(
                 f"`classifier` cannot be loaded from a Keras file ({error}). Register its classes "
                 "with `keras.saving.register_keras_serializable`."
             ) from error
-        if not np.allclose(keras.backend.get_value(found), self.outputs, rtol=1e-4, atol=1e-5):
+        if not np.allclose(found, self.outputs, rtol=1e-4, atol=1e-5):
             raise ValueError("`classifier` computes something else once it is saved and loaded.")
 
 
@@ -246,7 +246,7 @@ def as_keras_head(classifier, shape: tuple) -> KerasHead:
     Raises:
         ValueError: if the head holds a Lambda layer.
     """
-    from ..backend import call_layer, keras
+    from ..backend import keras
 
     if any(isinstance(layer, keras.layers.Lambda) for layer in classifier._flatten_layers()):
         raise ValueError(
@@ -258,5 +258,10 @@ def as_keras_head(classifier, shape: tuple) -> KerasHead:
         classifier = keras.Model(inputs, classifier(inputs), name="classifier")
     length = (shape[1] or 5,) if len(shape) == 3 else ()
     x = np.random.default_rng(0).normal(size=(4, *length, shape[-1])).astype("float32")
-    y = keras.backend.get_value(call_layer(classifier, keras.backend.constant(x), False))
-    return KerasHead(classifier, x, y)
+    return KerasHead(classifier, x, _outputs(classifier, x))
+
+
+def _outputs(classifier, x: np.ndarray) -> np.ndarray:
+    from ..backend import call_layer, ops, to_numpy
+
+    return to_numpy(call_layer(classifier, ops.convert_to_tensor(x), False)).astype("float32")
