@@ -2,8 +2,8 @@
 
 A score is the sum of three products: content with content, content with the other token's position
 (c2p), and position with content (p2c). Positions are distances, in buckets that widen with the
-distance. Their keys and queries depend on the weights alone, so they are constants here, and a text
-of n tokens is multiplied with the 2n distances that can occur in it, however many buckets there are.
+distance. Their keys and queries depend on the weights alone, so they are constants here. A text of
+n tokens is multiplied with the 2n distances that occur in it, however many buckets there are.
 
 References:
     He et al., DeBERTa (https://arxiv.org/abs/2006.03654) and DeBERTaV3

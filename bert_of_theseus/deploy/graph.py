@@ -174,9 +174,10 @@ class EncoderGraph(Graph):
                 outputs=2,
                 epsilon=self.config["layer_norm_eps"],
             )
-        projection = "bert/embeddings/projection"
-        if f"{projection}/kernel" in self.tensors:
-            x = self.node("Add", self.kernel(x, projection), self.weight(f"{projection}/bias"))
+        for name in ("embeddings/projection", "encoder/embedding_hidden_mapping_in"):
+            if f"bert/{name}/kernel" in self.tensors:
+                x = self.kernel(x, f"bert/{name}")
+                x = self.node("Add", x, self.weight(f"bert/{name}/bias"))
         return x
 
     def offset_embeddings(self):

@@ -9,13 +9,15 @@ import zipfile
 import numpy as np
 
 from ..validation import one_of
+from .base import Limits
 from .export import Description, keras_function, read_source, traced, write_export
-from .runtimes import Limits
+
+_PROJECTION = "bert/encoder/embedding_hidden_mapping_in"
 
 
 def export_litert(
     path: str | os.PathLike,
-    transformer,
+    encoder,
     classifier=None,
     *,
     quantize: str | None = None,
@@ -26,17 +28,18 @@ def export_litert(
 
     The file takes `token_ids` and `segment_ids`, int32 `(batch_size, sequence_length)` of any
     size, masks padding (id 0), and returns `output`, float32: the classifier's output, or the
-    encoder's if there is none. A bert4keras BERT with one of the heads of `bert_of_theseus.heads`,
-    `span_head` excepted, is written as a graph for inference: if the head uses `[CLS]` only, the
-    last layer computes only that. Any other Keras model is converted as it is.
+    encoder's if there is none. A BERT of bert4keras or KerasHub with one of the heads of
+    `bert_of_theseus.heads`, `span_head` excepted, is written as a graph for inference: if the head
+    uses `[CLS]` only, the last layer computes only that. Any other Keras model of token and segment
+    ids is converted as it is. Keras must run on TensorFlow.
 
     Args:
         path: The file, `*.tflite`. An existing file is replaced once the new one is written and
             its outputs are those of the model, and left as it is otherwise. The checksums.json of
             the folder is updated, or written.
-        transformer: A bert4keras Transformer, as for `save_pretrained`, or a Keras model from
-            token and segment ids.
-        classifier: Keras model or layer on the transformer's output.
+        encoder: A bert4keras Transformer or a KerasHub BERT, as for `save_pretrained`, or a Keras
+            model from token and segment ids.
+        classifier: Keras model or layer on the encoder's output.
         quantize: How weights are stored: `None` for float32, `"float16"`, or `"int8"`, in which
             matrices are also multiplied (dynamic range: activations are rounded per batch).
         sample: `(token_ids, segment_ids)` to compare the file's output with the model's on.
@@ -55,9 +58,13 @@ def export_litert(
         export_litert("successor/model.int8.tflite", successor, classifier, quantize="int8")
     """
     one_of("quantize", quantize, (None, "float16", "int8"))
-    source = read_source(transformer, classifier)
-    if source.bert is not None:
-        function, variables = bert_function(source.bert)
+    from ..backend import require_tensorflow
+
+    require_tensorflow("LiteRT files are exported from Keras on TensorFlow.")
+    source = read_source(encoder, classifier)
+    if source.description is not None:
+        _check_bert(source.description.config)
+        function, variables = bert_function(source.description)
         function = traced(function, source.length)
     else:
         variables = []
@@ -69,6 +76,16 @@ def export_litert(
             archive.writestr(Limits.KEY, source.limits.to_json())
 
     write_export(path, source, make, ".tflite", quantize, sample, tolerance)
+
+
+def _check_bert(config: dict) -> None:
+    """Refuses what the graph below does not compute."""
+    if config["model_type"] != "bert" or config.get("pad_token_id"):
+        raise ValueError(
+            "`encoder` must be a BERT with padding as token 0 to be exported to LiteRT. Received: "
+            f"a {config['model_type']} with padding as token {config.get('pad_token_id')}. Use "
+            "export_onnx."
+        )
 
 
 def _convert(function, variables, quantize, directory) -> bytes:
@@ -224,6 +241,8 @@ def bert_function(bert: Description):
         batch_size, length = tf.unstack(tf.shape(token_ids))
         x = tf.gather(words, token_ids) + tf.gather(segments, segment_ids) + positions[:length]
         x = norm(x, "bert/embeddings/LayerNorm")
+        if f"{_PROJECTION}/kernel" in tensors:
+            x = dense(x, _PROJECTION)
         # Not minus infinity: text that is all padding would give NaN, as in bert4keras.
         bias = tf.cast(tf.equal(token_ids, 0), tf.float32) * np.float32(-1e9)
         bias = tf.reshape(bias, [batch_size, 1, 1, length])

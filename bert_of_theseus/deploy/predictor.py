@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,16 +15,21 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoints.base import missing_file
-from ..checkpoints.heads import read_labels, stored_activation
+from ..checkpoints.configs import read_config
+from ..checkpoints.families import SEQUENCE, TOKEN
+from ..checkpoints.heads import HEAD_FILE, HeadFacts, read_labels, read_task, stored_activation
 from ..checkpoints.load import KINDS as CHECKPOINTS
-from ..checkpoints.load import check_vocab
+from ..checkpoints.load import find_checkpoint
 from ..data import Tokenizer
-from ..files import check_files, read_json
-from ..validation import integer, is_integer
+from ..data.tokenizer import check_tokenizer
+from ..files import check_files
+from ..validation import integer
+from .base import activated
+from .folder import FILES
 from .runtimes import open_runtime
 
-# Each is the file model.<kind>, except for "keras", the checkpoint. In order of preference: the
-# fastest first, but quantized files last, as they change the results.
+# Each but "keras", the checkpoint, is a file. In order of preference: the fastest first, but
+# quantized files last, as they change the results.
 KINDS = ("onnx", "tflite", "keras", "float16.tflite", "int8.onnx", "int8.tflite")
 
 _CONFIGS = ("config.json", "bert_config.json")
@@ -36,9 +42,13 @@ class Predictor:
     depends neither on the other texts nor on the batch size, up to rounding (in int8 also on the
     range of the batch).
 
+    Several threads may share a predictor. One that was loaded from a folder can be pickled: it is
+    loaded from the same folder where it arrives.
+
     Args:
-        runtime: Function of `token_ids` and `segment_ids`, int32 arrays of shape
-            `(batch_size, sequence_length)` padded with 0, that returns the model's outputs.
+        runtime: Function of `token_ids`, `segment_ids` and `attention_mask`, int32 arrays of shape
+            `(batch_size, sequence_length)`, that returns the model's outputs. Where it has an
+            attribute `returns_logits` that is true, `activation` is applied to them.
         tokenizer: A `data.Tokenizer`.
         labels: The class names.
         activation: The activation of the outputs: `"softmax"`, `"sigmoid"` (independent labels) or
@@ -56,6 +66,7 @@ class Predictor:
 
     _POOL = 32  # number of batches that are sorted together
     _MULTIPLE = 8  # batches are padded to a multiple of this length, so that shapes repeat
+    _source: tuple | None = None  # the arguments of `load`
 
     def __init__(
         self,
@@ -74,9 +85,10 @@ class Predictor:
         self.batch_size = integer("batch_size", batch_size, minimum=1)
         self.kind = kind
         self.num_cut = 0
+        self._lock = threading.Lock()
         self._runtime = runtime
         # Run an empty text, so that what does not work fails now.
-        outputs = self._outputs(tokenizer.encode_batch([""], max_length))[0]
+        outputs = self._outputs(tokenizer.encode_batch([""], max_length), ["an empty text"])[0]
         self.tags_tokens = outputs.ndim == 2
         width = outputs.shape[-1]
         self.labels = labels or [f"LABEL_{number}" for number in range(width)]
@@ -102,19 +114,20 @@ class Predictor:
         batch_size: int = 32,
         num_threads: int | None = None,
     ) -> Predictor:
-        """Loads a folder that `save_pretrained` or `save_checkpoint` wrote, with its exports.
+        """Loads a folder that `save_pretrained`, `save_checkpoint` or `transformers` wrote.
 
         The files must match the folder's checksums.json, if it has one that lists them.
 
         Args:
-            directory: A folder with config.json (or bert_config.json), vocab.txt,
-                tokenizer_config.json, and the model in one form or several: the checkpoint
-                itself, model.onnx, model.tflite, and their quantized versions.
-            kind: The form to run: `"onnx"`, `"int8.onnx"`, `"tflite"`, `"float16.tflite"`,
-                `"int8.tflite"` (the file model.<kind>), or `"keras"` (the checkpoint). Defaults to
-                the first of onnx, tflite and keras that is there and whose packages are installed.
-                Quantized files, which change the results a little, run only on request or if
-                nothing else exists.
+            directory: A folder with config.json (or bert_config.json), the tokenizer's files, and
+                the model in one form or several: the checkpoint itself, onnx/model.onnx,
+                model.tflite, and their quantized versions. The ONNX files may be Optimum's.
+            kind: The form to run: `"onnx"` (onnx/model.onnx, or model.onnx), `"int8.onnx"`
+                (onnx/model_quantized.onnx, or model.int8.onnx), `"tflite"`, `"float16.tflite"`,
+                `"int8.tflite"` (model.<kind>), or `"keras"`, the checkpoint in the Keras in use.
+                Defaults to the first of onnx, tflite and keras that is there and whose packages are
+                installed. Quantized files, which change the results a little, run only on request
+                or if nothing else exists.
             max_length: Texts are truncated to this number of tokens. Defaults to the model's limit.
             batch_size: Number of texts in a batch.
             num_threads: For the runtime. Defaults to the runtime's own choice.
@@ -127,18 +140,16 @@ class Predictor:
             ImportError: if a package that this form needs is not installed.
             TypeError: if an argument has the wrong type.
             ValueError: if a file cannot be read or does not match its checksum, the files do not
-                fit together, or an argument is out of range.
+                fit together, the model has no head that labels texts or tokens, its outputs are not
+                finite, or an argument is out of range.
         """
         directory = Path(directory)
         if kind not in (None, *KINDS):
             raise ValueError(f"`kind` must be one of {', '.join(KINDS)}. Received: {kind!r}.")
-        path, config = _read_config(directory)
-        vocab = directory / "vocab.txt"
-        if not vocab.is_file():
-            raise missing_file(directory, "vocab.txt")
-        check_vocab(vocab, config, stacklevel=2)
-        tokenizer = Tokenizer(vocab)
-        kind, runtime = _open(directory, kind, num_threads)
+        path, config, raw = _read_config(directory)
+        tokenizer = Tokenizer.from_folder(directory)
+        check_tokenizer(tokenizer, config, stacklevel=2)
+        kind, facts, runtime = _open(_find(directory, kind), path, raw, num_threads)
         known, wanted = runtime.vocab_size, config["vocab_size"]
         if known is not None and known != wanted:
             raise ValueError(
@@ -153,24 +164,37 @@ class Predictor:
                 f"{str(directory)!r}. Received: {max_length}."
             )
         try:
-            return cls(
+            predictor = cls(
                 runtime,
                 tokenizer,
-                read_labels(config.get("id2label"), path),
-                activation=stored_activation(config, len(config.get("id2label") or (0, 1)), path),
+                facts.labels,
+                activation=facts.activation,
                 max_length=limit if max_length is None else max_length,
                 batch_size=batch_size,
                 kind=kind,
             )
+            kinds = (SEQUENCE, TOKEN)
+            if facts.kind in kinds and facts.kind != kinds[predictor.tags_tokens]:
+                raise ValueError(
+                    f"{path.name} describes a head of {facts.kind} labels, and "
+                    f"{runtime.path.name} has one of {kinds[predictor.tags_tokens]} labels"
+                )
         except ValueError as error:
             raise ValueError(f"{str(directory)!r} cannot be used: {error}") from error
+        predictor._source = (directory, kind, max_length, batch_size, num_threads)
+        return predictor
+
+    def __reduce__(self):
+        if self._source is None:
+            raise TypeError("A Predictor can be pickled if `Predictor.load` made it of a folder.")
+        return type(self).load, self._source
 
     def predict(self, texts):
         """Predicts the labels of texts.
 
         Args:
             texts: A list of texts, or a single text. A text is a string, or a tuple of two strings
-                for a model of pairs.
+                for a model of pairs. (A tuple of two strings is always one pair.)
 
         Returns:
             A list with a dict for each text, in order; for a single text, the dict. Its items:
@@ -183,11 +207,13 @@ class Predictor:
 
         Raises:
             TypeError: if an item is not a text; names its position.
+            ValueError: if the output for a text is not finite, or the model does not tell the texts
+                of a pair apart; names its position.
 
         Warns:
             UserWarning: if a text is longer than `max_length` and is truncated. Once per predictor.
         """
-        if isinstance(texts, str):
+        if isinstance(texts, str) or _is_pair(texts):
             return self._predict([texts], 0, stacklevel=3)[0]
         texts, results = list(texts), []
         for start in range(0, len(texts), self._window):
@@ -208,13 +234,14 @@ class Predictor:
             What `predict` returns for each text, in order.
 
         Raises:
-            TypeError: if an item is not a text; names its position.
+            TypeError, ValueError: as `predict` does.
 
         Warns:
             UserWarning: as `predict` does.
         """
-        if isinstance(texts, str):
-            raise TypeError("`texts` must be an iterable of texts. Received: a single text.")
+        if isinstance(texts, str) or _is_pair(texts):
+            what = "a single text" if isinstance(texts, str) else "a single pair of texts"
+            raise TypeError(f"`texts` must be an iterable of texts. Received: {what}.")
         texts = iter(texts)
         for start in itertools.count(0, self._window):
             window = list(itertools.islice(texts, self._window))
@@ -237,34 +264,47 @@ class Predictor:
         texts = [_checked(text, start + number) for number, text in enumerate(texts)]
         encodings = self.tokenizer.encode_batch(texts, self.max_length)
         num_cut = sum(bool(encoding.overflowing) for encoding in encodings)
-        if num_cut and not self.num_cut:
+        with self._lock:
+            warn = num_cut and not self.num_cut
+            self.num_cut += num_cut
+        if warn:
             warnings.warn(
                 f"A text is longer than {self.max_length} tokens and is cut. There is no warning "
                 "for later ones.",
                 stacklevel=stacklevel,
             )
-        self.num_cut += num_cut
         results: list = [None] * len(texts)
         order = sorted(range(len(texts)), key=lambda number: len(encodings[number].ids))
         for first in range(0, len(order), self.batch_size):
             rows = order[first : first + self.batch_size]
             batch = [encodings[row] for row in rows]
-            for row, encoding, outputs in zip(rows, batch, self._outputs(batch)):
+            names = [f"text number {start + row}" for row in rows]
+            for row, encoding, outputs in zip(rows, batch, self._outputs(batch, names)):
                 results[row] = self._result(texts[row], encoding, outputs)
         return results
 
-    def _outputs(self, encodings: list) -> np.ndarray:
+    def _outputs(self, encodings: list, names: list[str]) -> np.ndarray:
+        """The outputs for the texts of a batch; `names` is what errors call them."""
         longest = max(len(encoding.ids) for encoding in encodings)
         length = min(-(-longest // self._MULTIPLE) * self._MULTIPLE, self.max_length)
-        token_ids = np.zeros((len(encodings), length), "int32")
-        segment_ids = np.zeros_like(token_ids)
+        token_ids = np.full((len(encodings), length), self.tokenizer.pad_token_id, "int32")
+        segment_ids, mask = np.zeros_like(token_ids), np.zeros_like(token_ids)
+        has_segments = self.tokenizer.num_segments > 1
+        has_segments = has_segments and getattr(self._runtime, "takes_segments", True)
         for row, encoding in enumerate(encodings):
             token_ids[row, : len(encoding.ids)] = encoding.ids
-            segment_ids[row, : len(encoding.ids)] = encoding.type_ids
-        outputs = np.asarray(self._runtime(token_ids, segment_ids))
+            mask[row, : len(encoding.ids)] = 1
+            if has_segments:
+                segment_ids[row, : len(encoding.ids)] = encoding.type_ids
+        outputs = np.asarray(self._runtime(token_ids, segment_ids, mask))
+        if getattr(self._runtime, "returns_logits", False):
+            outputs = activated(outputs, self.activation)
         if self.activation == "linear" and outputs.shape[-1] > 1:
-            outputs = np.exp(outputs - outputs.max(-1, keepdims=True))
-            outputs /= outputs.sum(-1, keepdims=True)
+            outputs = activated(outputs, "softmax")
+        for row, name in enumerate(names):
+            shown = outputs[row, mask[row] == 1] if outputs.ndim == 3 else outputs[row]
+            if not np.isfinite(shown).all():
+                raise ValueError(f"The model's output for {name} is NaN or infinite.")
         return outputs
 
     def _result(self, text, encoding, outputs) -> dict:
@@ -315,40 +355,78 @@ def _checked(text, number: int):
     return text if isinstance(text, str) else tuple(parts)
 
 
-def _read_config(directory: Path) -> tuple[Path, dict]:
-    """The model's config, and its path."""
+def _is_pair(texts) -> bool:
+    """Whether it is one pair of texts, not several texts."""
+    is_tuple = isinstance(texts, tuple) and len(texts) == 2
+    return is_tuple and all(isinstance(text, str) for text in texts)
+
+
+def _read_config(directory: Path) -> tuple[Path, dict, dict]:
+    """The path of the model's config, the canonical config, and the file's content."""
     path = next((directory / n for n in _CONFIGS if (directory / n).is_file()), None)
     if path is None:
         raise missing_file(directory, " or ".join(_CONFIGS))
     check_files(directory, [path.name])
-    config = read_json(path)
-    config.setdefault("max_position_embeddings", 512)
-    for name in ("vocab_size", "max_position_embeddings"):
-        if not is_integer(config.get(name)):
-            raise ValueError(f"{str(path)!r}: {name} must be an integer, not {config.get(name)!r}.")
-    if "id2label" not in config and (config.get("architectures") or [None])[0] == "BertModel":
-        raise ValueError(
-            f"{str(path)!r} names no labels (id2label): it is an encoder without a head. Save it "
-            "with its classifier."
-        )
-    return path, config
+    return path, *read_config(path)
 
 
-def _open(directory: Path, kind: str | None, num_threads: int | None):
-    """The form that is asked for, or the first that is there and can be run."""
-    paths = {k: directory / f"model.{k}" for k in KINDS if k != "keras"}
-    there = {k: path for k, path in paths.items() if path.is_file()}
-    if any(c.find_tensors(directory) for c in CHECKPOINTS):
-        there["keras"] = directory
+def _read_facts(kind: str, path: Path, raw: dict) -> HeadFacts:
+    """What the head is: by the weights if they are to run, else by the config alone."""
+    if kind == "keras":
+        facts = read_task(find_checkpoint(path.parent))
+        if facts.kind is None:
+            raise _no_head(path)
+        return facts
+    said = raw.get("architectures")
+    said = str(said[0]) if isinstance(said, list) and said else ""
+    ends = {"ForSequenceClassification": SEQUENCE, "ForTokenClassification": TOKEN}
+    kind = next((ends[end] for end in ends if said.endswith(end)), None)
+    # A head that other programs do not know is saved as an encoder with its labels beside it.
+    own = "classifier_activation" in raw or path.with_name(HEAD_FILE).is_file()
+    if said and kind is None and not own:
+        raise _no_head(path, said)
+    number = len(raw.get("id2label") or (0, 1))
+    labels = read_labels(raw.get("id2label"), path)
+    return HeadFacts(kind, labels, stored_activation(raw, number, path, kind or SEQUENCE), number)
+
+
+def _no_head(path: Path, what: str = "an encoder without a head") -> ValueError:
+    return ValueError(
+        f"{str(path)!r} must describe a model with a head that labels texts or tokens. Received: "
+        f"{what}. Save an encoder with its classifier."
+    )
+
+
+def _find(directory: Path, kind: str | None) -> dict[str, Path]:
+    """The forms that are there, in order of preference, or the one that is asked for."""
+    there = {}
+    for k in KINDS:
+        names = [name for name in FILES.get(k, ()) if (directory / name).is_file()]
+        if names:
+            there[k] = directory / names[0]
+        elif k == "keras" and any(c.find_tensors(directory) for c in CHECKPOINTS):
+            there[k] = directory
     if kind is not None and kind not in there:
-        looked_for = "a checkpoint for Keras" if kind == "keras" else paths[kind].name
-        raise missing_file(directory, looked_for)
+        raise missing_file(
+            directory, "a checkpoint for Keras" if kind == "keras" else " or ".join(FILES[kind])
+        )
     if not there:
-        raise missing_file(directory, f"a checkpoint, {', '.join(p.name for p in paths.values())}")
+        names = ", ".join(name for names in FILES.values() for name in names)
+        raise missing_file(directory, f"a checkpoint, {names}")
+    return there if kind is None else {kind: there[kind]}
+
+
+def _open(there: dict[str, Path], config_path: Path, raw: dict, num_threads: int | None):
+    """The first form that can be run: its kind, what its head is, and its runtime."""
     errors = []
-    for k in [kind] if kind else [k for k in KINDS if k in there]:
+    for kind, path in there.items():
+        facts = _read_facts(kind, config_path, raw)
         try:
-            return k, open_runtime(there[k], num_threads)
+            runtime = open_runtime(path, num_threads)
         except ImportError as error:
             errors.append(error)
+            continue
+        if runtime.output_name in ("last_hidden_state", "pooler_output"):
+            raise _no_head(config_path, f"{path.name}, whose output is {runtime.output_name}")
+        return kind, facts, runtime
     raise ImportError(" ".join(map(str, errors))) from errors[0]

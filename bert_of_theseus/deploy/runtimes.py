@@ -1,4 +1,4 @@
-"""Runs exported models: ONNX Runtime, LiteRT (TensorFlow Lite) and Keras behind one interface.
+"""ONNX Runtime, LiteRT (TensorFlow Lite) and Keras behind one interface.
 
 A runtime imports only what it needs: neither TensorFlow nor Keras for `.onnx`, and for `.tflite`
 only LiteRT's interpreter if `ai-edge-litert` is installed.
@@ -6,39 +6,16 @@ only LiteRT's interpreter if `ai-edge-litert` is installed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import json
 import os
 import warnings
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from ..files import check_files
 from ..validation import positive_integer
-
-
-class Limits(NamedTuple):
-    """What a model accepts; `None` where that is not known.
-
-    Exported files carry it: an `.onnx` file in its metadata, under `KEY`, and a `.tflite` file as
-    JSON in a zip archive after its end, which is where TensorFlow Lite puts associated files.
-    """
-
-    max_length: int | None = None
-    vocab_size: int | None = None
-    segments: int | None = None
-
-    KEY = "bert_of_theseus"
-
-    def to_json(self) -> str:
-        return json.dumps(self._asdict())
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Limits:
-        return cls(**json.loads(text))
+from .base import Limits, Runtime, home, import_package, unreadable
 
 
 def open_runtime(path: str | os.PathLike, num_threads: int | None = None) -> Runtime:
@@ -48,21 +25,22 @@ def open_runtime(path: str | os.PathLike, num_threads: int | None = None) -> Run
 
     Args:
         path: An `.onnx` or `.tflite` file from `export_onnx` or `export_litert`, a Keras file
-            (`.keras`), or a folder from `save_pretrained` or `save_checkpoint`. Other programs'
-            `.onnx` and `.tflite` files work too if their inputs are integers of shape
-            `(batch_size, sequence_length)`, named `token_ids` and `segment_ids`, or `input_ids`,
-            `token_type_ids` and `attention_mask` as in Hugging Face's exports.
+            (`.keras`), or a folder from `save_pretrained`, `save_checkpoint` or `transformers`.
+            Other programs' `.onnx` and `.tflite` files work too if their inputs are integers of
+            shape `(batch_size, sequence_length)`, named `token_ids` and `segment_ids`, or
+            `input_ids`, `token_type_ids` and `attention_mask` as in Hugging Face's exports.
         num_threads: Threads that one call may use. Defaults to one for each core that the process
             may use. For a Keras file this is a setting of TensorFlow for the whole process, and
             must come before TensorFlow's first use.
 
     Returns:
-        A `Runtime`: `runtime(token_ids, segment_ids)` returns the model's output.
+        A `Runtime`: `runtime(token_ids, segment_ids, attention_mask)` returns the model's output.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
         ImportError: if the package that runs such files is not installed.
-        ValueError: if the file is truncated, corrupt or not a model, or has other inputs.
+        ValueError: if the file is truncated, corrupt or not a model, or has other inputs or
+            several outputs.
     """
     path = Path(path)
     num_threads = positive_integer("num_threads", num_threads, optional=True)
@@ -76,133 +54,8 @@ def open_runtime(path: str | os.PathLike, num_threads: int | None = None) -> Run
         raise FileNotFoundError(f"{str(path)!r} does not exist.")
     if not path.is_dir():
         check_files(path.parent, [path.name])
+        check_files(home(path), [path.relative_to(home(path)).as_posix()])
     return kind(path, num_threads)
-
-
-class Runtime:
-    """A loaded model: `runtime(token_ids, segment_ids)` returns its output, a float32 array.
-
-    Args:
-        path: The model's file or folder, a `Path`.
-        num_threads: See `open_runtime`.
-
-    Call arguments:
-        token_ids: Integers `(batch_size, sequence_length)`; 0 is padding and is masked.
-        segment_ids: Integers of the same shape. Defaults to zeros.
-
-    Raises:
-        ValueError: when called with other inputs, or with more tokens than the model accepts.
-        RuntimeError: when the runtime itself fails.
-
-    Attributes:
-        path: The model's file or folder.
-        kind: `"onnx"`, `"litert"` or `"keras"`.
-        max_length: Number of tokens of the longest text that the model accepts; `None` if unknown.
-        vocab_size: Number of tokens in the model's vocabulary; `None` if unknown.
-    """
-
-    kind: str
-    _limits = Limits()
-    _length: int | None = None  # the only sequence length that the model accepts
-    _inputs: dict  # the names of the model's inputs, with their types
-
-    def __init__(self, path: Path, num_threads: int | None = None):
-        self.path = path
-        self._load(num_threads)
-
-    @property
-    def max_length(self) -> int | None:
-        return self._length or self._limits.max_length
-
-    @property
-    def vocab_size(self) -> int | None:
-        return self._limits.vocab_size
-
-    def __call__(self, token_ids, segment_ids=None) -> np.ndarray:
-        token_ids = np.asarray(token_ids)
-        segment_ids = np.zeros_like(token_ids) if segment_ids is None else np.asarray(segment_ids)
-        self._check(token_ids, segment_ids)
-        length = token_ids.shape[1]
-        padding = [(0, 0), (0, self._length - length if self._length else 0)]
-        inputs = (np.pad(ids, padding).astype("int32") for ids in (token_ids, segment_ids))
-        try:
-            output = self._run(*inputs)
-        except Exception as error:  # each runtime has its own, some several
-            raise RuntimeError(
-                f"{str(self.path)!r} fails on a batch of {token_ids.shape}: {error}"
-            ) from error
-        # Outputs per position: cut off those of the padding added here.
-        output = output[:, :length] if self._length and output.ndim == 3 else output
-        return output.astype("float32", copy=False)
-
-    def _check(self, token_ids, segment_ids):
-        shape = token_ids.shape
-        if not all(ids.ndim == 2 and ids.dtype.kind in "iu" for ids in (token_ids, segment_ids)):
-            raise ValueError(
-                "`token_ids` and `segment_ids` must be integers, (batch_size, sequence_length). "
-                f"Received: {token_ids.dtype} {shape} and {segment_ids.dtype} {segment_ids.shape}."
-            )
-        if segment_ids.shape != shape or 0 in shape:
-            raise ValueError(
-                "`token_ids` and `segment_ids` must be of one shape, with at least one text and "
-                f"one token. Received: {shape} and {segment_ids.shape}."
-            )
-        if self.max_length is not None and shape[1] > self.max_length:
-            raise ValueError(
-                f"{str(self.path)!r} takes at most {self.max_length} tokens. Received: {shape[1]}."
-            )
-        # A lookup out of range may read other memory or stop the process.
-        for name, ids, size in (
-            ("token_ids", token_ids, self.vocab_size),
-            ("segment_ids", segment_ids, self._limits.segments),
-        ):
-            if size is not None and not (ids.min() >= 0 and ids.max() < size):
-                raise ValueError(
-                    f"`{name}` must be from 0 to {size - 1} for this model. Received: {ids.min()} "
-                    f"to {ids.max()}."
-                )
-
-    def _load(self, num_threads: int | None) -> None:
-        raise NotImplementedError
-
-    def _check_inputs(self, inputs: dict, shapes: list) -> None:
-        """Keeps the inputs' names and types, and the length; refuses inputs of other kinds."""
-        known = _feeds(np.zeros((1, 1), "int32"), np.zeros((1, 1), "int32"))
-        integers = all(np.dtype(dtype).kind in "iu" for dtype in inputs.values())
-        two_axes = all(len(shape) == 2 for shape in shapes)
-        if not {"token_ids", "input_ids"} & set(inputs) or not integers or not two_axes or (
-            set(inputs) - set(known)
-        ):  # fmt: skip
-            found = ", ".join(f"{n} {np.dtype(d)} {s}" for (n, d), s in zip(inputs.items(), shapes))
-            raise ValueError(
-                f"{str(self.path)!r} must have the inputs token_ids and segment_ids, integers "
-                f"(batch_size, sequence_length). Received: {found}."
-            )
-        self._inputs = inputs
-        length = shapes[0][1]
-        self._length = length if isinstance(length, (int, np.integer)) and length > 0 else None
-
-    def _feed(self, token_ids, segment_ids) -> dict:
-        """The model's inputs, by their names and in their types."""
-        values = _feeds(token_ids, segment_ids)
-        return {name: values[name].astype(dtype) for name, dtype in self._inputs.items()}
-
-    def _run(self, token_ids, segment_ids) -> np.ndarray:
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r})"
-
-
-def _feeds(token_ids, segment_ids) -> dict:
-    """Values for inputs of all names that are known: this package's and Hugging Face's."""
-    return {
-        "token_ids": token_ids,
-        "segment_ids": segment_ids,
-        "input_ids": token_ids,
-        "token_type_ids": segment_ids,
-        "attention_mask": token_ids != 0,
-    }
 
 
 class ONNXRuntime(Runtime):
@@ -222,8 +75,8 @@ class ONNXRuntime(Runtime):
             self._session = onnxruntime.InferenceSession(
                 str(self.path), options, providers=["CPUExecutionProvider"]
             )
-            note = self._session.get_modelmeta().custom_metadata_map.get(Limits.KEY, "{}")
-            self._limits = Limits.from_json(note)
+            note = self._session.get_modelmeta().custom_metadata_map.get(Limits.KEY)
+            self._limits = Limits.from_json(note or "{}")
         except Exception as error:  # ONNX Runtime has one class per state, all plain Exceptions
             raise unreadable(self.path, error) from error
         inputs = self._session.get_inputs()
@@ -231,9 +84,21 @@ class ONNXRuntime(Runtime):
         self._check_inputs(
             {x.name: types.get(x.type, "float32") for x in inputs}, [x.shape for x in inputs]
         )
+        outputs = [x.name for x in self._session.get_outputs()]
+        known = [name for name in ("logits", "last_hidden_state") if name in outputs]
+        if len(outputs) > 1 and not known:
+            raise ValueError(
+                f"{str(self.path)!r} must have one output, or logits or last_hidden_state among "
+                f"them. Received: {', '.join(outputs)}."
+            )
+        self.output_name = [*known, *outputs][0]
+        self.returns_logits = self.output_name == "logits" and note is None
 
-    def _run(self, token_ids, segment_ids):
-        return self._session.run(None, self._feed(token_ids, segment_ids))[0]
+    def _guard(self):
+        return contextlib.nullcontext()  # a session is made for many threads
+
+    def _run(self, *inputs):
+        return self._session.run([self.output_name], self._feed(*inputs))[0]
 
 
 class LiteRTRuntime(Runtime):
@@ -262,9 +127,12 @@ class LiteRTRuntime(Runtime):
             {name: x["dtype"] for name, x in inputs.items()},
             [x["shape_signature"] for x in inputs.values()],
         )
+        outputs = list(self._signature.get_output_details())
+        self.output_name = outputs[0]
+        self.returns_logits = outputs == ["logits"]
 
-    def _run(self, token_ids, segment_ids):
-        (output,) = self._signature(**self._feed(token_ids, segment_ids)).values()
+    def _run(self, *inputs):
+        (output,) = self._signature(**self._feed(*inputs)).values()
         return output
 
 
@@ -274,17 +142,25 @@ class KerasRuntime(Runtime):
     kind = "keras"
 
     def _load(self, num_threads):
-        if self._is_of_bert4keras():
+        if not self.path.is_dir() and self._names_bert4keras():
             from ..checkpoints import bert4keras_models
 
             bert4keras_models()  # before Keras; the file names its layers
         if num_threads is not None:
             self._set_threads(num_threads)
         self._model = self._load_folder() if self.path.is_dir() else self._load_file()
+        self._names = input_names(self._model)
+        if self._names is not None:
+            self._set_inputs(dict.fromkeys(self._names, "int32"))
 
-    def _is_of_bert4keras(self) -> bool:
-        if self.path.is_dir():
-            return True
+    def _after_fork(self):
+        raise RuntimeError(
+            f"{str(self.path)!r} was loaded in Keras by the process that this one was forked from, "
+            "and Keras' frameworks do not survive a fork. Load it after the fork, or export it to "
+            "ONNX."
+        )
+
+    def _names_bert4keras(self) -> bool:
         try:
             with zipfile.ZipFile(self.path) as archive:
                 return b"bert4keras" in archive.read("config.json")
@@ -292,16 +168,17 @@ class KerasRuntime(Runtime):
             raise unreadable(self.path, error) from error
 
     def _load_folder(self):
-        from ..backend import keras
-        from ..checkpoints import load_pretrained
+        from ..checkpoints import find_checkpoint, load_pretrained
 
-        transformer, classifier, _ = load_pretrained(self.path)
+        config = find_checkpoint(self.path).config
+        encoder, classifier, _ = load_pretrained(self.path)
         self._limits = Limits(
-            transformer.max_position, transformer.vocab_size, transformer.segment_vocab_size
+            config["max_position_embeddings"],
+            config["vocab_size"],
+            config["type_vocab_size"],
+            config["pad_token_id"],
         )
-        if classifier is None:
-            return transformer.model
-        return keras.Model(transformer.inputs, classifier(transformer.output))
+        return whole_model(encoder, classifier)
 
     def _load_file(self):
         from .. import heads, layers, models  # noqa: F401  register their classes
@@ -324,8 +201,29 @@ class KerasRuntime(Runtime):
                 f"process. Received: {num_threads}."
             ) from error
 
-    def _run(self, token_ids, segment_ids):
-        return np.asarray(self._model.predict_on_batch([token_ids, segment_ids]))
+    def _run(self, *inputs):
+        fed = inputs[:2] if self._names is None else self._feed(*inputs)
+        return self._model.predict_on_batch(fed if self._names else list(fed))
+
+
+def whole_model(encoder, classifier):
+    """One Keras model of an encoder and its head, if it has one."""
+    from ..backend import keras
+    from ..checkpoints.describe import is_transformer
+
+    model = encoder.model if is_transformer(encoder) else encoder
+    output = model.output
+    if isinstance(output, dict):  # KerasHub's backbones with a pooler
+        output = output["sequence_output"]
+    if classifier is None:
+        return model if output is model.output else keras.Model(model.input, output)
+    return keras.Model(model.input, classifier(output))
+
+
+def input_names(model) -> list[str] | None:
+    """The names of a model's inputs, if it takes them in a dict as KerasHub's do."""
+    inputs = model.input
+    return list(inputs) if isinstance(inputs, dict) else None
 
 
 _KINDS = {".onnx": ONNXRuntime, ".tflite": LiteRTRuntime, ".keras": KerasRuntime}
@@ -336,22 +234,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def import_package(name: str):
-    """Imports an optional package, or says how to install it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"{name} is needed ({error}). Try `pip install {name}`.") from error
-
-
-def unreadable(path: Path, error: Exception) -> ValueError:
-    """The error for a file that a runtime refuses."""
-    return ValueError(
-        f"{str(path)!r} cannot be loaded: it is truncated or corrupt, or not a {path.suffix} "
-        f"model ({error})."
-    )
 
 
 def _litert_interpreter():

@@ -1,5 +1,7 @@
 """ONNX files of other programs, and what a runtime refuses."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,12 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from bert_of_theseus.deploy import open_runtime  # noqa: E402
 from bert_of_theseus.files import replace_listed_file  # noqa: E402
 
+# pad_token_id is 1 by default.
+ROBERTA = {
+    "model_type": "roberta",
+    **{"vocab_size": 9, "hidden_size": 2, "num_hidden_layers": 1, "num_attention_heads": 1},
+    "intermediate_size": 2,
+}
 OURS = ("token_ids", "segment_ids")
 HUGGING_FACE = ("input_ids", "token_type_ids", "attention_mask")
 
@@ -41,14 +49,62 @@ def write(path, names, dtype=TensorProto.INT32, shape=("batch", "length")):
 @pytest.mark.parametrize("names", [OURS, HUGGING_FACE, HUGGING_FACE[::2], OURS[:1]])
 def test_files_of_other_programs(names, dtype, tmp_path):
     runtime = open_runtime(write(tmp_path / "any.onnx", names, dtype))
-    token_ids, segment_ids = np.array([[7, 5, 0]]), np.array([[0, 1, 1]])
+    has_segments = len(set(names) & {"segment_ids", "token_type_ids"})
+    token_ids, segment_ids = np.array([[7, 5, 0]]), np.array([[0, 1, 1]]) * has_segments
+    mask = [np.array([[1, 1, 0]])] if "attention_mask" in names else []
     roles = {"segment": segment_ids, "type": segment_ids, "mask": token_ids != 0}
     expected = sum(
         factor * next((roles[role] for role in roles if role in name), token_ids)
         for factor, name in zip((100, 10, 1), names)
     )
-    np.testing.assert_array_equal(runtime(token_ids, segment_ids), expected)
+    np.testing.assert_array_equal(runtime(token_ids, segment_ids, *mask), expected)
     assert runtime.max_length is None and runtime.vocab_size is None
+    if not has_segments:
+        with pytest.raises(ValueError, match="`segment_ids` must be from 0 to 0"):
+            runtime(token_ids, segment_ids + 1, *mask)
+
+
+def test_which_tokens_are_padding(tmp_path):
+    """The mask that is given, or what config.json says; without either no guess."""
+    (tmp_path / "onnx").mkdir()
+    runtime = open_runtime(write(tmp_path / "onnx/any.onnx", HUGGING_FACE[::2]))
+    token_ids = np.array([[0, 5, 1, 1]])
+    with pytest.raises(ValueError, match="`attention_mask` must be given.*no config.json beside"):
+        runtime(token_ids)
+    for mask in ([[1, 1, 1, 0]], [[True, False, True, False]]):
+        found = runtime(token_ids, attention_mask=mask)
+        np.testing.assert_array_equal(found, 100 * token_ids + 10 * np.array(mask))
+    for mask in ([[1, 1, 2, 0]], [[1, 1, 1]], [1, 1, 1, 1], [[0.5, 1, 1, 1]]):
+        with pytest.raises(ValueError, match="`attention_mask` must be 0 or 1"):
+            runtime(token_ids, attention_mask=mask)
+    for config in ({"pad_token_id": 1}, ROBERTA):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        runtime = open_runtime(tmp_path / "onnx/any.onnx")
+        found = runtime(token_ids)
+        np.testing.assert_array_equal(found, 100 * token_ids + 10 * np.array([[1, 1, 0, 0]]))
+
+
+def test_a_model_that_finds_the_padding_itself_takes_no_other_mask(tmp_path):
+    runtime = open_runtime(write(tmp_path / "any.onnx", OURS))
+    token_ids = np.array([[7, 0, 5]])
+    expected = runtime(token_ids)
+    np.testing.assert_array_equal(runtime(token_ids, None, [[1, 0, 1]]), expected)
+    with pytest.raises(ValueError, match="hides other tokens"):
+        runtime(token_ids, None, [[1, 1, 0]])
+
+
+def test_one_output_or_one_that_is_known(tmp_path):
+    path = write(tmp_path / "any.onnx", OURS)
+    model = onnx.load(path)
+    for name in ("start_logits", "end_logits"):
+        model.graph.node.append(helper.make_node("Identity", ["logits"], [name]))
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    onnx.save(model, path)
+    assert open_runtime(path)(np.array([[1]])) == 100
+    del model.graph.output[0]
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match="one output.*Received: start_logits, end_logits"):
+        open_runtime(path)
 
 
 def test_a_file_of_one_length(tmp_path):

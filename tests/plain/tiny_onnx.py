@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bert_of_theseus.deploy.runtimes import Limits
+from bert_of_theseus.deploy.base import Limits
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##s", "天"]
 LABELS = ["bad", "so-so", "好"]
@@ -28,6 +28,8 @@ def write(directory, *, tags=False, labels=LABELS, kinds=("onnx",), **config):
     config = {
         "model_type": "bert",
         "vocab_size": len(VOCAB),
+        **{"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16},
+        "num_hidden_layers": 1,
         "max_position_embeddings": MAX_LENGTH,
         "id2label": {str(number): label for number, label in enumerate(labels)},
         **config,
