@@ -9,10 +9,10 @@ from typing import ClassVar
 import numpy as np
 
 from ..validation import is_integer
+from .batches import Encoded
 from .decoding import tag_spans
 from .examples import NO_LABEL, Words
 from .span_tasks import MaskedTask
-from .tokenizer import Encoded
 
 
 class TokenClassification(MaskedTask):
@@ -57,25 +57,15 @@ class TokenClassification(MaskedTask):
     def encode(self, examples, tokenizer, max_length):
         """As in `TextTask`. `offsets` are those of words, at their first tokens."""
         tags = [self._tags(example, number) for number, example in enumerate(examples)]
-        encodings = _encodings(examples, tokenizer, max_length)
-        labels, offsets = [], []
-        for example, given, encoding in zip(examples, tags, encodings):
-            spans, units = _words_of(example, encoding)
-            label = np.full(len(spans), NO_LABEL, dtype="int32")
+        encoded, labels, dropped = _encoded(examples, tokenizer, max_length), [], 0
+        for example, given, offsets in zip(examples, tags, encoded.offsets):
+            is_first = offsets[:, 0] < offsets[:, 1]
+            label = np.full(len(offsets), NO_LABEL, dtype="int32")
             if given is not None:
-                label[units >= 0] = given[units[units >= 0]]
+                label[is_first] = given[offsets[is_first, 0]]
             labels.append(label)
-            offsets.append(spans)
-        words = [len(e.words) if isinstance(e, Words) else 0 for e in examples]
-        kept = [(o[:, 0] < o[:, 1]).sum() for o in offsets]
-        return Encoded(
-            [np.array(encoding.ids, dtype="int32") for encoding in encodings],
-            labels,
-            offsets=offsets,
-            cut=np.array([bool(encoding.overflowing) for encoding in encodings], dtype=bool),
-            examples=examples,
-            dropped=sum(max(0, all - left) for all, left in zip(words, kept)),
-        )
+            dropped += len(example.words) - is_first.sum() if isinstance(example, Words) else 0
+        return encoded._replace(labels=labels, dropped=int(dropped))
 
     def _tags(self, example, number):
         if example.label is None:
@@ -131,46 +121,34 @@ class TokenClassification(MaskedTask):
         ]
 
 
-def _encodings(examples, tokenizer, max_length):
-    """The tokenizer's encodings: of words that are given, or of whole texts."""
-    found = [None] * len(examples)
-    for encode, is_asked in (
-        (tokenizer.encode_words, lambda example: isinstance(example, Words)),
-        (tokenizer.encode_batch, lambda example: not isinstance(example, Words)),
-    ):
-        rows = [row for row, example in enumerate(examples) if is_asked(example)]
-        texts = [getattr(examples[row], "words", examples[row].text) for row in rows]
-        for row, encoding in zip(rows, encode(texts, max_length) if rows else ()):
-            found[row] = encoding
-    return found
+def _encoded(examples, tokenizer, max_length):
+    """Token ids of words that are given, or of whole texts, with the offsets of each word."""
+    ids, offsets, cut = [[None] * len(examples) for _ in range(3)]
+    rows = [row for row, example in enumerate(examples) if isinstance(example, Words)]
+    if rows:
+        found = tokenizer.encode_words([examples[row].words for row in rows], max_length)
+        for row, *parts in zip(rows, found.token_ids, found.offsets, found.cut):
+            ids[row], offsets[row], cut[row] = parts
+    rows = [row for row, example in enumerate(examples) if ids[row] is None]
+    if rows:
+        texts = [examples[row].text for row in rows]
+        for row, text, found in zip(rows, texts, tokenizer.encode_batch(texts, max_length)):
+            ids[row] = np.array(found.ids, dtype="int32")
+            offsets[row], cut[row] = _offsets_of_words(found, text), bool(found.overflowing)
+    return Encoded(ids, None, offsets=offsets, cut=np.array(cut, dtype=bool), examples=examples)
 
 
-def _words_of(example, encoding):
-    """Start and end of the word that begins at each token, and its place among the labels.
-
-    Where no word begins, start and end are 0, and the place is -1.
-    """
-    spans = np.zeros((len(encoding.ids), 2), dtype="int32")
-    units = np.full(len(encoding.ids), -1)
-    words = getattr(example, "words", None)
-    ends = np.cumsum([len(word) + 1 for word in words]) - 1 if words else ()
+def _offsets_of_words(encoding, text):
+    """Start and end, in characters, of the word that begins at each token; 0 where none does."""
+    offsets = np.zeros((len(encoding.ids), 2), dtype="int32")
     before = first = None
     for row, word in enumerate(encoding.word_ids):
-        if word is None:
-            before = None
-            continue
-        if words:
-            start, end = ends[word] - len(words[word]), ends[word]
-        else:
-            start, end = encoding.offsets[row]
-        if word == before:
-            spans[first, 1] = end
-        else:
+        start, end = encoding.offsets[row]
+        if word is not None and word == before:
+            offsets[first, 1] = end
+        elif word is not None:
             first = row
-            space = re.match(r"\s*", example.text[start:end]).end()
-            spans[row] = start + space, end
-            units[row] = word if words else start + space
+            offsets[row] = start + re.match(r"\s*", text[start:end]).end(), end
         before = word
-    empty = spans[:, 0] >= spans[:, 1]
-    spans[empty], units[empty] = 0, -1
-    return spans, units
+    offsets[offsets[:, 0] >= offsets[:, 1]] = 0
+    return offsets

@@ -105,6 +105,7 @@ class TextTask:
         self, examples: list[Example], tokenizer: Tokenizer, max_length: int = 128, **options
     ) -> Batches:
         """Returns `Batches` of `examples`; `options` go to `Batches`."""
+        options = {"pad_token_id": tokenizer.pad_token_id, **options}
         return Batches(self.encode(examples, tokenizer, max_length), **options)
 
     def predict(self, model, batches: Batches) -> list[np.ndarray]:
