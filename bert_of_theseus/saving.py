@@ -16,8 +16,8 @@ def load_model(path: str | os.PathLike):
     """Loads a model that Keras saved, without running code from the file.
 
     `keras.models.load_model` finds the classes of this package only once their modules are
-    imported; this function imports them. For a model with bert4keras' layers, import
-    `bert_of_theseus.bert4keras` first.
+    imported; this function imports them, and KerasHub where the file needs it. For a model with
+    bert4keras' layers, import `bert_of_theseus.bert4keras` first.
 
     A `.keras` file may name Keras' own classes and those registered in this process (in Keras 3:
     what its safe mode allows). A Lambda layer that holds code is refused; in a SavedModel it is
@@ -69,7 +69,10 @@ def load_keras_file(path: Path, check_names: bool = True):
                 broken = archive.testzip()
                 if broken:
                     raise ValueError(f"{broken} does not match its checksum")
-                config = json.loads(archive.read("config.json"))
+                config = archive.read("config.json")
+            if b"encoders.keras_hub_backbones" in config:
+                from .encoders import keras_hub_backbones  # noqa: F401  register their classes
+            config = json.loads(config)
             if check_names:
                 # The model is not compiled, so the compile_config is not read.
                 _check_names({**config, "compile_config": None})
