@@ -13,6 +13,7 @@ from ..checkpoints import find_checkpoint
 from ..checkpoints.base import Checkpoint
 from ..checkpoints.heads import HeadFacts, read_task
 from ..data import Encoded, TextTask, Tokenizer, load_texts, task_for
+from ..data.tokenizer import check_tokenizer
 from ..files import sha256
 from ..validation import integer
 from .answers import unlabelled
@@ -67,7 +68,7 @@ class Inputs(NamedTuple):
         ]
         for name, encoded in self.texts.items():
             lengths = [len(ids) for ids in encoded.token_ids]
-            cut = int(np.sum(encoded.cut)) if encoded.cut is not None else 0
+            cut = _num_cut(self.tokenizer, encoded, self.max_length)
             lines.append(
                 f"{name}: {len(lengths):,} texts, the longest of {max(lengths)} tokens"
                 + f"; {cut:,} are cut to {self.max_length}" * bool(cut)
@@ -113,9 +114,11 @@ def read_inputs(
         )
     _check_depth(num_hidden_layers, checkpoint.config["num_hidden_layers"])
     tokenizer = Tokenizer.from_folder(model, lowercase=lowercase)
-    _check_vocabulary(model, tokenizer, checkpoint.config)
+    check_tokenizer(tokenizer, checkpoint.config)
     limit = checkpoint.config["max_position_embeddings"]
-    max_length = integer("max_length", max_length, 3, limit, optional=True) or limit
+    max_length = integer("max_length", max_length, 3, limit, optional=True)
+    if max_length is None:  # as transformers does
+        max_length = min(limit, tokenizer.model_max_length or limit)
     kind = _kind(model, head)
     labels = head.labels or [f"LABEL_{number}" for number in range(head.num_outputs)]
     task = task_for(kind, labels, metric)
@@ -130,8 +133,9 @@ def read_inputs(
         if examples and not (has_labels and name in SETS[:3]):
             examples = unlabelled(task, examples)
         if examples:
+            pairs = any(example.second_text is not None for example in examples)
+            check_tokenizer(tokenizer, checkpoint.config, pairs)
             texts[name] = task.encode(examples, tokenizer, max_length)
-            _check_segments(model, name, texts[name], checkpoint.config)
     return Inputs(checkpoint, head, tokenizer, task, texts, has_labels, max_length)
 
 
@@ -149,25 +153,14 @@ def _check_depth(num_hidden_layers, depth):
     integer("num_hidden_layers", num_hidden_layers, 1, depth - 1, optional=True)
 
 
-def _check_vocabulary(model, tokenizer, config):
-    if tokenizer.vocab_size > config["vocab_size"]:
-        raise ValueError(
-            f"The tokenizer in {str(model)!r} has {tokenizer.vocab_size} tokens, and the model's "
-            f"embeddings have {config['vocab_size']} rows (vocab_size in config.json): they do not "
-            "belong together."
-        )
-
-
-def _check_segments(model, name, encoded, config):
-    rows = config["type_vocab_size"]
-    if not rows or encoded.segment_ids is None:
-        return
-    for number, segments in enumerate(encoded.segment_ids):
-        if segments.max() >= rows:
-            raise ValueError(
-                f"Text {number + 1} for {name} is a pair, and the model in {str(model)!r} knows no "
-                f"pairs: type_vocab_size in its config.json is {rows}."
-            )
+def _num_cut(tokenizer, encoded, max_length) -> int:
+    """How many texts are longer than `max_length` tokens."""
+    if encoded.cut is not None:
+        return int(encoded.cut.sum())
+    full = [row for row, ids in enumerate(encoded.token_ids) if len(ids) == max_length]
+    examples = [encoded.examples[row] for row in full]
+    texts = [e.text if e.second_text is None else (e.text, e.second_text) for e in examples]
+    return sum(bool(found.overflowing) for found in tokenizer.encode_batch(texts, max_length))
 
 
 def _kind(model, head: HeadFacts) -> str:

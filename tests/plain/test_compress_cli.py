@@ -35,7 +35,7 @@ BAD_TEXTS = {
     "empty text": (ROWS + " ,good\n", [], ["bad.csv", "6", "text"]),
     "few": ("text,label\na joy,good\n", [], ["bad.csv"]),
     "pairs": (
-        "a,b,label\na joy,my life,good\nmy,life,bad\n",
+        "a,b,label\na,my,good\nmy,life,bad\nlife,a joy,good\nto,a,bad\n",
         ["--text-column", "a", "--text-column", "b"],
         ["type_vocab_size"],
     ),
@@ -68,7 +68,6 @@ BAD_MODELS = {
     "no head": ({"labels": ()}, ["head"]),
     "no weights": ("model.safetensors", ["model.safetensors"]),
     "no tokenizer": ("vocab.txt", ["vocab.txt"]),
-    "other tokenizer": ({"vocab_size": 9}, ["vocab"]),
     "one layer": ({"num_hidden_layers": 1}, ["one layer"]),
 }
 
@@ -81,6 +80,14 @@ def test_bad_models(folder, tmp_path, capsys, name):
     write_bert(tmp_path / "model", depth, **options)
     if isinstance(change, str):
         (tmp_path / "model" / change).unlink()
+    refused(capsys, tmp_path, tmp_path / "model", folder / "train.csv", [], words)
+
+
+def test_a_tokenizer_of_another_vocabulary(folder, tmp_path, capsys):
+    write_bert(tmp_path / "model", labels=LABELS)
+    with open(tmp_path / "model" / "vocab.txt", "a") as file:
+        file.writelines(f"\nword{number}" for number in range(9))
+    words = ["tokenizer", "27 tokens", "18"]
     refused(capsys, tmp_path, tmp_path / "model", folder / "train.csv", [], words)
 
 
