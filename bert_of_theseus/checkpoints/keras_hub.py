@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..files import read_json
 from ..validation import integer
+from .load import find_checkpoint
 
 # KerasHub's name of each family.
 CLASSES = {
@@ -61,14 +63,15 @@ _TYPES = "bert/embeddings/token_type_embeddings"
 def load_backbone(directory: str | os.PathLike, num_hidden_layers: int | None = None):
     """Builds a KerasHub backbone with the weights of a checkpoint.
 
-    It computes what `transformers` computes. ALBERT, BERT, DeBERTa-v3, DistilBERT, ELECTRA, RoBERTa
-    and XLM-RoBERTa, saved with any head or without one; the head is not loaded, see
-    `load_pretrained`. Where the folder lacks the pooler that KerasHub's backbone has, it starts at
-    random. A preset, which KerasHub saved, is read by `keras_hub.models.Backbone.from_preset`.
+    ALBERT, BERT, DeBERTa-v3, DistilBERT, ELECTRA, RoBERTa and XLM-RoBERTa, saved with any head or
+    without one; the head is not loaded, see `load_pretrained`. The pooler of an ALBERT or a BERT,
+    the backbone's second output, starts at random if the folder lacks it. A preset, which KerasHub
+    saved, is read by `keras_hub.models.Backbone.from_preset`.
 
-    The backbone is of a subclass of KerasHub's, which KerasHub's `TextClassifier` takes too. It
-    computes KerasHub's approximations no more, so KerasHub loads it again only where this package
-    is imported, and a saved `TextClassifier` with it only from a `.keras` file.
+    The backbone computes what `transformers` computes, where KerasHub's own approximate gelu or fix
+    an epsilon. It is of a subclass of KerasHub's class, so KerasHub's text classifiers take it;
+    save them as `.keras` files, or with `save_pretrained`, for KerasHub finds no text classifier
+    for such a backbone in a preset.
 
     Args:
         directory: A folder that `find_checkpoint` opens, or a preset.
@@ -82,13 +85,14 @@ def load_backbone(directory: str | os.PathLike, num_hidden_layers: int | None = 
         FileNotFoundError: if a file is missing.
         ValueError: if a file is corrupt, or describes a model that is not supported.
 
+    Warns:
+        UserWarning: if a pooler starts at random.
+
     Example:
 
         backbone = load_backbone("electra-small-discriminator")
     """
     import keras_hub
-
-    from .load import find_checkpoint
 
     path = Path(directory) / "config.json"
     if path.is_file() and "registered_name" in read_json(path):
@@ -100,9 +104,15 @@ def load_backbone(directory: str | os.PathLike, num_hidden_layers: int | None = 
         return keras_hub.models.Backbone.from_preset(str(directory))
     checkpoint = find_checkpoint(directory)
     config = checkpoint.config
-    pooler = config["model_type"] in ("albert", "bert", "electra")
+    pooler = config["model_type"] in ("albert", "bert")
     backbone = build_backbone(config, num_hidden_layers, pooler=pooler)
-    fill(backbone, _Tensors(checkpoint))
+    names = [name for name in _weights(backbone) if name in checkpoint.names]
+    if pooler and f"{_POOLER}/kernel" not in names:
+        warnings.warn(
+            f"{str(directory)!r} has no pooler: that of the backbone starts at random.",
+            stacklevel=2,
+        )
+    fill(backbone, checkpoint.tensors(names))
     return backbone
 
 
@@ -317,24 +327,3 @@ def _float32(weight) -> np.ndarray:
     from ..backend import to_numpy
 
     return to_numpy(weight).astype("float32", copy=False)
-
-
-class _Tensors(Mapping):
-    """The tensors of a checkpoint, read one at a time."""
-
-    def __init__(self, checkpoint):
-        self._checkpoint = checkpoint
-
-    def __getitem__(self, name):
-        if name not in self._checkpoint.names:
-            raise KeyError(name)
-        return self._checkpoint.tensor(name)
-
-    def __contains__(self, name):
-        return name in self._checkpoint.names
-
-    def __iter__(self):
-        return iter(self._checkpoint.names)
-
-    def __len__(self):
-        return len(self._checkpoint.names)
