@@ -228,7 +228,11 @@ class _Reseeding(keras.callbacks.Callback):
         self.name, self.seed = name, seed
 
     def on_epoch_begin(self, epoch, logs=None):
-        reseed(self.model, [self.seed, zlib.crc32(self.name.encode()), epoch])
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 0:  # not before: PyTorch's data loader draws a number when it starts
+            reseed(self.model, [self.seed, zlib.crc32(self.name.encode()), self.epoch])
 
 
 class _FiniteLoss(keras.callbacks.Callback):
