@@ -41,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    if sys.stderr is None:  # closed: what is said would go to stdout
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  until the end
     parser = build_parser()
     args = parser.parse_args(argv)
     try:

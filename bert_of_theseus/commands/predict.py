@@ -6,13 +6,15 @@ import argparse
 import contextlib
 import json
 import os
+import stat
 import sys
-from collections.abc import Iterator
+import warnings
 
 from . import positive, quieten_tensorflow
 
-_FIELDS = ("text", "sentence")
-_CHUNK = 1 << 18  # bytes to read at once, at most
+# Of those of `data.tables`, which would import NumPy.
+_FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt")
+_BY_LINE = ("jsonl", "txt")  # results name lines, not rows
 _BAD_LINES = 1
 
 
@@ -20,39 +22,35 @@ def add_command(commands) -> None:
     """Adds the command's parser."""
     parser = commands.add_parser(
         "predict",
-        help="label texts, one per line",
+        help="label the texts of a file",
         description=(
-            "Labels texts, one per line, and writes a JSON object for each: the line's number, "
-            "the label, its probability, and those of all labels. Only a newline ends a line. "
-            "Results are written as lines arrive, and memory does not grow with their number."
+            "Labels the texts of a file (CSV, TSV, JSON lines, a JSON array, Parquet, or a text "
+            "on each\nline), and writes a JSON object for each: the number of its row or line, the "
+            "label, its\nprobability, and those of all labels. Results are written as rows arrive, "
+            "and memory does not\ngrow with their number."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="""examples:
-  echo "A joy to watch." | python -m bert_of_theseus predict successor
+  echo "A joy to watch." | bert-of-theseus predict successor
       {"line": 1, "label": "good", "probability": 0.98, "probabilities": {...}}
-  python -m bert_of_theseus predict successor reviews.txt --output labels.jsonl
-  python -m bert_of_theseus predict successor dev.json --jsonl --field sentence --echo
-  python -m bert_of_theseus predict pairs --jsonl --field premise --field hypothesis < rows.jsonl
+  bert-of-theseus predict successor reviews.txt --output labels.jsonl
+  bert-of-theseus predict successor reviews.csv --text-column review --echo
+      {"row": 1, "input": {"id": "7", "review": "A joy."}, "label": "good", ...}
+  bert-of-theseus predict pairs --text-column premise --text-column hypothesis < rows.jsonl
 
-A line that cannot be used (empty, not UTF-8, not JSON, without the field) is reported on stderr
-with its number, and the others are still labelled. Exit status: 0; 1 if there were such lines; 2 if
-nothing could be done; 130 after Ctrl-C.""",
+A row that cannot be used (empty, not UTF-8, not JSON, without the column) is reported on stderr
+with its number, and the others are still labelled. Exit status: 0; 1 if there were such rows; 2 if
+nothing could be done; 130 after Ctrl-C. Whatever ends it, --output holds whole lines, one for each
+row that was labelled until then.""",
     )
     add = parser.add_argument
     add("directory", metavar="DIR", help="folder of the saved model")
-    add("file", metavar="FILE", nargs="?", default="-", help="texts, UTF-8; default: stdin")
-    what = "where the results go; a file is replaced; default: stdout"
+    add("file", metavar="FILE", nargs="?", help="the texts, UTF-8, maybe .gz; default: stdin")
+    what = "where the results go, JSON lines; a file is replaced; default: stdout"
     add("--output", metavar="FILE", help=what)
-    add_line = parser.add_argument_group("what a line holds").add_argument
-    add_line("--jsonl", action="store_true", help="a JSON object (default: a text)")
-    what = (
-        "the object's field with the text; give it twice for a pair of texts; default: the first "
-        f"of {', '.join(_FIELDS)} that is there. Implies --jsonl"
-    )
-    add_line("--field", action="append", metavar="NAME", help=what)
-    what = "two texts separated by a tab, for a model of pairs"
-    add_line("--pairs", action="store_true", help=what)
-    add("--echo", action="store_true", help="put the line into its result, as input")
+    _add_texts(parser)
+    what = "put the row, or the line, into its result, as input"
+    add("--echo", action="store_true", help=what)
     what = "only the N most probable labels; default: all"
     add("--top", type=positive, metavar="N", help=what)
     what = (
@@ -64,34 +62,109 @@ nothing could be done; 130 after Ctrl-C.""",
     add("--max-length", type=positive, metavar="N", help=what)
     add("--batch-size", type=positive, default=32, metavar="N", help="default: %(default)s")
     what = "CPU threads; default: the runtime's own"
-    add("--threads", type=positive, metavar="N", help=what)
+    add("--threads", type=_threads, metavar="N", help=what)
     parser.set_defaults(run=predict)
+    _accept_file_anywhere(parser)
+
+
+def _add_texts(parser) -> None:
+    add = parser.add_argument_group("how the texts stand in FILE").add_argument
+    what = (
+        f"{', '.join(_FORMATS)} (a text on each line); default: as FILE's name ends, or else "
+        "txt, and jsonl with --text-column"
+    )
+    add("--format", choices=_FORMATS, metavar="NAME", help=what)
+    what = (
+        "the column with the text, or a JSON object's key; twice for pairs of texts; of a file "
+        "without a header, its number from 1; default: usual names, such as text or sentence"
+    )
+    add("--text-column", "--field", dest="columns", action="append", metavar="NAME", help=what)
+    what = "what separates the columns of CSV; default: , ; or tab, as the first line has them"
+    add("--delimiter", type=_character, metavar="X", help=what)
+    add("--jsonl", dest="format", action="store_const", const="jsonl", help="as --format jsonl")
+    what = "on each line two texts with a tab between, for a model of pairs"
+    add("--pairs", action="store_true", help=what)
+
+
+def _accept_file_anywhere(parser) -> None:
+    """argparse takes FILE right after DIR alone: it looks for both at once."""
+    parse = parser.parse_known_args
+
+    def parse_known_args(args=None, namespace=None):
+        found, rest = parse(args, namespace)
+        if rest and found.file is None and (rest[0] == "-" or not rest[0].startswith("-")):
+            found.file = rest.pop(0)
+        return found, rest
+
+    parser.parse_known_args = parse_known_args
+
+
+def _threads(value: str) -> int:
+    most = max(16, 4 * (os.cpu_count() or 1))
+    if positive(value) > most:
+        raise argparse.ArgumentTypeError(f"expected at most {most} on this machine, not {value}")
+    return int(value)
+
+
+def _character(value: str) -> str:
+    value = {"\\t": "\t", "tab": "\t"}.get(value, value)
+    if len(value) != 1 or value in '"\r\n':
+        raise argparse.ArgumentTypeError(f"expected one character, received {value!r}")
+    return value
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Labels lines; returns the exit status."""
-    if args.pairs and (args.jsonl or args.field):
-        raise ValueError("--pairs is for lines of text; for JSON give --field twice.")
-    if len(args.field or ()) > 2:
-        raise ValueError(f"--field: one text or two. Received: {', '.join(args.field)}.")
+    """Labels the rows of a file; returns the exit status."""
+    args.file = None if args.file == "-" else args.file
+    format = _format(args)
     with contextlib.ExitStack() as stack:
-        source = sys.stdin.buffer
-        if args.file != "-":
-            source = stack.enter_context(open(args.file, "rb", buffering=0))
+        source = _open_source(args, stack)
         predictor = _load(args)
-        output = sys.stdout.buffer
-        if args.output:
-            if _is_same(args.output, source):
-                raise ValueError(f"--output {args.output} is the file that is read.")
-            output = stack.enter_context(open(args.output, "wb"))
-        if source.isatty():
+        if args.output and _is_same(args.output, source):
+            raise ValueError(f"--output {args.output} is the file that is read.")
+        file = stack.enter_context(open(args.output, "wb", buffering=0)) if args.output else None
+        output = _Output(args.output or "stdout", file or sys.stdout)
+        if args.file is None and source.isatty():
             print("Texts from the keyboard, one a line; Ctrl-D ends.", file=sys.stderr)
         bar = None
-        if sys.stderr.isatty() and not output.isatty():
+        if sys.stderr is not None and sys.stderr.isatty() and not os.isatty(output.descriptor):
             from tqdm import tqdm
 
-            bar = stack.enter_context(tqdm(total=_count_lines(source), unit="line"))
-        return _predict_lines(predictor, source, output, bar, args)
+            by_line = format in _BY_LINE
+            total = _count_lines(source) if by_line else None
+            bar = stack.enter_context(tqdm(total=total, unit="line" if by_line else "row"))
+        return _Labeller(predictor, output, format, args, bar).run(source)
+
+
+def _format(args) -> str:
+    from ..data.tables import format_of
+
+    if args.pairs:
+        if args.columns or args.format not in (None, "txt"):
+            raise ValueError("--pairs is for lines of text; otherwise give --text-column twice.")
+        return "txt"
+    if len(args.columns or ()) > 2:
+        raise ValueError(f"--text-column: one text or two. Received: {', '.join(args.columns)}.")
+    format = args.format or (args.file and format_of(args.file))
+    if format not in (None, *_FORMATS):
+        raise ValueError(f"{args.file}: texts must be of the formats {', '.join(_FORMATS)}.")
+    if format in (None, "txt") and args.format is None:
+        return "jsonl" if args.columns else "txt"
+    if format == "txt" and args.columns:
+        raise ValueError("--text-column: lines of text have no columns.")
+    if format == "parquet" and args.file is None:
+        raise ValueError("Parquet must be a file, not stdin.")
+    return format
+
+
+def _open_source(args, stack):
+    from ..data.tables import open_bytes
+
+    if args.file is not None:
+        return stack.enter_context(open_bytes(args.file))
+    if sys.stdin is None:
+        raise ValueError("stdin is closed: give the FILE with the texts.")
+    return sys.stdin.buffer
 
 
 def _load(args):
@@ -107,99 +180,152 @@ def _load(args):
     )
 
 
-def _predict_lines(predictor, source, output, bar, args) -> int:
-    import warnings
+class _Output:
+    """Where results go. A file holds whole lines, even if the disk is full."""
 
-    def say(message):
-        if bar is None:
+    def __init__(self, name, file):
+        if file is None:
+            raise ValueError("stdout is closed: give --output FILE.")
+        self.name, self.descriptor = name, file.fileno()
+        self.is_file = stat.S_ISREG(os.fstat(self.descriptor).st_mode)
+
+    def write(self, lines: bytes) -> None:
+        size = os.fstat(self.descriptor).st_size
+        done = 0
+        try:
+            while done < len(lines):
+                done += os.write(self.descriptor, lines[done:])
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(
+                error.errno, f"{self.name} cannot be written: {error.strerror}"
+            ) from error
+        finally:
+            if done < len(lines) and self.is_file:
+                os.ftruncate(self.descriptor, size + lines.rfind(b"\n", 0, done) + 1)
+
+
+class _Labeller:
+    """Reads rows, labels some at a time, and writes the results.
+
+    What has arrived is labelled before more is waited for.
+    """
+
+    def __init__(self, predictor, output, format, args, bar):
+        self.predictor, self.output, self.format, self.args = predictor, output, format, args
+        self.bar, self.key = bar, "line" if format in _BY_LINE else "row"
+        self.number = self.num_bad = 0
+        self.waiting = []  # rows and their texts
+        self.columns, self.texts = None, None  # those of the last row, and those with its text
+        self.has_failed = False  # in what follows the reading
+
+    def run(self, source) -> int:
+        """Returns the exit status."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # from libraries
+            warnings.filterwarnings("default", module=r"(__main__|bert_of_theseus\..*)$")
+            warnings.showwarning = lambda message, *_, **__: self._say(f"warning: {message}")
+            try:
+                for row in self._rows(source):
+                    self._take(row)
+            except ValueError as error:
+                if self.has_failed:
+                    raise
+                self._flush()
+                raise ValueError(f"{self.args.file or 'stdin'}: {error}") from error
+            self._flush()
+        if self.num_bad:
+            self._say(f"{self.num_bad} of {self.number} {self.key}s could not be used.")
+        return _BAD_LINES if self.num_bad else 0
+
+    def _rows(self, source):
+        from ..data.columns import are_numbers
+        from ..data.tables import CHUNK, iterate, parse
+
+        if self.format == "parquet":
+            return iterate(self.args.file, "parquet")
+
+        def chunks():
+            while True:
+                self._flush()
+                chunk = source.read1(CHUNK)
+                if not chunk:
+                    return
+                yield chunk
+
+        header = not are_numbers(self.args.columns)
+        return parse(chunks(), self.format, header=header, delimiter=self.args.delimiter)
+
+    def _take(self, row):
+        self.number = row.number
+        if isinstance(row, ValueError):
+            self._refuse(row, row)
+            return
+        try:
+            text = self._text(row)
+        except ValueError as error:
+            if self.columns is None and self.format in ("csv", "tsv", "parquet"):
+                raise  # so it is with every row
+            self._refuse(row, error)
+            return
+        self.waiting.append((row, text))
+        if len(self.waiting) >= 8 * self.predictor.batch_size:
+            self._flush()
+
+    def _refuse(self, row, error):
+        self.num_bad += 1
+        self._say(f"{row.where}: {error}")
+        if self.bar is not None:
+            self.bar.update()
+
+    def _text(self, row):
+        from ..data.columns import are_numbers, check_no_header, text_columns, text_of
+
+        if self.format == "txt":
+            parts = row["text"].split("\t")
+            if self.args.pairs and len(parts) != 2:
+                raise ValueError(f"expected two texts with a tab between, received {len(parts)}")
+            return tuple(parts) if self.args.pairs else row["text"]
+        columns = list(row)
+        if columns != self.columns:
+            texts = text_columns(columns, self.args.columns)
+            if are_numbers(texts):
+                check_no_header(row)
+            self.columns, self.texts = columns, texts
+        return text_of(row, self.texts)
+
+    def _flush(self):
+        """Labels the rows that wait."""
+        rows, self.waiting = self.waiting, []
+        if not rows:
+            return
+        try:
+            results = self.predictor.predict([text for _, text in rows])
+            lines = [self._line(*row, result) for row, result in zip(rows, results)]
+            # JSON escapes for lone surrogates, which UTF-8 cannot encode.
+            self.output.write("".join(lines).encode("utf-8", "backslashreplace"))
+        except Exception:
+            self.has_failed = True
+            raise
+        if self.bar is not None:
+            self.bar.update(len(rows))
+
+    def _line(self, row, text, result) -> str:
+        found = {self.key: row.number}
+        if self.args.echo:
+            found["input"] = text if self.format == "txt" else row
+        found |= _shortened(result, self.args.top)
+        try:
+            return json.dumps(found, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+        except ValueError as error:  # damaged weights, or Parquet with --echo
+            raise ValueError(f"{row.where}: no result, as it holds NaN or infinity") from error
+
+    def _say(self, message):
+        if self.bar is None:
             print(message, file=sys.stderr, flush=True)
         else:
-            bar.write(message, file=sys.stderr)
-
-    number = num_bad = 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # from libraries
-        warnings.filterwarnings("default", module=r"(__main__|bert_of_theseus\..*)$")
-        warnings.showwarning = lambda message, *args, **kwargs: say(f"warning: {message}")
-        for lines in _lines(source, 8 * predictor.batch_size):
-            numbers, inputs, texts = [], [], []
-            for line in lines:
-                number += 1
-                try:
-                    content, text = _read(line, number, args)
-                except ValueError as error:
-                    say(f"line {number}: {error}")
-                    num_bad += 1
-                else:
-                    numbers.append(number)
-                    inputs.append(content)
-                    texts.append(text)
-            for n, content, result in zip(numbers, inputs, predictor.predict(texts)):
-                row = {"line": n, **({"input": content} if args.echo else {}), **result}
-                # JSON escapes for lone surrogates, which UTF-8 cannot encode.
-                text = json.dumps(_shortened(row, args.top), ensure_ascii=False) + "\n"
-                output.write(text.encode("utf-8", "backslashreplace"))
-            output.flush()
-            if bar is not None:
-                bar.update(len(lines))
-    if num_bad:
-        say(f"{num_bad} of {number} lines could not be used.")
-    return _BAD_LINES if num_bad else 0
-
-
-def _lines(source, at_most: int) -> Iterator[list[bytes]]:
-    """The lines that have arrived, up to `at_most` at a time, without waiting for more."""
-    start: list[bytes] = []  # of a line whose end has not arrived
-    while chunk := os.read(source.fileno(), _CHUNK):
-        *lines, rest = chunk.split(b"\n")
-        if lines:
-            lines[0] = b"".join([*start, lines[0]])
-            start = []
-        start.append(rest)
-        for first in range(0, len(lines), at_most):
-            yield lines[first : first + at_most]
-    last = b"".join(start)
-    if last:
-        yield [last]
-
-
-def _read(line: bytes, number: int, args):
-    """What a line holds, and the text or the pair of texts in it."""
-    try:
-        content = line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start + 1}") from error
-    content = content.removesuffix("\r")
-    if not content.strip():
-        raise ValueError("empty")
-    if args.pairs:
-        parts = content.split("\t")
-        if len(parts) != 2:
-            raise ValueError(f"expected two texts with a tab between, received {len(parts)}")
-        return parts, tuple(parts)
-    if not (args.jsonl or args.field):
-        return content, content
-    try:
-        row = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"expected a JSON object, received {type(row).__name__}")
-    fields = args.field or [next((name for name in _FIELDS if name in row), " or ".join(_FIELDS))]
-    for field in fields:
-        if field not in row:
-            raise ValueError(f"no field {field!r}")
-        if not isinstance(row[field], str):
-            kind = type(row[field]).__name__
-            raise ValueError(f"field {field!r} must be a string, received {kind}")
-        try:
-            row[field].encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"field {field!r} is not valid Unicode: {error.reason}") from error
-        if not row[field].strip():
-            raise ValueError(f"field {field!r} is empty")
-    texts = tuple(row[field] for field in fields)
-    return row, texts if len(texts) > 1 else texts[0]
+            self.bar.write(message, file=sys.stderr)
 
 
 def _shortened(value, top: int | None):
@@ -210,10 +336,10 @@ def _shortened(value, top: int | None):
         return [_shortened(item, top) for item in value]
     if not isinstance(value, dict):
         return value
-    shortened = {key: _shortened(item, top) for key, item in value.items() if key != "input"}
+    shortened = {key: _shortened(item, top) for key, item in value.items()}
     if "probabilities" in shortened and top is not None:
         shortened["probabilities"] = dict(list(shortened["probabilities"].items())[:top])
-    return {key: shortened.get(key, item) for key, item in value.items()}
+    return shortened
 
 
 def _is_same(path, source) -> bool:
@@ -221,15 +347,15 @@ def _is_same(path, source) -> bool:
 
 
 def _count_lines(source) -> int | None:
-    """The number of lines left in a file; `None` for a pipe or a terminal."""
-    import stat
+    """The number of lines left in a file; `None` for a pipe, a terminal, or a packed file."""
+    from ..data.tables import CHUNK
 
-    descriptor = source.fileno()
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    if not hasattr(source, "raw") or not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
         return None
+    descriptor = source.fileno()
     place = os.lseek(descriptor, 0, os.SEEK_CUR)
     count, last = 0, b"\n"
-    while chunk := os.read(descriptor, _CHUNK):
+    while chunk := os.read(descriptor, CHUNK):
         count, last = count + chunk.count(b"\n"), chunk[-1:]
     os.lseek(descriptor, place, os.SEEK_SET)
     return count + (last != b"\n")

@@ -133,10 +133,16 @@ def checked_text(text: str, column: str) -> str:
     return text
 
 
-def is_usual_name(text: str) -> bool:
-    """Whether a cell reads like the name of a column of texts or labels."""
+def check_no_header(row: dict) -> None:
+    """Raises a `ValueError` if the first row of a file without a header names columns."""
     names = {*_TEXTS, *_WORDS, *(name for pair in _PAIRS for name in pair)}
-    return text.strip().lower() in names.union(*_LABELS.values())
+    names = names.union(*_LABELS.values())
+    for cell in row.values():
+        if cell.strip().lower() in names:
+            raise ValueError(
+                f"there is a header, with {cell!r}: give the names of the columns, not their "
+                "numbers"
+            )
 
 
 def _listed(columns):

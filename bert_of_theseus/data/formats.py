@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 
+_SHORT = 1 << 18  # characters that are quickly parsed again
 _LONGEST = 1 << 26  # characters of a field or a JSON value: a quotation mark that is never closed
 
 
@@ -150,7 +151,7 @@ class _Characters:
         self.text, self.position = "", 0
 
     def more(self) -> bool:
-        """Reads as much again as there is; whether there was more."""
+        """Reads on, of a long text as much again as there is; whether there was more."""
         self.text, self.position = self.text[self.position :], 0
         if len(self.text) > _LONGEST:
             raise ValueError(f"no value ends within {_LONGEST:,} characters")
@@ -161,7 +162,7 @@ class _Characters:
             except UnicodeDecodeError as error:
                 raise ValueError(f"not UTF-8: {error.reason}") from error
             size += len(parts[-1])
-            if size > len(self.text):
+            if size > len(self.text) - _SHORT:
                 break
         self.text = "".join(parts)
         return size > 0

@@ -5,6 +5,7 @@ A text may be anything that UTF-8 can encode. What cannot be read without a gues
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import zlib
@@ -115,10 +116,17 @@ def iterate(
     if format == "parquet":
         yield from parquet_rows(path)
         return
-    compressed = path.suffix.lower() == ".gz"
+    with open_bytes(path) as file:
+        chunks = iter(lambda: file.read1(CHUNK), b"")
+        yield from parse(chunks, format, header=header, delimiter=delimiter)
+
+
+@contextlib.contextmanager
+def open_bytes(path: str | os.PathLike):
+    """A file to be read, unpacked if its name ends in .gz."""
+    compressed = Path(path).suffix.lower() == ".gz"
     try:
         with gzip.open(path) if compressed else open(path, "rb") as file:
-            chunks = iter(lambda: file.read(CHUNK), b"")
-            yield from parse(chunks, format, header=header, delimiter=delimiter)
+            yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"is no whole gzip file: {error}") from error
+        raise ValueError(f"{path} is no whole gzip file: {error}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..validation import one_of
 from . import columns as find
-from .columns import are_numbers, is_usual_name
+from .columns import are_numbers, check_no_header
 from .examples import Corpus, at_most, split_off
 from .labels import READERS, Columns
 from .tables import Table, format_of, read_table
@@ -169,12 +169,10 @@ def _read(path, kind, labels, options) -> Table:
     if kind == "tagging" and format == "txt" and _is_conll(table, labels):
         return read_table(path, format="conll")
     if not options["header"] and format in ("csv", "tsv"):
-        names = [cell for cell in table[0].values() if is_usual_name(cell)]
-        if names:
-            raise ValueError(
-                f"{path} has a header, with {names[0]!r}: give the names of the columns, not their "
-                "numbers."
-            )
+        try:
+            check_no_header(table[0])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}.") from error
     return table
 
 

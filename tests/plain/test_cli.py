@@ -1,5 +1,8 @@
 """`python -m bert_of_theseus predict`, as real processes over a tiny model.onnx."""
 
+import csv
+import gzip
+import io
 import json
 import os
 import signal
@@ -15,6 +18,7 @@ from tiny_onnx import LABELS
 
 import bert_of_theseus
 from bert_of_theseus import Predictor
+from bert_of_theseus.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "bert_of_theseus"]
@@ -49,7 +53,7 @@ def test_help_answers_at_once_and_teaches():
     code += "'bert_of_theseus', run_name='__main__')\nfinally: print(*sys.modules, file=sys.stderr)"
     for arguments, words in (
         (["--help"], ["predict", "examples:"]),
-        (["predict", "--help"], ["DIR", "--jsonl", "Exit status", "examples:"]),
+        (["predict", "--help"], ["DIR", "--text-column", "Exit status", "examples:"]),
     ):
         times = []
         for _ in range(3):
@@ -137,6 +141,108 @@ def test_json_lines(folder, predictor):
     assert [row["label"] for row in found] == [row["label"] for row in expected]
 
 
+TABLE = 'id,text,label\n1,"a good, film",pos\n2,"two\nlines",neg\n3,c,pos\n'
+ROWS = [{"id": i, "text": text, "label": "x"} for i, text in enumerate(["a b", "c\u2028d", "天"])]
+
+
+def labelled(folder, path, *arguments):
+    """Exit status, and the rows that are written, in this process."""
+    output = path.with_name("out.jsonl")
+    status = main(["predict", folder, *map(str, arguments), str(path), "--output", str(output)])
+    return status, [
+        json.loads(line) for line in output.read_text(encoding="utf-8").split("\n")[:-1]
+    ]
+
+
+def test_tables(folder, predictor, tmp_path, capsys):
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "reviews.csv"
+    for content in (TABLE, "\ufeff" + TABLE.replace("\n", "\r\n"), TABLE.replace(",", ";")):
+        path.write_text(content, encoding="utf-8", newline="")
+        expected = predictor.predict([row["text"] for row in csv.DictReader(io.StringIO(content))]
+                                     if ";" not in content else ["a good; film", "c"])  # fmt: skip
+        status, rows = labelled(folder, path, "--echo")
+        assert status == 0
+        if ";" not in content:
+            assert [row["row"] for row in rows] == [1, 2, 3]
+            assert [row["input"]["id"] for row in rows] == ["1", "2", "3"]
+            assert [row["label"] for row in rows] == [row["label"] for row in expected]
+    contents = {
+        "a.jsonl": "\n".join(map(json.dumps, ROWS)),
+        "a.json": json.dumps(ROWS, indent=2),
+        "b.json": "".join(json.dumps(row, indent=2) for row in ROWS),
+        "a.tsv": "id\ttext\n" + "".join(f"{row['id']}\t{row['text']}\n" for row in ROWS),
+        "a.txt": "\n".join(row["text"] for row in ROWS),
+        "no_suffix": "\n".join(row["text"] for row in ROWS),
+    }
+    paths = [tmp_path / name for name in contents]
+    for path, content in zip(paths, contents.values()):
+        path.write_text(content, encoding="utf-8")
+    packed = tmp_path / "a.json.gz"
+    packed.write_bytes(gzip.compress(json.dumps(ROWS).encode()))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    expected = predictor.predict([row["text"] for row in ROWS])
+    for path in [*paths, packed, tmp_path / "a.parquet"]:
+        status, rows = labelled(folder, path)
+        key = "line" if path.suffix in (".jsonl", ".txt", "") else "row"
+        assert [row[key] for row in rows] == [1, 2, 3], path
+        assert [row["label"] for row in rows] == [row["label"] for row in expected]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_columns_by_name_and_number(folder, predictor, tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("x,p,h\n1,a b,c d\n")
+    pair = labelled(folder, path, "--text-column", "p", "--text-column", "h")[1]
+    assert pair[0]["label"] == predictor.predict([("a b", "c d")])[0]["label"]
+    assert labelled(folder, path, "--field", "h")[1][0]["label"] == predictor("c d")["label"]
+    assert labelled(folder, path, "--text-column", "2")[0] == 0  # no header is expected then
+    path.write_text("x|a b\n")
+    (row,) = labelled(folder, path, "--text-column", "2", "--delimiter", "|", "--echo")[1]
+    assert row["input"] == {"1": "x", "2": "a b"}
+    # As lines of text, if that is what is asked for.
+    assert labelled(folder, path, "--format", "txt", "--echo")[1][0]["input"] == "x|a b"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name, content, problem, written", [
+    ("a.csv", "text,label\na,b\nc\n\nd,e\n", "row 2 (line 3): has 1 fields", [1, 3]),
+    ("a.csv", 'text,label\na,b\n"c"c,d\ne,f\n', "row 2 (line 3): bad quotation marks", [1, 3]),
+    ("a.csv", "stars,label\na,b\n", "a.csv: no column is known to hold texts", None),
+    ("a.csv", "text,title\na,b\n", "a.csv: several may hold the texts", None),
+    ("a.csv", "text,text\na,b\n", "a.csv: the header has column 'text' twice", None),
+    ("a.csv", "text,a;b\na,b\n", "a.csv: line 1 may be separated by", None),
+    ("a.json", '[{"text": "a"}, {"text": 1}, {"text": "b"}]', "row 2: column 'text'", [1, 3]),
+    ("a.json", '[{"text": "a"}, {"text": "b"}', "a.json: row 3: not JSON", [1, 2]),
+    ("a.json.gz", "[]", "a.json.gz is no whole gzip file", None),
+    ("a.parquet", "PAR1", "a.parquet is no Parquet file", None),
+])  # fmt: skip
+def test_bad_tables(folder, tmp_path, capsys, name, content, problem, written):
+    (tmp_path / name).write_text(content)
+    status, rows = labelled(folder, tmp_path / name)
+    error = capsys.readouterr().err
+    assert problem in error and "Traceback" not in error
+    # What is there before a file breaks off is labelled.
+    assert [row["row"] for row in rows] == (written or [])
+    assert status == (1 if "(line 3)" in problem or "row 2:" in problem else 2)
+
+
+def test_the_file_may_stand_anywhere(folder, tmp_path):
+    (tmp_path / "a.txt").write_text("a b\n")
+    path, output = str(tmp_path / "a.txt"), ["--output", str(tmp_path / "out")]
+    for arguments in (
+        [folder, "--kind", "onnx", path, *output],
+        [*output, folder, path, "--top", "1"],
+        [folder, *output, "--kind", "onnx", path],
+        ["--kind", "onnx", folder, path, *output],
+    ):
+        assert main(["predict", *arguments]) == 0
+        assert json.loads((tmp_path / "out").read_text())["line"] == 1
+        (tmp_path / "out").unlink()
+
+
 BAD_TEXT = {
     b"": "empty",
     b" \t ": "empty",
@@ -149,15 +255,18 @@ BAD_JSON = {
     b"{": "not JSON: ",
     b"[1]": "expected a JSON object, received list",
     b"null": "expected a JSON object, received NoneType",
-    b"{}": "no field 'text or sentence'",
-    b'{"sentence": 3}': "field 'sentence' must be a string, received int",
-    b'{"text": null}': "field 'text' must be a string, received NoneType",
-    b'{"text": " "}': "field 'text' is empty",
-    b'{"text": "\\ud800"}': "field 'text' is not valid Unicode",
+    b"{}": "no column is known to hold texts",
+    b'{"sentence": 3}': "column 'sentence' must be a string, received int",
+    b'{"text": null}': "column 'text' must be a string, received nothing",
+    b'{"text": " "}': "column 'text' is empty",
+    b'{"text": "a", "title": "b"}': "several may hold the texts",
+    b'{"text": "\\ud800"}': "column 'text' is not valid Unicode",
     b"[" * 100_000: "not JSON",
     b'{"text": "a", "n": ' + b"1" * 5000 + b"}": "not JSON",
+    b'{"text": "a", "n": NaN}': "not JSON: NaN is no number",
+    b'{"text": "a", "n": -Infinity}': "not JSON: -Infinity is no number",
+    b'{"text": "a", "n": 1e999}': "not JSON: 1e999 is too large",
     b"\xff": "not UTF-8",
-    b"NaN": "expected a JSON object, received float",
 }
 BAD_PAIRS = {
     b"a": "expected two texts with a tab between, received 1",
@@ -217,6 +326,13 @@ def test_taggers_and_other_outputs(tmp_path):
     (["DIR", "--max-length", "0"], "at least 1, received '0'"),
     (["DIR", "--batch-size", "many"], "received 'many'"),
     (["DIR", "--pairs", "--jsonl"], "--pairs is for lines of text"),
+    (["DIR", "--format", "txt", "--text-column", "a"], "lines of text have no columns"),
+    (["DIR", "--format", "parquet"], "Parquet must be a file, not stdin"),
+    (["DIR", "a.conll"], "a.conll: texts must be of the formats csv, tsv, jsonl, json, parquet"),
+    (["DIR", "--format", "xml"], "invalid choice: 'xml'"),
+    (["DIR", "--threads", "100000"], "expected at most"),
+    (["DIR", "--delimiter", "::"], "expected one character"),
+    (["DIR", "a", "--top", "1", "b"], "unrecognized arguments: b"),
     (["DIR", "--field", "a", "--field", "b", "--field", "c"], "one text or two"),
     (["DIR", "--speed"], "unrecognized arguments: --speed"),
     ([], "required: DIR"),
@@ -266,9 +382,29 @@ def test_ctrl_c(folder, tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk(folder):
+def test_a_full_disk(folder, tmp_path):
     status, _, errors = run("predict", folder, "--output", "/dev/full", text=b"a\n")
-    assert status == 2 and "No space left on device" in errors[-1]
+    assert status == 2
+    assert errors[-1].endswith("/dev/full cannot be written: No space left on device")
+    # A limit on the size of files is met in the middle of a line.
+    resource, output = pytest.importorskip("resource"), tmp_path / "out.jsonl"
+    limited = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))}
+    status, _, errors = run("predict", folder, "--output", output, text=b"a b\n" * 999, **limited)
+    assert status == 2 and errors == [f"bert-of-theseus: error: [Errno 27] {output} cannot be "
+                                      "written: File too large"]  # fmt: skip
+    lines = output.read_text().split("\n")
+    assert lines[-1] == "" and 9_000 < output.stat().st_size <= 10_000
+    assert [json.loads(line)["line"] for line in lines[:-1]] == list(range(1, len(lines)))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="descriptors are closed as POSIX does")
+def test_closed_streams(folder):
+    for number, problem in ((0, "stdin is closed"), (1, "stdout is closed"), (2, None)):
+        closed = {"preexec_fn": lambda number=number: os.close(number)}
+        status, rows, errors = run("predict", folder, text=b"a\n\n", **closed)
+        assert (status, len(rows)) == ((2, 0) if problem else (1, 1))
+        if problem:
+            assert len(errors) == 1 and problem in errors[0]
 
 
 @pytest.mark.slow

@@ -322,7 +322,7 @@ ENTITIES = {"text": "Ada #", "label": [[0, 3, "PER"]]}
         ),
         bad(r"must stand in one column or in two", CLASSES["names"], text_columns=["text", "text"]),
         bad(
-            r"a\.csv has a header, with 'text'", CLASSES["names"], text_columns=[1], label_column=2
+            r"a\.csv: there is a header, with 'text'", CLASSES["names"], text_columns=[1], label_column=2
         ),
         # Texts.
         bad(r"column 'text' holds numbers alone", csv("#,positive")),
