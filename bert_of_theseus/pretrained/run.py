@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from .folder import OutputFolder
 from .inputs import Inputs, read_inputs
 from .stages import default_stages
 
+_ONNX = ("model.onnx", "model_quantized.onnx")
 _FROM_COMPRESS = ("report.md", "training.png", "tradeoff.png")
 
 
@@ -125,6 +127,8 @@ def compress_pretrained(
     >>> print(result.table)
     """
     say = _say if verbose else _say_nothing
+    if onnx:
+        _check_onnx()
     folder = OutputFolder(directory, overwrite)
     folder.check(Path(model))
     inputs = read_inputs(
@@ -171,8 +175,8 @@ def compress_pretrained(
         )
         _write_model(folder, inputs, trained)
         folder.finish(request, _report(trained))
-    if onnx and not dry_run:
-        _export(folder.directory)
+    if onnx:
+        _export(folder.directory, say)
     report = folder.report()
     return CompressedFolder(
         folder.directory, report["num_hidden_layers"], report["rows"], report["settings"]
@@ -205,8 +209,20 @@ def _report(trained) -> dict:
     }
 
 
-def _export(directory: Path) -> None:
-    raise NotImplementedError
+def _check_onnx() -> None:
+    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"ONNX files need {' and '.join(missing)}: pip install 'bert-of-theseus[export]'"
+        )
+
+
+def _export(directory: Path, say) -> None:
+    if all((directory / "onnx" / name).is_file() for name in _ONNX):
+        return
+    from ..deploy import export_folder
+
+    export_folder(directory, onnx=(None, "int8"), report=lambda path: say(f"wrote {path}"))
 
 
 def _say(text):
