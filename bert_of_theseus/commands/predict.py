@@ -16,6 +16,7 @@ from . import positive, quieten_tensorflow
 _FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt")
 _BY_LINE = ("jsonl", "txt")  # results name lines, not rows
 _BAD_LINES = 1
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str)
 
 
 def add_command(commands) -> None:
@@ -317,7 +318,7 @@ class _Labeller:
             found["input"] = text if self.format == "txt" else row
         found |= _shortened(result, self.args.top)
         try:
-            return json.dumps(found, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+            return _ENCODER.encode(found) + "\n"
         except ValueError as error:  # damaged weights, or Parquet with --echo
             raise ValueError(f"{row.where}: no result, as it holds NaN or infinity") from error
 
