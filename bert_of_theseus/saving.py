@@ -9,7 +9,9 @@ import warnings
 import zipfile
 from pathlib import Path
 
-from .backend import SAFE_MODE_IMPORTS, keras, quiet_about_masks, safe_mode
+import numpy as np
+
+from .backend import SAFE_MODE_IMPORTS, keras, quiet_about_masks, safe_mode, to_numpy
 
 
 def load_model(path: str | os.PathLike):
@@ -31,7 +33,8 @@ def load_model(path: str | os.PathLike):
 
     Raises:
         FileNotFoundError: if the `.keras` file does not exist.
-        ValueError: if the file is truncated or corrupt, or asks for code.
+        ValueError: if the file is truncated or corrupt, asks for code, or holds weights that are
+            NaN or infinite.
 
     Example:
 
@@ -80,6 +83,10 @@ def load_keras_file(path: Path, check_names: bool = True):
             model = keras.models.load_model(str(path), compile=False, safe_mode=True)
         if not isinstance(model, keras.Model):  # a config may describe any object
             raise ValueError(f"it holds a {type(model).__name__}, not a model")
+        for weight in model.weights:
+            value = to_numpy(weight)
+            if value.dtype.kind not in "biuSUO" and not np.isfinite(value).all():
+                raise ValueError(f"its weight {weight.name!r} is NaN or infinite")
         return model
     except FileNotFoundError:
         raise

@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -17,6 +18,10 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+from bert_of_theseus.locks import exclusive
+
+_LONGEST_WAIT = 3600  # seconds, for another process that downloads the same
 
 
 class DownloadError(OSError):
@@ -93,13 +98,22 @@ def get(
     source, cache = SOURCES[name], Path(cache_dir).expanduser()
     folder = cache / name
     if not folder.is_dir():
-        archive = _download(source, cache, progress, retries)
-        try:
-            _unpack(archive, folder, source)
-        except DownloadError:
-            archive.unlink(missing_ok=True)  # so that the next call downloads it again
-            raise
+        with contextlib.suppress(OSError):  # `pooch` says what is wrong
+            cache.mkdir(parents=True, exist_ok=True)
+        lock = cache / f".{name}.lock"
+        with exclusive(lock, f"the download of {name!r} into {cache}", wait=_LONGEST_WAIT):
+            if not folder.is_dir():  # else the process that was waited for has done it
+                _get(source, folder, progress, retries)
     return _find(folder, source)
+
+
+def _get(source, folder, progress, retries) -> None:
+    archive = _download(source, folder.parent, progress, retries)
+    try:
+        _unpack(archive, folder, source)
+    except DownloadError:
+        archive.unlink(missing_ok=True)  # so that the next call downloads it again
+        raise
 
 
 def _download(source, cache, progress, retries) -> Path:
