@@ -56,7 +56,7 @@ def load_bert(
 def load_encoder(checkpoint: Checkpoint, num_hidden_layers, prefix: str, model="bert", **kwargs):
     if model not in ("bert", "roberta"):
         raise ValueError(f"`model` must be 'bert' or 'roberta'. Received: {model!r}.")
-    _refuse_other_families(checkpoint)
+    require_bert(checkpoint)
     checkpoint.check()
     depth = checkpoint.config["num_hidden_layers"]
     num_hidden_layers = integer("num_hidden_layers", num_hidden_layers, 1, depth, optional=True)
@@ -68,7 +68,8 @@ def load_encoder(checkpoint: Checkpoint, num_hidden_layers, prefix: str, model="
     return transformer
 
 
-def _refuse_other_families(checkpoint: Checkpoint) -> None:
+def require_bert(checkpoint: Checkpoint) -> None:
+    """Raises a `ValueError` for the families that bert4keras does not have."""
     model_type = checkpoint.config["model_type"]
     if model_type != "bert":
         raise ValueError(
@@ -167,7 +168,7 @@ def set_layer_norm_epsilon(transformer, epsilon: float) -> None:
 def _load(transformer, checkpoint: Checkpoint, options: dict) -> None:
     models = bert4keras_models()
     check_bert(transformer, models, "loaded into")
-    _refuse_other_families(checkpoint)
+    require_bert(checkpoint)
     for option in ("ignore_invalid_weights", "autoresize_weights"):
         if getattr(transformer, option):
             raise ValueError(

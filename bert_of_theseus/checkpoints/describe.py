@@ -71,13 +71,14 @@ def describe(encoder, classifier=None, verb: str = "saved") -> Description:
 
 
 def parts_of(encoder, classifier) -> tuple:
-    """The encoder, its classifier, and the shape of what the classifier takes.
+    """The encoder, its classifier, and the shape of what a classifier takes.
 
     Raises:
         TypeError: if the encoder is of neither host.
     """
     if is_transformer(encoder):
-        return encoder, classifier, tuple(encoder.output.shape)
+        shape = None if classifier is None else tuple(encoder.output.shape)
+        return encoder, classifier, shape
     hub = sys.modules.get("keras_hub")
     if hub is not None and isinstance(encoder, hub.models.TextClassifier) and classifier is None:
         from ..encoders.keras_hub import KerasHubEncoder

@@ -7,7 +7,7 @@ import os
 from ..files import check_files
 from ..validation import integer
 from .base import Checkpoint
-from .bert4keras import bert4keras_models, load_encoder
+from .bert4keras import bert4keras_models, load_encoder, require_bert
 from .families import encoder_shapes
 from .heads import load_head
 from .keras_hub import build_backbone, fill
@@ -72,6 +72,7 @@ def load_pretrained(
 
 
 def _load_transformer(checkpoint: Checkpoint, depth: int | None, prefix: str, options: dict):
+    require_bert(checkpoint)
     classifier, labels = load_head(checkpoint)
     if classifier is not None:
         options["with_pool"] = len(classifier.input_shape) == 2

@@ -256,9 +256,41 @@ def as_keras_head(classifier, shape: tuple) -> KerasHead:
     if not isinstance(classifier, keras.Model):
         inputs = keras.Input(shape[1:])
         classifier = keras.Model(inputs, classifier(inputs), name="classifier")
+    classifier = _in_float32(classifier)
     length = (shape[1] or 5,) if len(shape) == 3 else ()
     x = np.random.default_rng(0).normal(size=(4, *length, shape[-1])).astype("float32")
     return KerasHead(classifier, x, _outputs(classifier, x))
+
+
+def _in_float32(classifier):
+    """`classifier`, or a copy of it in float32 if it was made for mixed precision."""
+    from ..backend import keras
+
+    layers = classifier._flatten_layers()
+    if all(layer.compute_dtype not in ("float16", "bfloat16") for layer in layers):
+        return classifier
+    policy = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy("float32")
+    try:
+        copy = type(classifier).from_config(_without_policies(classifier.get_config()))
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+    copy.set_weights(classifier.get_weights())
+    return copy
+
+
+def _without_policies(config):
+    """A config in which each `dtype` of half precision, or a mixed one, is float32."""
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(_without_policies, config))
+    if not isinstance(config, dict):
+        return config
+    config = {key: _without_policies(value) for key, value in config.items()}
+    dtype = config.get("dtype")
+    name = dtype.get("config", {}).get("name") if isinstance(dtype, dict) else dtype
+    if isinstance(name, str) and name.endswith("float16"):
+        config["dtype"] = "float32"
+    return config
 
 
 def _outputs(classifier, x: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ import pytest
 from bert4keras.backend import keras
 
 from bert_of_theseus import heads
-from bert_of_theseus.checkpoints.heads import SEQUENCE, TOKEN, read_head
+from bert_of_theseus.checkpoints.families import SEQUENCE, TOKEN
+from bert_of_theseus.checkpoints.keras_heads import read_head
 
 layers = keras.layers
 Dense, Lambda = layers.Dense, layers.Lambda
@@ -94,12 +95,12 @@ def test_heads_that_are_known(name):
     classifier = make()
     shape = shape_of(classifier)
     head = read_head(classifier, shape)
-    assert head.architecture == (None if kind is PLAIN else kind)
+    assert head.kind == (None if kind is PLAIN else kind)
     assert head.activation == activation and head.num_classes == 3
     # Its numbers compute what the classifier does.
     x = np.random.default_rng(0).normal(size=(4, shape[1] or 5, 8)[3 - len(shape) :])
     x = x.astype("float32")
-    y = x if len(shape) == 2 or head.architecture == TOKEN else x[:, 0]
+    y = x if len(shape) == 2 or head.kind == TOKEN else x[:, 0]
     functions = {"softmax": keras.activations.softmax, "sigmoid": keras.activations.sigmoid}
     for layer in head.layers:
         y = y @ layer.kernel + layer.bias

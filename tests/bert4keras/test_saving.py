@@ -123,7 +123,7 @@ def test_heads_in_other_programs_and_back(name, bert, tmp_path):
         folder = tmp_path / save.__name__
         options = {"vocab": VOCAB, "labels": LABELS}
         if kind is None:
-            with pytest.warns(UserWarning, match="none of BERT's own.*head.keras"):
+            with pytest.warns(UserWarning, match="none of the family's own.*head.keras"):
                 save(folder, bert, classifier, **options)
         else:
             save(folder, bert, classifier, **options)
@@ -315,8 +315,8 @@ def test_vocabularies(bert, tmp_path):
 
 
 REFUSED = {
-    "no transformer": ({"transformer": None}, TypeError, "bert4keras Transformer"),
-    "a Keras model": ({"transformer": keras.Sequential()}, TypeError, "Received: Sequential"),
+    "no transformer": ({"encoder": None}, TypeError, "bert4keras Transformer"),
+    "a Keras model": ({"encoder": keras.Sequential()}, TypeError, "Received: Sequential"),
     "no classifier": ({"classifier": "head"}, TypeError, "`classifier` must be"),
     "too few labels": ({"labels": ["a"]}, ValueError, "name the 3 classes.*Received: 1"),
     "labels twice": ({"labels": ["a", "b", "a"]}, ValueError, "distinct"),
@@ -334,7 +334,7 @@ def test_refused(kind, case, bert, saved, tmp_path):
     changes, error, text = REFUSED[case]
     folder = shutil.copytree(saved[kind], tmp_path / "a")
     classifier = pooler_classification_head(16, 3)
-    arguments = {"transformer": bert, "classifier": classifier, "labels": LABELS, **changes}
+    arguments = {"encoder": bert, "classifier": classifier, "labels": LABELS, **changes}
     for target in (folder, tmp_path / "new"):
         with pytest.raises(error, match=text):
             SAVE[kind](target, **arguments)
