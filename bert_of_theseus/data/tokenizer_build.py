@@ -239,6 +239,11 @@ def _add_tokens(source, tokenizer, kind, declared, special, settings):
         elif not token.special and token.content in names:
             token.special = True
     tokenizer.add_tokens(tokens)
+    _check_added(source, tokenizer, declared)
+
+
+def _check_added(source, tokenizer, declared):
+    """Raises a `ValueError` if added tokens have other ids than the files say, or are ambiguous."""
     said = [(index, _text(token)) for index, token in declared.items()]
     said += [(v.get("id"), v.get("content")) for v in source.content.get("added_tokens") or ()]
     if "added_tokens.json" in source.files:
@@ -251,6 +256,18 @@ def _add_tokens(source, tokenizer, kind, declared, special, settings):
                 f"{str(source.directory)!r}: the added token {text!r} must have the id {index}, as "
                 f"its files say. With the other files it gets {found}."
             )
+    if tokenizer.normalizer is None:
+        return
+    seen = {}
+    for token in tokenizer.get_added_tokens_decoder().values():
+        if token.normalized:
+            key = tokenizer.normalizer.normalize_str(token.content)
+            if seen.setdefault(key, token.content) != token.content:
+                raise ValueError(
+                    f"{str(source.directory)!r}: the added tokens {seen[key]!r} and "
+                    f"{token.content!r} are both {key!r} once normalized, so which one a text gets "
+                    "is left to chance."
+                )
 
 
 def _post_processor(name, source, tokenizer, special, settings):
@@ -346,7 +363,9 @@ def _one_segment(state):
 
 
 def _compare(source, tokenizer, kind, stacklevel):
-    """Warns if other programs make something else of the folder's tokenizer.json."""
+    """Warns if other programs make something else of the folder's files."""
+    from tokenizers import models
+
     content, differs = source.content, []
     try:
         parts = _parts(content)
@@ -368,6 +387,14 @@ def _compare(source, tokenizer, kind, stacklevel):
     path = source.path("tokenizer.json")
     if {v["id"]: _described(_token(v, path)) for v in content.get("added_tokens") or ()} != added:
         differs.append("added_tokens")
+    if kind.model == "WordPiece" and "vocab.txt" in source.files:
+        tokens = models.WordPiece.read_file(str(source.directory / "vocab.txt"))
+        if tokens != model.get("vocab"):
+            warnings.warn(
+                f"{source.path('vocab.txt')} and {path} hold different vocabularies. The latter is "
+                "used, as by `transformers`.",
+                stacklevel=stacklevel + 1,
+            )
     if differs:
         warnings.warn(
             f"{path} is not what `transformers` 5 makes of the folder, in {', '.join(differs)}. "

@@ -143,10 +143,8 @@ def kind_of(source: Source) -> tuple[str, Kind]:
     model_type = source.config.get("model_type")
     if name is None:
         name = _BY_MODEL.get(model_type)
-        if name is None and model_type is None:  # a folder without a model
-            name = "BertTokenizer" if "vocab.txt" in source.files else "TokenizersBackend"
-    if name == "ElectraTokenizer" and "tokenizer.json" in source.files:
-        name = "TokenizersBackend"  # to transformers 5 the class is unknown
+        if name is None and model_type is None:  # a tokenizer alone, or Google's checkpoint
+            name = _BY_VOCABULARY[source.kind]
     kind = KINDS.get(str(name).removesuffix("Fast"))
     if kind is None:
         where = "tokenizer_config.json" if "tokenizer_class" in source.settings else "config.json"
@@ -336,6 +334,11 @@ KINDS = {
     "DebertaV2Tokenizer": Kind("Unigram", _deberta, _DEBERTA, False, True),
     "PreTrainedTokenizer": Kind(None, None, {}, None, False),
     "TokenizersBackend": Kind(None, None, {}, None, False),
+}
+_BY_VOCABULARY = {
+    "vocab.txt": "BertTokenizer",
+    "vocab.json": "RobertaTokenizer",
+    "tokenizer.json": "TokenizersBackend",
 }
 _BY_MODEL = {
     **dict.fromkeys(("bert", "distilbert", "electra"), "BertTokenizer"),
