@@ -1,7 +1,10 @@
-"""Eight threads that share a predictor, and what they get wrong."""
+"""Eight threads that share a predictor, or a process that is forked from the one that has it."""
 
+import os
 import random
 import threading
+import time
+import traceback
 
 import numpy as np
 
@@ -36,3 +39,24 @@ def count_wrong(predictor, texts, expected, calls, atol=1e-5):
     if errors:
         raise errors[0]
     return wrong[0], done[0]
+
+
+def exit_status(child, seconds=60):
+    """0 if `child` returns in a forked process, 1 if it raises, and `None` if it hangs."""
+    process = os.fork()
+    if process == 0:
+        try:
+            child()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.05)
+    os.kill(process, 9)
+    os.waitpid(process, 0)
+    return None

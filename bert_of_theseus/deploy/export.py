@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..checkpoints.describe import Description, describe, is_transformer
+from ..checkpoints.families import POOLER
 from ..files import replace_listed_file
 from .base import Limits
 from .runtimes import input_names, open_runtime, whole_model
@@ -63,6 +64,8 @@ def read_source(encoder, classifier) -> Source:
             f"is built. Received: {encoder!r}."
         )
     description = _describe(encoder, classifier)
+    if description is None:
+        _check_traceable(model)
     model = whole_model(encoder, classifier)
     if description is None:
         return _read_traced(encoder, model)
@@ -95,6 +98,9 @@ def _describe(encoder, classifier) -> Description | None:
         if from_bert4keras:
             return None
         raise
+    if classifier is None and isinstance(encoder.output, dict):  # the hidden states are exported
+        tensors = {name: x for name, x in description.tensors.items() if name not in POOLER}
+        description = description._replace(tensors=tensors)
     if classifier is not None and description.head is None:
         if from_bert4keras:
             return None
@@ -107,7 +113,7 @@ def _describe(encoder, classifier) -> Description | None:
     return description
 
 
-def _read_traced(encoder, model) -> Source:
+def _check_traceable(model) -> None:
     from ..backend import require_tensorflow
 
     require_tensorflow(
@@ -120,9 +126,12 @@ def _read_traced(encoder, model) -> Source:
             "The model must have two inputs, token_ids and segment_ids, each (batch_size, "
             f"sequence_length). Received: {shapes}."
         )
+
+
+def _read_traced(encoder, model) -> Source:
     if len(model.outputs) != 1:
         raise ValueError(f"The model must have one output. Received: {len(model.outputs)}.")
-    length = shapes[0][1]
+    length = model.inputs[0].shape[1]
     if is_transformer(encoder):
         e = encoder
         limits = Limits(length or e.max_position, e.vocab_size, e.segment_vocab_size)

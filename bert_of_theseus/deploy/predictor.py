@@ -324,19 +324,22 @@ class Predictor:
         if not isinstance(text, str):
             raise TypeError("The model tags tokens, of single texts. Received: a pair of texts.")
         best = outputs.argmax(-1)
-        return [
-            {
-                "text": text[start:end],
-                "start": start,
-                "end": end,
-                "label": self.labels[best[row]],
-                "probability": float(outputs[row, best[row]]),
-            }
-            for row, ((start, end), special) in enumerate(
-                zip(encoding.offsets, encoding.special_tokens_mask)
+        tokens = []
+        for row, (start, end) in enumerate(encoding.offsets):
+            if encoding.special_tokens_mask[row]:
+                continue
+            part = text[start:end]
+            start += len(part) - len(part.lstrip())  # some tokens include the space before them
+            tokens.append(
+                {
+                    "text": part.strip(),
+                    "start": start,
+                    "end": start + len(part.strip()),
+                    "label": self.labels[best[row]],
+                    "probability": float(outputs[row, best[row]]),
+                }
             )
-            if not special
-        ]
+        return tokens
 
 
 def _checked(text, number: int):

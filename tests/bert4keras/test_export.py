@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import scipy.special
 from bert4keras.backend import keras
 from bert_helpers import LABELS, VOCAB, make_batch, make_bert, run, scatter, whole
 from damage import FEW_OR_MANY, damage_property, damages, full_disk, interrupted_move
@@ -199,9 +200,18 @@ def test_others_read_the_files(exported):
     metadata = onnx.load(folder / "model.onnx").metadata_props
     assert [entry.key for entry in metadata] == ["bert_of_theseus"]
     batch = dict(zip(("token_ids", "segment_ids"), (ids.astype("int32") for ids in texts(9, 4))))
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
     expected = run(model, batch.values())
-    np.testing.assert_allclose(session.run(["output"], batch)[0], expected, atol=1e-5)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    token_ids, segment_ids = (ids.astype("int64") for ids in batch.values())
+    fed = dict(zip(names, (token_ids, (token_ids != 0).astype("int64"), segment_ids)))
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    found = scipy.special.softmax(session.run(["logits"], fed)[0], axis=-1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # The mask counts, not the token.
+    fed["attention_mask"][0, 5:] = 0
+    cut = [ids * (fed["attention_mask"] == 1) for ids in batch.values()]
+    found = scipy.special.softmax(session.run(["logits"], fed)[0], axis=-1)
+    np.testing.assert_allclose(found, run(model, cut), atol=1e-5)
     interpreter = tf.lite.Interpreter(model_path=str(folder / "model.tflite"))
     found = interpreter.get_signature_runner()(**batch)["output"]
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -249,12 +259,12 @@ def test_a_fresh_process_imports_what_it_needs(exported):
 
 
 REFUSED = {
-    "no model": ({"transformer": 3}, TypeError, "bert4keras Transformer or a Keras model"),
-    "not built": ({"transformer": keras.Sequential()}, TypeError, "a Keras model that is built"),
+    "no model": ({"encoder": 3}, TypeError, "bert4keras Transformer, a KerasHub backbone or"),
+    "not built": ({"encoder": keras.Sequential()}, TypeError, "a Keras model that is built"),
     "no classifier": ({"classifier": "head"}, TypeError, "`classifier` must be a Keras"),
     "quantize": ({"quantize": "int4"}, ValueError, "`quantize` must be one of.*Received: 'int4'"),
     "other inputs": (
-        {"transformer": keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])},
+        {"encoder": keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])},
         ValueError,
         "must have two inputs",
     ),
@@ -271,7 +281,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused(case, suffix, bert, exported, tmp_path):
     change, error, message = REFUSED[case]
-    arguments = {"path": f"model.{suffix}", "transformer": bert, "classifier": exported[2]}
+    arguments = {"path": f"model.{suffix}", "encoder": bert, "classifier": exported[2]}
     arguments = {**arguments, **change}
     path = tmp_path / arguments.pop("path")
     path.write_text("old")

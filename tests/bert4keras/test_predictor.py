@@ -17,10 +17,12 @@ from bert4keras.backend import keras
 from bert4keras.tokenizers import Tokenizer
 from bert_helpers import LABELS, make_bert, run, scatter, whole
 from bert_helpers import TINY as SIZES
+from threads import count_wrong, exit_status
 
 from bert_of_theseus import Predictor
 from bert_of_theseus.__main__ import main
 from bert_of_theseus.checkpoints import save_checkpoint, save_pretrained
+from bert_of_theseus.deploy.folder import FILES
 from bert_of_theseus.deploy.predictor import KINDS
 from bert_of_theseus.heads import classification_head, pooler_classification_head, tagging_head
 
@@ -115,9 +117,8 @@ def exported(saved):
     with contextlib.redirect_stdout(io.StringIO()) as output:
         assert main(["export", str(saved["pooler"].folder), *flags]) == 0
     sizes = [line.rsplit("  ", 1) for line in output.getvalue().splitlines()]
-    assert {Path(path).name for path, _ in sizes} == {
-        f"model.{kind}" for kind in KINDS if kind != "keras"
-    }
+    folder = saved["pooler"].folder
+    assert {Path(path) for path, _ in sizes} == {folder / names[0] for names in FILES.values()}
     return saved["pooler"]
 
 
@@ -168,10 +169,39 @@ def test_which_kind_is_picked(exported, tmp_path):
     folder = shutil.copytree(exported.folder, tmp_path / "a")
     for kind in KINDS:
         assert Predictor.load(folder).kind == kind
-        for path in folder.glob("*.safetensors" if kind == "keras" else f"model.{kind}"):
-            path.unlink()
+        (folder / FILES.get(kind, ["model.safetensors"])[0]).unlink()
     # A new model takes what was exported from the old one with it.
-    assert not list(Saved(tmp_path / "b", "pooler").folder.glob("*.onnx"))
+    again = shutil.copytree(exported.folder, tmp_path / "b")
+    assert list(again.glob("**/*.onnx")) and list(again.glob("*.tflite"))
+    assert not [*Saved(again, "pooler").folder.glob("**/*.onnx"), *again.glob("*.tflite")]
+
+
+@pytest.mark.parametrize("calls", [10, pytest.param(1250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["onnx", "tflite", "keras"])
+def test_threads_share_a_predictor(kind, calls, exported, expected):
+    """LiteRT's runner has one memory for all of its callers."""
+    some = dict(zip(*expected))
+    predictor = Predictor.load(exported.folder, kind=kind, batch_size=4)
+    calls = min(calls, 3 if calls == 10 else 100) if kind == "keras" else calls
+    assert count_wrong(predictor, list(some), some, calls, atol=1e-4) == (0, 8 * calls)
+
+
+@pytest.mark.parametrize("kind", ["tflite", "keras"])
+def test_after_a_fork(kind, exported, expected):
+    """LiteRT's file is opened again; Keras is refused, as TensorFlow would wait for ever."""
+    some, outputs = expected
+    predictor = Predictor.load(exported.folder, kind=kind)
+    assert predictor.predict(some)
+
+    def child():
+        if kind == "keras":
+            with pytest.raises(RuntimeError, match="Load it after the fork"):
+                predictor.predict(some)
+        else:
+            found = [values(row) for row in predictor.predict(some)]
+            np.testing.assert_allclose(found, outputs, atol=1e-4)
+
+    assert exit_status(child) == 0
 
 
 def test_taggers_exported(saved):
@@ -222,7 +252,7 @@ def test_what_transformers_saved(tmp_path):
     config = transformers.BertConfig(**TINY, problem_type="single_label_classification")
     theirs = transformers.BertForSequenceClassification(config).eval()
     theirs.save_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"vocab\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"must hold tokenizer\.json, vocab\.txt"):
         Predictor.load(tmp_path)
     (tmp_path / "vocab.txt").write_text("\n".join(VOCAB), encoding="utf-8")
     predictor = Predictor.load(tmp_path)
@@ -238,7 +268,9 @@ def test_what_transformers_saved(tmp_path):
 def test_an_encoder_without_a_head(tmp_path):
     with pytest.warns(UserWarning, match="an identity is written"):
         save_pretrained(tmp_path, encoder(), vocab=VOCAB)
-    with pytest.raises(ValueError, match=r"names no labels.*an encoder without a head"):
+    with pytest.raises(
+        ValueError, match=r"config\.json. must describe a model with a head.*Received: an encoder"
+    ):
         Predictor.load(tmp_path)
 
 
@@ -275,6 +307,6 @@ def test_the_export_command(saved, tmp_path):
     folder = shutil.copytree(saved["first token"].folder, tmp_path / "a")
     done = command("export", folder)
     assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.decode().startswith(f"{folder / 'model.onnx'}  ")
+    assert done.stdout.decode().startswith(f"{folder / 'onnx/model.onnx'}  ")
     row = Predictor.load(folder, kind="onnx").predict("天")
     np.testing.assert_allclose(values(row), saved["first token"].outputs("天"), atol=1e-5)

@@ -265,6 +265,7 @@ def test_threads_share_a_predictor(calls, folder):
     assert count_wrong(predictor, some, expected, calls) == (0, 8 * calls)
 
 
+@pytest.mark.filterwarnings("ignore:.*is multi-threaded, use of fork:DeprecationWarning")
 def test_in_other_processes(folder, predictor):
     """Forked, and pickled to one that is fresh."""
     some = texts(20, seed=9)

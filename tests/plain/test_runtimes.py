@@ -69,7 +69,7 @@ def test_which_tokens_are_padding(tmp_path):
     (tmp_path / "onnx").mkdir()
     runtime = open_runtime(write(tmp_path / "onnx/any.onnx", HUGGING_FACE[::2]))
     token_ids = np.array([[0, 5, 1, 1]])
-    with pytest.raises(ValueError, match="`attention_mask` must be given.*no config.json beside"):
+    with pytest.raises(ValueError, match=r"`attention_mask` must be given.*no config\.json beside"):
         runtime(token_ids)
     for mask in ([[1, 1, 1, 0]], [[True, False, True, False]]):
         found = runtime(token_ids, attention_mask=mask)
@@ -103,7 +103,7 @@ def test_one_output_or_one_that_is_known(tmp_path):
     assert open_runtime(path)(np.array([[1]])) == 100
     del model.graph.output[0]
     onnx.save(model, path)
-    with pytest.raises(ValueError, match="one output.*Received: start_logits, end_logits"):
+    with pytest.raises(ValueError, match=r"one output.*Received: start_logits, end_logits"):
         open_runtime(path)
 
 
