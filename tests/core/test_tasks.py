@@ -39,6 +39,26 @@ def test_only_labels_count(weights, expected):
     assert float(to_numpy(metric.result())) == pytest.approx(np.mean(hits))
 
 
+def test_labels_that_are_distributions():
+    y, answers = probabilities(2, 4, 3), probabilities(2, 4, 3)[:, :, ::-1]
+    is_there = LABELS >= 0
+    one_hot = np.eye(3)[LABELS] * is_there[..., None]
+    mixed = (0.25 * one_hot + 0.75 * answers) * is_there[..., None]
+    weights = to_tensor(np.array([1, 3], "float32"))
+    losses, rates = [], []
+    for labels in (LABELS, one_hot, answers * is_there[..., None], mixed):
+        labels = to_tensor(labels if labels is LABELS else labels.astype("float32"))
+        losses.append(float(to_numpy(MaskedCrossentropy()(labels, to_tensor(y), weights))))
+        metric = MaskedAccuracy()
+        metric.update_state(labels, to_tensor(y))
+        rates.append(float(to_numpy(metric.result())))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and rates[1] == rates[0]
+    each = -(answers * np.log(y)).sum(-1)
+    wanted = np.average(each[is_there], weights=[1, 1, 3])
+    assert losses[2:] == pytest.approx([wanted, 0.25 * losses[0] + 0.75 * wanted], rel=1e-5)
+    assert rates[2] == pytest.approx((answers.argmax(-1) == y.argmax(-1))[is_there].mean())
+
+
 def test_padding_adds_nothing_to_loss_and_metric():
     """With a mask that travels, and without one; in `fit` and in `evaluate`."""
     found = []

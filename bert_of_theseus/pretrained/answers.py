@@ -1,0 +1,396 @@
+"""The predecessor's answers: computed once, kept on disk, and learned in place of labels.
+
+    batches = Batches(task.encode(unlabelled(task, examples), tokenizer, max_length), 32)
+    answers = predecessor_answers(predecessor_model, batches, "answers/train")
+    train = SoftBatches(task, [Texts(labelled), Texts(batches.encoded, answers)], 32)
+    result = compress(..., train, validation, **soft_options(task))
+
+`validation` is `SoftBatches` too: a training has one loss. Where validation texts have no labels
+either, `answered` makes labels of the answers. The predecessor's score is 1 then, and that of a
+successor is its agreement with the predecessor.
+"""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import hashlib
+import itertools
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..data import (
+    NO_LABEL,
+    Batches,
+    Classification,
+    Encoded,
+    MultiLabel,
+    Regression,
+    SpanExtraction,
+    TextTask,
+    TokenClassification,
+)
+from ..files import check_files, read_json, replace_file, replace_listed_file, write_json
+from ..validation import number
+
+# In a file, of which a killed process loses at most one.
+_BATCHES_PER_PIECE = 16
+
+
+class Answers:
+    """A model's outputs for each text, read from a file as they are needed.
+
+    Args:
+        values: Array of shape `(texts, outputs)`, or `(tokens of all texts, outputs)`.
+        lengths: The number of tokens of each text, for outputs per token; `None` otherwise.
+    """
+
+    def __init__(self, values: np.ndarray, lengths: np.ndarray | None = None):
+        self.values = values
+        self._ends = None if lengths is None else np.cumsum(lengths)
+
+    def __len__(self) -> int:
+        return len(self.values if self._ends is None else self._ends)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """The outputs for one text, of shape `(outputs,)` or `(tokens, outputs)`."""
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        if self._ends is None:
+            return np.array(self.values[row])
+        return np.array(self.values[self._ends[row - 1] if row else 0 : self._ends[row]])
+
+
+def predecessor_answers(
+    model,
+    batches: Batches,
+    directory: str | os.PathLike,
+    *,
+    settings: dict | None = None,
+    verbose="auto",
+) -> Answers:
+    """Returns the outputs of `model` for each text, computed once and kept in a folder.
+
+    `answers.npy` holds them in float32, as the model computes them; rounded to float16 they would
+    be other targets. Its rows are in the order of the texts; of outputs per token, those of padding
+    are left out. `answers.json` says whose answers they are. A killed run continues where it was.
+
+    Args:
+        model: Keras model, from the inputs of `batches` to the task's outputs.
+        batches: `Batches` of the texts. Their labels are not read.
+        directory: The folder, created if it is missing.
+        settings: Dict of whatever the answers depend on beside the weights and the token ids, such
+            as the model's config. Defaults to `None`.
+        verbose: Whether to say how far it is. Defaults to `"auto"`, yes.
+
+    Returns:
+        `Answers`, in the order of `batches.encoded`.
+
+    Raises:
+        ArithmeticError: if an answer is NaN or infinite.
+        OSError: if a file cannot be written.
+        ValueError: if the folder holds answers of another model or to other texts, or they are
+            damaged; or if the outputs are neither one row per text nor one per token.
+    """
+    directory = Path(directory)
+    shape = tuple(model.outputs[0].shape)
+    if len(model.outputs) != 1 or len(shape) not in (2, 3):
+        raise ValueError(
+            "`model` must have one output, (batch_size, outputs) or (batch_size, "
+            f"sequence_length, outputs). Received: {[tuple(x.shape) for x in model.outputs]}"
+        )
+    in_order = copy.copy(batches)
+    in_order.shuffle = False  # sorted by length, so that padding costs little
+    in_order.set_epoch(0)
+    lengths = np.array([len(ids) for ids in batches.encoded.token_ids])
+    per_token = lengths if len(shape) == 3 else None
+    path, pieces = directory / "answers.npy", directory / "pieces"
+    _claim(directory, _key(model, batches.encoded, settings))
+    if path.exists():
+        check_files(directory, [path.name])
+    else:
+        files = _compute(model, in_order, pieces / str(batches.batch_size), per_token, verbose)
+        replace_listed_file(path, lambda scratch: _merge(files, in_order.rows, per_token, scratch))
+    shutil.rmtree(pieces, ignore_errors=True)
+    return Answers(np.load(path, mmap_mode="r", allow_pickle=False), per_token)
+
+
+def _key(model, encoded, settings):
+    """What tells the answers of one model to one list of texts from all others."""
+    from ..backend import to_numpy
+
+    weights, texts = hashlib.sha256(), hashlib.sha256()
+    for weight in model.weights:
+        value = to_numpy(weight)
+        weights.update(f"{value.shape} {value.dtype}".encode())
+        weights.update(np.ascontiguousarray(value).view("uint8"))
+    for part in (encoded.token_ids, encoded.segment_ids or ()):
+        for ids in part:
+            texts.update(f"{len(ids)} ".encode())
+            texts.update(np.asarray(ids, "int32").tobytes())
+    return {
+        "weights": weights.hexdigest(),
+        "texts": texts.hexdigest(),
+        "settings": settings or {},
+    }
+
+
+def _claim(directory, key):
+    """Writes the key of an empty folder, or compares it with the one that is there."""
+    path = directory / "answers.json"
+    if not path.exists() and not (directory / "answers.npy").exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(path, key)
+        return
+    before = read_json(path)
+    differing = [name for name in key if before.get(name) != key[name]]
+    if differing:
+        raise ValueError(
+            f"{directory} holds the answers of another model or to other texts (other "
+            f"{', '.join(differing)}). Choose another folder, or delete this one to compute them "
+            "again."
+        )
+
+
+def _compute(model, batches, directory, lengths, verbose):
+    """Computes the pieces that are missing; returns the files of all of them, in order."""
+    directory.mkdir(parents=True, exist_ok=True)
+    count, rows = len(batches), batches.rows
+    total = len(rows)
+    if verbose:
+        print(f"The predecessor answers {total} texts.", flush=True)
+    bar = _bar(total) if verbose and sys.stdout.isatty() else lambda done: None
+    files = []
+    for start in range(0, count, _BATCHES_PER_PIECE):
+        files.append(directory / f"{start}.npy")
+        if files[-1].exists():
+            continue
+        parts = []
+        for index in range(start, min(start + _BATCHES_PER_PIECE, count)):
+            some = rows[index * batches.batch_size :][: batches.batch_size]
+            parts += _outputs(model, batches[index][0], some, lengths)
+            bar(min((index + 1) * batches.batch_size, total))
+        values = np.concatenate(parts)
+        if not np.isfinite(values).all():
+            raise ArithmeticError("The predecessor's answers hold NaN or infinite numbers.")
+        replace_file(files[-1], _saver(values))
+    return files
+
+
+def _outputs(model, inputs, rows, lengths):
+    """A list of arrays, rows of the file, for each text of a batch."""
+    outputs = np.asarray(model.predict_on_batch(inputs), "float32")
+    if lengths is None:
+        return list(outputs[:, None])
+    if outputs.shape[1] < lengths[rows].max():
+        raise ValueError(
+            "`model` must have an output per token. Received: outputs of shape "
+            f"{outputs.shape} for texts of {lengths[rows].max()} tokens"
+        )
+    return [output[: lengths[row]] for row, output in zip(rows, outputs)]
+
+
+def _saver(values):
+    def write(path):
+        with open(path, "wb") as file:
+            np.save(file, values)
+
+    return write
+
+
+def _merge(files, rows, lengths, path):
+    """Writes one `.npy` file in the order of the texts, not holding all of it in memory."""
+    sizes = np.ones(len(rows), int) if lengths is None else lengths
+    starts = np.cumsum(sizes) - sizes
+    width = np.load(files[0], mmap_mode="r").shape[-1]
+    header = {"descr": "<f4", "fortran_order": False, "shape": (int(sizes.sum()), width)}
+    rows = iter(rows)
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        begin = file.tell()
+        for piece in files:
+            values = np.load(piece)
+            end = 0
+            while end < len(values):
+                row = next(rows)
+                start, end = end, end + sizes[row]
+                file.seek(begin + 4 * width * int(starts[row]))
+                file.write(values[start:end].astype("<f4").tobytes())
+
+
+def _bar(total):
+    from ..backend import keras
+
+    return keras.utils.Progbar(total, unit_name="text").update
+
+
+# What is learned: labels, the predecessor's answers, or both.
+
+
+class Texts(NamedTuple):
+    """Texts to learn from.
+
+    Attributes:
+        encoded: `Encoded`, with labels, or of `unlabelled` examples.
+        answers: `Answers` to them, or `None`: the labels alone are learned.
+        share: Float in [0, 1], the answers' part of the target; the labels are the rest. Each of
+            the losses then has the gradient of the weighted mean of two, one on the answers and one
+            on the labels. 1 where there are no labels.
+    """
+
+    encoded: Encoded
+    answers: Answers | None = None
+    share: float = 1.0
+
+
+class SoftBatches(Batches):
+    """`Batches` whose labels are distributions: the predecessor's answers, labels, or both.
+
+    Labels are of shape `(batch_size, outputs)`: probabilities of classes, or numbers. Labels per
+    token are of shape `(batch_size, sequence_length, outputs)`, zeros where there is no label.
+
+    Args:
+        task: `Classification`, `MultiLabel`, `Regression`, `Tagging` or `TokenClassification`.
+        texts: List of `Texts`, encoded by the task.
+        *args, **kwargs: As in `Batches`.
+
+    Raises:
+        TypeError: if the task is another.
+        ValueError: if the answers are not those to these texts, or not as many as the task has
+            outputs; or as in `Batches`.
+    """
+
+    def __init__(self, task: TextTask, texts: Sequence[Texts], *args, **kwargs):
+        if isinstance(task, SpanExtraction):
+            raise TypeError("Answers cannot be learned without labels. Received: spans of a text")
+        self.task, self.texts = task, list(texts)
+        for part in self.texts:
+            self._check(part)
+        self._ends = list(itertools.accumulate(len(part.encoded.token_ids) for part in self.texts))
+        super().__init__(_joined([part.encoded for part in self.texts]), *args, **kwargs)
+
+    def _check(self, part):
+        number("share", part.share, "[0, 1]")
+        if part.answers is None:
+            return
+        if len(part.answers) != len(part.encoded.token_ids):
+            raise ValueError(
+                "There must be an answer to each text. Received: "
+                f"{len(part.answers)} answers to {len(part.encoded.token_ids)} texts"
+            )
+        width = part.answers.values.shape[-1]
+        if width != len(self.task.labels):
+            raise ValueError(
+                f"There must be {len(self.task.labels)} outputs, one per label of the task. "
+                f"Received: answers of {width}"
+            )
+
+    def __getitem__(self, index):
+        inputs, labels = super().__getitem__(index)
+        targets = [self.target(row) for row in self._batches[index]]
+        if targets[0].ndim == 1:
+            return inputs, np.stack(targets)
+        padded = np.zeros((*labels.shape, targets[0].shape[-1]), "float32")
+        for row, target in zip(padded, targets):
+            row[: len(target)] = target
+        return inputs, padded
+
+    def target(self, row: int) -> np.ndarray:
+        """What is learned for text `row` of `encoded`."""
+        place = bisect.bisect_right(self._ends, row)
+        encoded, answers, share = self.texts[place]
+        row -= self._ends[place - 1] if place else 0
+        label = encoded.labels[row]
+        if answers is None or share == 0:
+            return self._as_outputs(label)
+        answer = answers[row]
+        if answer.ndim == 2:
+            answer[np.asarray(label) == NO_LABEL] = 0
+        if share == 1:
+            return answer
+        share = np.float32(share)
+        return share * answer + (1 - share) * self._as_outputs(label)
+
+    def _as_outputs(self, label):
+        label = np.asarray(label)
+        if isinstance(self.task, (MultiLabel, Regression)):
+            return label.astype("float32")
+        return (label[..., None] == np.arange(len(self.task.labels))).astype("float32")
+
+
+def soft_options(task: TextTask) -> dict:
+    """The task's `options`, for `SoftBatches`.
+
+    Raises:
+        ImportError: as `TextTask.options` does.
+    """
+    options = task.options
+    if isinstance(task, Classification):
+        options["loss"] = "categorical_crossentropy"
+    elif isinstance(task, MultiLabel):
+        # Keras' binary accuracy compares a decision with a probability, and is always 0.
+        options["metrics"] = ("mean_absolute_error",)
+    return options
+
+
+def unlabelled(task: TextTask, examples: Sequence) -> list:
+    """The examples with a label that `task` can encode. It means nothing."""
+    if isinstance(task, TokenClassification):  # one for each word, or for each character
+        units = (getattr(example, "words", example.text) for example in examples)
+        return [e._replace(label=[0] * len(part)) for e, part in zip(examples, units)]
+    kinds = {Classification: 0, MultiLabel: (), Regression: 0.0}
+    label = next((label for kind, label in kinds.items() if isinstance(task, kind)), ())
+    return [example._replace(label=label) for example in examples]
+
+
+def answered(task: TextTask, encoded: Encoded, answers: Answers) -> Encoded:
+    """The `unlabelled` texts with the predecessor's answers as labels: its decision on each.
+
+    `task.score` then measures the agreement with the predecessor, whose own score is 1.
+    """
+    outputs = [answers[row] for row in range(len(answers))]
+    if isinstance(task, Classification):
+        labels = np.array([output.argmax() for output in outputs], "int32")
+        found = labels.tolist()
+    elif isinstance(task, MultiLabel):
+        labels = np.array(outputs >= np.float32(task.threshold), "float32")
+        found = [np.flatnonzero(label).tolist() for label in labels]
+    elif isinstance(task, Regression):
+        labels = np.array(outputs, "float32")
+        found = labels[:, 0].tolist()
+    else:
+        # The tags of words stand in `labels` alone: words that are cut off have none.
+        of_words = isinstance(task, TokenClassification)
+        found = [None] * len(outputs) if of_words else task.decode(outputs, encoded)
+        labels = [
+            np.where(old == NO_LABEL, NO_LABEL, output.argmax(-1)).astype("int32")
+            for old, output in zip(encoded.labels, outputs)
+        ]
+    examples = [example._replace(label=label) for example, label in zip(encoded.examples, found)]
+    return encoded._replace(labels=labels, examples=examples)
+
+
+def _joined(parts):
+    """All texts in one `Encoded`, for batches of token ids."""
+    if len(parts) == 1:
+        return parts[0]
+    segments = None
+    if any(part.segment_ids is not None for part in parts):
+        segments = [
+            ids
+            for part in parts
+            for ids in part.segment_ids or [np.zeros_like(ids) for ids in part.token_ids]
+        ]
+    labels = [part.labels for part in parts]
+    per_token = isinstance(labels[0], list)
+    return Encoded(
+        [ids for part in parts for ids in part.token_ids],
+        sum(labels, []) if per_token else np.concatenate(labels),
+        segments,
+    )

@@ -1,0 +1,342 @@
+"""The predecessor's answers: computed once, kept on disk, and learned in place of labels."""
+
+import numpy as np
+import pytest
+
+from bert_of_theseus import Stage, compress
+from bert_of_theseus.backend import keras, ops, reduce_sum
+from bert_of_theseus.data import (
+    NO_LABEL,
+    Batches,
+    Classification,
+    Entity,
+    Example,
+    MultiLabel,
+    Pair,
+    Regression,
+    SpanExtraction,
+    Tagging,
+    TokenClassification,
+    Tokenizer,
+)
+from bert_of_theseus.encoders import StackEncoder
+from bert_of_theseus.pretrained import answers as module
+from bert_of_theseus.pretrained.answers import (
+    SoftBatches,
+    Texts,
+    answered,
+    predecessor_answers,
+    soft_options,
+    unlabelled,
+)
+
+WORDS = [*"abcdefgh"]
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
+SIZE = 8
+TASKS = {
+    "classes": (Classification(["no", "yes", "perhaps"], "macro_f1"), [2, 0]),
+    "several labels": (MultiLabel(["a", "b", "c"]), [[0, 2], []]),
+    "numbers": (Regression(), [0.5, -1.0]),
+    "tags": (Tagging(["x"]), [[Entity(0, 1, "x")], []]),
+    "words": (TokenClassification(["NOUN", "VERB", "O"]), [[1, 0, 2], [0]]),
+}
+PER_TOKEN = ("tags", "words")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
+    path.write_text("\n".join(VOCAB), encoding="utf-8")
+    return Tokenizer(path)
+
+
+@pytest.fixture
+def texts(tokenizer):
+    """`Batches` of as many texts as requested, of 1 to 9 words, for a task."""
+
+    def make(name, count=40, seed=0, **options):
+        rng = np.random.default_rng(seed)
+        lengths = rng.integers(1, 10, count)
+        examples = [Example(" ".join(rng.choice(WORDS, length)), None) for length in lengths]
+        task = TASKS[name][0]
+        encoded = task.encode(unlabelled(task, examples), tokenizer, 16)
+        return Batches(encoded, 4, **{"multiple": 1, **options})
+
+    return make
+
+
+@keras.saving.register_keras_serializable("core_tests")
+class WithTheWholeText(keras.layers.Layer):
+    """Adds to each token the sum of all that are not padding, so that `[CLS]` sees the text."""
+
+    def call(self, inputs):
+        x, ids = inputs
+        mask = ops.cast(ids > 0, x.dtype)[:, :, None]
+        return x + reduce_sum(x * mask, 1)[:, None] / 4.0
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
+
+
+def block():
+    x = keras.Input((None, SIZE))
+    y = keras.layers.Dense(SIZE, activation="tanh")(x)
+    return keras.Model(x, keras.layers.Add()([x, y]))
+
+
+def encoder(depth):
+    ids = [keras.Input((None,), dtype="int32") for _ in range(2)]
+    parts = [keras.layers.Embedding(n, SIZE)(x) for n, x in zip((len(VOCAB), 2), ids)]
+    embedding = keras.Model(ids, WithTheWholeText()([keras.layers.Add()(parts), ids[0]]))
+    inputs = [keras.Input((None,), dtype="int32") for _ in range(2)]
+    return StackEncoder([block() for _ in range(depth)], inputs=inputs, embedding=embedding)
+
+
+def parts(name, depth=2, seed=0):
+    """An encoder and its head, with weights that tell texts apart."""
+    keras.utils.set_random_seed(seed)
+    made, head = encoder(depth), TASKS[name][0].head(SIZE)
+    model = made.model(head, "predecessor")
+    rng = np.random.default_rng(seed)
+    model.set_weights([w + rng.normal(0, 0.7, w.shape) for w in model.get_weights()])
+    return made, head, model
+
+
+class Counted:
+    """A model that counts its calls, and fails after some of them."""
+
+    def __init__(self, model, calls=None):
+        self.outputs, self.weights, self.model = model.outputs, model.weights, model
+        self.calls, self.left = 0, calls
+
+    def predict_on_batch(self, inputs):
+        if self.calls == self.left:
+            raise KeyboardInterrupt
+        self.calls += 1
+        return self.model.predict_on_batch(inputs)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_answer_is_the_models_output(name, texts, tmp_path):
+    model, batches = parts(name)[2], texts(name)
+    before = batches.rows.tolist()
+    answers = predecessor_answers(model, batches, tmp_path, verbose=0)
+    assert batches.rows.tolist() == before
+    assert len(answers) == 40 and answers.values.dtype == "float32"
+    assert answers.values.std(0).max() > 0.1
+    for row, ids in enumerate(batches.encoded.token_ids):
+        alone = model.predict_on_batch([ids[None], np.zeros_like(ids)[None]])[0]
+        assert answers[row].shape == alone.shape
+        np.testing.assert_allclose(answers[row], alone, atol=1e-6)
+    # By the next process.
+    counted = Counted(model, calls=0)
+    again = predecessor_answers(counted, texts(name, seed=0), tmp_path, verbose=0)
+    assert isinstance(again.values, np.memmap)
+    np.testing.assert_array_equal(again.values, answers.values)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("answers.json", "answers.npy", "checksums.json")
+    }
+    with pytest.raises(IndexError):
+        answers[40]
+
+
+@pytest.mark.parametrize("name", ["classes", "tags"])
+def test_a_killed_run_goes_on(name, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_BATCHES_PER_PIECE", 2)
+    model, batches = parts(name)[2], texts(name)
+    whole = predecessor_answers(model, batches, tmp_path / "whole", verbose=0)
+    killed = Counted(model, calls=5)
+    with pytest.raises(KeyboardInterrupt):
+        predecessor_answers(killed, batches, tmp_path / "killed", verbose=0)
+    assert not (tmp_path / "killed" / "answers.npy").exists()
+    # Not with what another model has answered.
+    with pytest.raises(ValueError, match=r"killed holds the answers of another model .*weights"):
+        predecessor_answers(parts(name, seed=1)[2], batches, tmp_path / "killed", verbose=0)
+    resumed = Counted(model)
+    answers = predecessor_answers(resumed, batches, tmp_path / "killed", verbose=0)
+    assert resumed.calls == 10 - 4  # two pieces of two batches were kept
+    np.testing.assert_array_equal(answers.values, whole.values)
+    assert not (tmp_path / "killed" / "pieces").exists()
+
+
+def test_answers_of_another_model_or_to_other_texts_are_refused(texts, tmp_path):
+    model, batches = parts("classes")[2], texts("classes")
+    predecessor_answers(model, batches, tmp_path, settings={"hidden_act": "gelu"}, verbose=0)
+    for other, asked, settings, what in (
+        (parts("classes", seed=1)[2], batches, {"hidden_act": "gelu"}, r"\(other weights\)"),
+        (model, texts("classes", seed=1), {"hidden_act": "gelu"}, r"\(other texts\)"),
+        (model, texts("classes", count=39), {"hidden_act": "gelu"}, r"\(other texts\)"),
+        (model, batches, {"hidden_act": "relu"}, r"\(other settings\)"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            predecessor_answers(other, asked, tmp_path, settings=settings, verbose=0)
+    path = tmp_path / "answers.npy"
+    content = path.read_bytes()
+    for damaged in (content[:-4], content[:-1] + bytes([content[-1] ^ 1])):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"answers\.npy"):
+            predecessor_answers(
+                model, batches, tmp_path, settings={"hidden_act": "gelu"}, verbose=0
+            )
+
+
+def test_what_cannot_be_an_answer(texts, tmp_path):
+    model, batches = parts("classes")[2], texts("classes")
+    model.set_weights([w * np.nan for w in model.get_weights()])
+    with pytest.raises(ArithmeticError, match="NaN"):
+        predecessor_answers(model, batches, tmp_path / "1", verbose=0)
+    assert not (tmp_path / "1" / "answers.npy").exists()
+    spans = encoder(1).model(SpanExtraction().head(SIZE), "spans")
+    with pytest.raises(ValueError, match=r"an output per token. Received: .*\(4, 2, "):
+        predecessor_answers(spans, batches, tmp_path / "2", verbose=0)
+
+
+def test_a_progress_line(texts, tmp_path, capsys):
+    predecessor_answers(parts("classes")[2], texts("classes"), tmp_path)
+    assert capsys.readouterr().out == "The predecessor answers 40 texts.\n"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_targets(name, texts, tokenizer, tmp_path):
+    """Labels where there are labels, answers where there are none, and what is between."""
+    task, labels = TASKS[name]
+    model, batches = parts(name)[2], texts(name)
+    examples = [Example("a b", labels[0]), Example("c", labels[1])]
+    labelled = task.encode(examples, tokenizer, 16)
+    own = predecessor_answers(model, Batches(labelled, 4), tmp_path / "1", verbose=0)
+    answers = predecessor_answers(model, batches, tmp_path / "2", verbose=0)
+    soft = SoftBatches(
+        task,
+        [Texts(labelled), Texts(labelled, own, share=0.25), Texts(batches.encoded, answers)],
+        batch_size=8,
+        multiple=4,
+    )
+    assert len(soft.encoded.token_ids) == 44 and len(soft) == 6
+    wanted = {
+        "classes": [[0, 0, 1], [1, 0, 0]],
+        "several labels": [[1, 0, 1], [0, 0, 0]],
+        "numbers": [[0.5], [-1]],
+        "tags": [[[0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 0]], [[0, 0, 0], [1, 0, 0], [0, 0, 0]]],
+        "words": [[[0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]], [[0, 0, 0], [1, 0, 0], [0, 0, 0]]],
+    }[name]
+    for row in (0, 1):
+        np.testing.assert_array_equal(soft.target(row), wanted[row])
+        answer = own[row]
+        if name in PER_TOKEN:  # special tokens have no label
+            answer[[0, -1]] = 0
+        between = 0.25 * answer + 0.75 * np.array(wanted[row])
+        np.testing.assert_allclose(soft.target(2 + row), between, rtol=1e-6)
+    seen = []
+    for (token_ids, segment_ids), targets in soft:
+        assert token_ids.shape == segment_ids.shape and targets.dtype == "float32"
+        rows = soft.rows[len(seen) :][: len(targets)]
+        seen += rows.tolist()
+        for row, ids, target in zip(rows, token_ids, targets):
+            length = len(soft.encoded.token_ids[row])
+            assert (ids[:length] == soft.encoded.token_ids[row]).all()
+            if name in PER_TOKEN:
+                assert not target[length:].any() and len(target) == len(ids)
+                assert not target[[0, length - 1]].any() and target[1 : length - 1].any(1).all()
+                target = target[:length]
+            np.testing.assert_array_equal(target, soft.target(row))
+            if row >= 4 and name not in PER_TOKEN:
+                np.testing.assert_array_equal(target, answers[row - 4])
+    assert sorted(seen) == [*range(44)]
+
+
+def test_pairs_among_single_texts(tokenizer):
+    task = TASKS["classes"][0]
+    texts = [
+        Texts(task.encode([Example("a", 0)], tokenizer, 16)),
+        Texts(task.encode([Pair("b", "c d", 1)], tokenizer, 16)),
+    ]
+    (inputs, targets), *none = SoftBatches(task, texts, 4, shuffle=False)
+    assert not none and targets.tolist() == [[1, 0, 0], [0, 1, 0]]
+    assert inputs[1].tolist() == [[0] * 6, [0, 0, 0, 1, 1, 1]]
+
+
+def test_what_cannot_be_learned(texts, tmp_path):
+    batches = texts("classes")
+    answers = predecessor_answers(parts("classes")[2], batches, tmp_path, verbose=0)
+    task = TASKS["classes"][0]
+    with pytest.raises(ValueError, match="40 answers to 39 texts"):
+        SoftBatches(task, [Texts(texts("classes", count=39).encoded, answers)])
+    with pytest.raises(ValueError, match=r"2 outputs, .*answers of 3"):
+        SoftBatches(Classification("ab"), [Texts(batches.encoded, answers)])
+    with pytest.raises(ValueError, match=r"`share` must be a number in \[0, 1\]. Received: 2"):
+        SoftBatches(task, [Texts(batches.encoded, answers, 2)])
+    with pytest.raises(TypeError, match="spans"):
+        SoftBatches(SpanExtraction(), [Texts(batches.encoded, answers)])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_predecessor_agrees_with_itself(name, texts, tmp_path):
+    task, (_, _, model), batches = TASKS[name][0], parts(name), texts(name)
+    answers = predecessor_answers(model, batches, tmp_path, verbose=0)
+    encoded = answered(task, batches.encoded, answers)
+    found = Batches(encoded, 8)
+    assert task.score(model, found) == pytest.approx(1)
+    assert task.score(model, SoftBatches(task, [Texts(encoded)], 8)) == pytest.approx(1)
+    other = task.score(parts(name, seed=1)[2], found)
+    assert other < 0.9
+    if name in PER_TOKEN:
+        assert all((label == NO_LABEL).sum() == 2 for label in encoded.labels)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["classes", "tags", *(pytest.param(n, marks=pytest.mark.slow) for n in TASKS if n[0] in "snw")],
+)
+def test_a_successor_learns_from_answers_alone(name, texts, tmp_path):
+    """And a killed training of them ends as one that was never interrupted."""
+    task = TASKS[name][0]
+    predecessor, head, model = parts(name)
+    train, validation = texts(name, 160), texts(name, 40, seed=1)
+    sets = []
+    for part, batches in (("train", train), ("validation", validation)):
+        answers = predecessor_answers(model, batches, tmp_path / part, verbose=0)
+        sets.append([Texts(batches.encoded, answers)])
+    sets[1] = [Texts(answered(task, validation.encoded, answers))]
+    kept = predecessor, head
+
+    def run(directory, **options):
+        keras.utils.set_random_seed(1)
+        train, validation = (SoftBatches(task, part, 16, multiple=16) for part in sets)
+        return compress(
+            kept[0],
+            encoder(1),
+            kept[1],
+            train,
+            validation,
+            directory=tmp_path / directory,
+            predecessor_stage=None,
+            schedule=1.0,  # so that the loss is the successor's alone
+            theseus_stage=Stage(4, 0.02),
+            successor_stage=Stage(2, 0.02) if name == "classes" else None,
+            latency=False,
+            verbose=0,
+            **soft_options(task),
+            **options,
+        )
+
+    result = run("whole")
+    assert result.rows[0]["score"] == pytest.approx(1)
+    losses = result.stages[0].history["loss"]
+    assert losses[-1] < losses[0]
+    successor = result.rows[-1]
+    assert successor["kept"] == pytest.approx(successor["score"])
+    answers = task.score(result.successor, Batches(sets[1][0].encoded, 40))
+    assert successor["score"] == pytest.approx(answers, abs=1e-6)
+    if name != "classes":
+        return
+
+    class Kill(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", callbacks={"theseus": [Kill()]})
+    resumed = run("killed")
+    for one, other in zip(result.successor.get_weights(), resumed.successor.get_weights()):
+        np.testing.assert_array_equal(one, other)
