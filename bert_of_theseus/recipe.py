@@ -184,6 +184,19 @@ def _default_loss(from_logits):
     return "sparse_categorical_crossentropy"
 
 
+def _check_labels(classifier, data, name) -> None:
+    """Compares the names of the head's outputs with those of the data's classes, if both have any.
+
+    Heads from `load_pretrained` have them, and batches from a task.
+    """
+    known, given = (tuple(getattr(part, "label_names", ())) for part in (classifier, data))
+    if known and given and known != given and not all(n.startswith("LABEL_") for n in known):
+        raise ValueError(
+            f"`{name}` must have the labels of the head, in its order: {', '.join(known)}. "
+            f"Received: {', '.join(given)}. data.load_texts and load_folder take them as `labels`."
+        )
+
+
 @dataclasses.dataclass
 class _Recipe:
     """One run of `compress`: a method per stage, each followed by a row of the report."""
@@ -222,6 +235,7 @@ class _Recipe:
         texts = {}
         for name, data in self.data.items():
             if data is not None:
+                _check_labels(self.classifier, data, name)
                 batches = BatchAccess(data, self.scoring["batch_size"])
                 texts[name] = limits.check(batches, name)
         self.settings = plain(self._settings(texts))

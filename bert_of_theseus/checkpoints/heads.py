@@ -204,25 +204,34 @@ def _num_outputs(checkpoint: Checkpoint, kind: str, output) -> int:
 def load_head(checkpoint: Checkpoint) -> tuple:
     """The classifier and the labels beside an encoder's weights.
 
+    The classifier's `label_names` are the labels, so that `compress` can compare those of the data.
+
     Returns:
         `(classifier, labels)`, each `None` where there is none.
     """
     facts = read_task(checkpoint)
     if facts.kind is None:
         return None, facts.labels
-    if facts.kind == KERAS:
-        from ..saving import load_model
+    load = _load_file if facts.kind == KERAS else _load_own
+    classifier = load(checkpoint, facts)
+    if facts.labels:
+        classifier.label_names = tuple(facts.labels)
+    return classifier, facts.labels
 
-        path = checkpoint.directory / HEAD_FILE
-        classifier = load_model(path)
-        found = _num_classes(classifier, checkpoint.config["hidden_size"], path)
-        if facts.num_outputs not in (None, found):
-            raise ValueError(
-                f"{str(checkpoint.config_file)!r} names {facts.num_outputs} labels, and the head "
-                f"has {found}."
-            )
-        return classifier, facts.labels
-    return _load_own(checkpoint, facts), facts.labels
+
+def _load_file(checkpoint: Checkpoint, facts: HeadFacts):
+    """A head of any kind, from its own file."""
+    from ..saving import load_model
+
+    path = checkpoint.directory / HEAD_FILE
+    classifier = load_model(path)
+    found = _num_classes(classifier, checkpoint.config["hidden_size"], path)
+    if facts.num_outputs not in (None, found):
+        raise ValueError(
+            f"{str(checkpoint.config_file)!r} names {facts.num_outputs} labels, and the head has "
+            f"{found}."
+        )
+    return classifier
 
 
 def _load_own(checkpoint: Checkpoint, facts: HeadFacts):

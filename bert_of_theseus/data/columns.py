@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .readers import check_unicode
+
 # Usual names, in lower case.
 _TEXTS = (
     *("text", "sentence", "review", "content", "comment", "tweet", "headline", "title", "body"),
@@ -121,13 +123,7 @@ def text_of(row: dict, columns: Sequence[str]) -> str | tuple[str, ...]:
 
 def checked_text(text: str, column: str) -> str:
     """`text`, if it is valid Unicode, and not empty."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"column {column!r} is not valid Unicode: {error.reason} at character "
-            f"{error.start + 1}, such as half of an emoji"
-        ) from error
+    check_unicode(text, f"column {column!r}")
     if not text.strip():
         raise ValueError(f"column {column!r} is empty")
     return text

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from ..validation import one_of
 from .examples import Corpus, Entity, Example, Pair, at_most, normalized, split_off
-from .readers import existing_folder, json_values, numbered_lines, read_json_lines
+from .readers import (
+    check_unicode,
+    existing_folder,
+    json_values,
+    numbered_lines,
+    read_json_lines,
+)
 
 
 def _corpus(train, dev, labels, validation_fraction, limit, seed):
@@ -60,6 +67,7 @@ def load_iflytek(
                     f"{where}: unknown label {row['label']!r}; {label_file} has {len(numbers)} "
                     "others."
                 )
+            check_unicode(row["sentence"], f"{where}: 'sentence'")
             examples.append(Example(row["sentence"], number))
         return examples
 
@@ -173,6 +181,7 @@ def _read_cluener(path):
         text, label = map(row.get, ("text", "label")) if isinstance(row, dict) else (None, None)
         if not isinstance(text, str) or not isinstance(label, dict):
             raise ValueError(f"{where}: must be an object with 'text' and 'label'.")
+        check_unicode(text, f"{where}: 'text'")
         entities = []
         for type, names in label.items():
             try:
@@ -212,6 +221,7 @@ def load_folder(
     directory: str | os.PathLike,
     kind: str,
     *,
+    labels: Sequence[str] | None = None,
     validation_fraction: float = 0.1,
     limit: int | None = None,
     seed: int = 42,
@@ -228,6 +238,8 @@ def load_folder(
             of `[start, end, type]`, where `text[start:end]` is an entity. `"spans"`:
             `[start, end]`, where `second_text[start:end]` answers the question `text`; null if
             there is no answer.
+        labels: List of strings, the classes or entity types in the order that they shall have, as
+            that of a model's head. Defaults to `None`: those of the files, sorted.
         validation_fraction, limit, seed: As in `load_iflytek`.
 
     Returns:
@@ -235,12 +247,19 @@ def load_folder(
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if `kind` is unknown, a row is invalid, or a set is empty.
+        ValueError: if `kind` is unknown, a row is invalid, a set is empty, or the files have a
+            class that is not in `labels`.
     """
     one_of("kind", kind, list(_LABELS))
     directory = existing_folder(directory, "train.json and dev.json")
     train, dev = (_read_folder(directory / name, kind) for name in ("train.json", "dev.json"))
-    names = sorted({name for row in train + dev for name in _names(kind, row.label)})
+    found = sorted({name for row in train + dev for name in _names(kind, row.label)})
+    names = found if labels is None else list(labels)
+    if not set(found) <= set(names):
+        raise ValueError(
+            f"{directory}: `labels` must hold all labels of the files, {', '.join(found)}. "
+            f"Received: {', '.join(names)}"
+        )
 
     def convert(label):
         if kind == "classification":
@@ -278,5 +297,7 @@ def _read_folder(path, kind):
             raise ValueError(f"{where}: 'second_text' must be {wanted}.")
         if not fits(label):
             raise ValueError(f"{where}: 'label' must be {expected}. Received: {label!r}")
+        for column in ("text", "second_text"):
+            check_unicode(row.get(column) or "", f"{where}: {column!r}")
         examples.append(Example(text, label) if second is None else Pair(text, second, label))
     return examples

@@ -31,7 +31,7 @@ def read_json_lines(path: str | os.PathLike, keys: tuple[str, ...]) -> list[dict
     for number, line in numbered_lines(path, "one JSON object per line"):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not JSON: {error}.") from error
         if not isinstance(row, dict):
             raise ValueError(
@@ -65,13 +65,24 @@ def json_values(path: Path) -> list:
     while position < len(content):
         try:
             value, position = decoder.raw_decode(content, position)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, row {len(values) + 1}: not JSON: {error}.") from error
         values.append(value)
         position = space.match(content, position).end()
     if not values:
         raise ValueError(f"{path} is empty. It must hold JSON objects.")
     return values
+
+
+def check_unicode(text: str, what: str) -> None:
+    """Raises a `ValueError` if `text` cannot be encoded: JSON may hold half of an emoji."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} is not valid Unicode: {error.reason} at character {error.start + 1}, such as "
+            "half of an emoji"
+        ) from error
 
 
 def existing_folder(directory: str | os.PathLike, files: str) -> Path:

@@ -139,6 +139,7 @@ class SpanExtraction(MaskedTask):
     """
 
     _metrics: ClassVar = {"f1": None, "exact_match": None}
+    label_names = ()
 
     def __init__(self, metric: str = "f1", max_answer_length: int = 30):
         super().__init__(["start", "end"], metric)

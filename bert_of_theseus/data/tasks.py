@@ -80,6 +80,11 @@ class TextTask:
         self.check()
         return {"loss": self.loss, "metrics": self.metrics, "score": self.score}
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the classes that labels count; empty if labels are no classes."""
+        return tuple(self.labels)
+
     def get_config(self) -> dict:
         """Returns the arguments of the constructor."""
         return {"labels": self.labels, "metric": self.metric}
@@ -104,9 +109,14 @@ class TextTask:
     def batches(
         self, examples: list[Example], tokenizer: Tokenizer, max_length: int = 128, **options
     ) -> Batches:
-        """Returns `Batches` of `examples`; `options` go to `Batches`."""
+        """Returns `Batches` of `examples`; `options` go to `Batches`.
+
+        Their `label_names` are compared with those of a head from `load_pretrained`.
+        """
         options = {"pad_token_id": tokenizer.pad_token_id, **options}
-        return Batches(self.encode(examples, tokenizer, max_length), **options)
+        batches = Batches(self.encode(examples, tokenizer, max_length), **options)
+        batches.label_names = self.label_names
+        return batches
 
     def predict(self, model, batches: Batches) -> list[np.ndarray]:
         """Returns the outputs for each text, in the order of `batches.encoded`.
@@ -269,6 +279,8 @@ class Regression(TextTask):
 
     _metrics: ClassVar = {"pearson": None, "spearman": "scipy.stats"}
     _activation, loss, metrics = "linear", "mean_squared_error", ("mean_absolute_error",)
+
+    label_names = ()
 
     def __init__(self, metric: str = "pearson"):
         super().__init__(["value"], metric)

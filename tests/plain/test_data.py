@@ -119,6 +119,7 @@ def test_missing_folder(tmp_path):
         ("train.json", [row("a"), row("b", "7")], r"train\.json, line 2: unknown label '7'"),
         ("dev.json", [row("a", None)], r"dev\.json, line 1: unknown label None"),
         ("dev.json", [row(5)], r"dev\.json, line 1: 'sentence' must be a string"),
+        ("dev.json", ['{"label": 0, "sentence": "a \\ud83d"}'], r"line 1: 'sentence' is not valid"),
         ("dev.json", [{"label": "0"}], r"dev\.json, line 1: lacks 'sentence'"),
         ("dev.json", [], r"dev\.json is empty"),
         ("train.json", [row("a"), "{"], r"train\.json, line 2: not JSON"),

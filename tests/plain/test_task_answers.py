@@ -501,6 +501,7 @@ def test_cluener(cluener):
 
 
 @pytest.mark.parametrize("content, problem", [
+    (json.dumps({"text": "中\ud83d", "label": {}}), "dev.json, row 1: 'text' is not valid Unicode"),
     (row("中") + "[1]", "dev.json, row 2: must be an object with 'text' and 'label'"),
     ('{"text": "中"}', "dev.json, row 1: must be an object"),
     (row("中", name={"国": [[0, 0]]}), "row 1: bad entities of type 'name': '国' is not at 0 to 0"),
@@ -569,11 +570,27 @@ def test_folder(tmp_path, tokenizer, kind, given, names, expected):
     ("tagging", {"text": "a", "label": [], "second_text": "b"}, "'second_text' must be absent"),
     ("spans", {"text": "a", "label": None}, "'second_text' must be a string"),
     ("spans", {"text": "a", "label": 1, "second_text": "b"}, r"must be \[start, end\] or null"),
+    ("regression", {"text": "a\ud83d", "label": 1}, "row 1: 'text' is not valid Unicode.*emoji"),
+    ("regression", {"text": "a", "second_text": "\ud83d", "label": 1}, "'second_text' is not"),
     ("ranking", {"text": "a", "label": 1}, "must be one of .*classification.*.*'ranking'"),
 ])  # fmt: skip
 def test_bad_rows_of_a_folder(tmp_path, kind, row, problem):
     with pytest.raises(ValueError, match=problem):
         load_folder(written(tmp_path, [row]), kind)
+
+
+def test_a_folder_for_a_model_that_is_there(tmp_path):
+    rows = [{"text": f"a{i}", "label": "yn"[i % 2]} for i in range(10)]
+    folder = written(tmp_path, rows)
+    corpus = load_folder(folder, "classification", labels=["y", "maybe", "n"])
+    assert corpus.labels == ["y", "maybe", "n"]
+    assert {(example.text, example.label) for example in corpus.dev} == {
+        (f"a{i}", 2 * (i % 2)) for i in range(10)
+    }
+    with pytest.raises(
+        ValueError, match=r"must hold all labels of the files, n, y\. Received: y, z"
+    ):
+        load_folder(folder, "classification", labels=["y", "z"])
 
 
 def test_a_folder_that_is_not_there(tmp_path):
