@@ -1,14 +1,14 @@
 """A folder of `transformers` in, a smaller one out, by the command and in Python."""
 
-import csv
 import json
-import random
 import shutil
 
 import numpy as np
 import pytest
 from damage import contents, interrupted_move
 from docs_blocks import run_block
+from pretrained_folders import write_texts
+from tiny_transformers import LABELS, LENGTH, write
 
 from bert_of_theseus import Predictor, compress_pretrained
 from bert_of_theseus.__main__ import main
@@ -16,48 +16,14 @@ from bert_of_theseus.__main__ import main
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.slow_unless("torch")
 
-WORDS = ["a", "bad", "dull", "film", "good", "is", "joy", "my", "not", "sad", "the", "to"]
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-LABELS = ["good", "bad", "neither"]
 FEW = ["--batch-size", "16", "--epochs", "2"]
-
-
-def write_model(folder, seed=0, labels=LABELS, **config):
-    """A BERT as transformers saves it, of random weights so large that answers differ."""
-    transformers.set_seed(seed)
-    config = transformers.BertConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=16,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-        initializer_range=0.4,
-        id2label=dict(enumerate(labels)),
-        label2id={label: number for number, label in enumerate(labels)},
-        **config,
-    )
-    transformers.BertForSequenceClassification(config).save_pretrained(folder)
-    vocabulary = folder / "vocab.txt"
-    vocabulary.write_text("\n".join(VOCABULARY) + "\n")
-    transformers.BertTokenizerFast(vocab_file=str(vocabulary)).save_pretrained(folder)
-
-
-def write_texts(path, count, seed=0):
-    """Rows with labels at random, so that no model is right on all of them."""
-    rng = random.Random(seed)
-    rows = [(" ".join(rng.choices(WORDS, k=rng.randint(3, 20))), rng.choice(LABELS))
-            for _ in range(count)]  # fmt: skip
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows([("text", "label"), *rows])
-    return rows
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A model, its texts, and what the command makes of them, interrupted once."""
     folder = tmp_path_factory.mktemp("pretrained")
-    write_model(folder / "model")
+    write(folder / "model", "bert", num_hidden_layers=4)
     write_texts(folder / "train.csv", 64)
     tests = write_texts(folder / "test.csv", 25, seed=1)
     paths = {"train": folder / "train.csv", "test": folder / "test.csv"}
@@ -83,6 +49,7 @@ def pipeline(folder):
     return transformers.pipeline("text-classification", model=str(folder), device="cpu")
 
 
+@pytest.mark.filterwarnings("ignore:A text is longer than")
 def test_the_folder_is_a_model_that_others_load(made):
     folder, tests, _ = made
     small = folder / "small"
@@ -95,7 +62,7 @@ def test_the_folder_is_a_model_that_others_load(made):
     assert config["num_hidden_layers"] == 2
     assert list(config["id2label"].values()) == LABELS
     texts = [text for text, _ in tests]
-    theirs = pipeline(small)(texts, truncation=True, max_length=16)
+    theirs = pipeline(small)(texts, truncation=True, max_length=LENGTH)
     ours = Predictor.load(small).predict(texts)
     assert [row["label"] for row in ours] == [row["label"] for row in theirs]
     np.testing.assert_allclose(
@@ -112,7 +79,7 @@ def test_the_table_says_what_transformers_says(made):
     folder, tests, _ = made
     rows = json.loads((folder / "small" / "report.json").read_text())["rows"]
     for name, row in ((folder / "model", rows[0]), (folder / "small", rows[-1])):
-        found = pipeline(name)([text for text, _ in tests], truncation=True, max_length=16)
+        found = pipeline(name)([text for text, _ in tests], truncation=True, max_length=LENGTH)
         right = sum(label == answer["label"] for (_, label), answer in zip(tests, found))
         assert round(row["test_score"] * len(tests), 3) == right
     assert 0 < rows[0]["test_score"] < 1
@@ -153,6 +120,7 @@ def test_a_dry_run_writes_nothing(made, capsys):
     assert set(contents(folder)) == before
 
 
+@pytest.mark.slow
 def test_docs(made, tmp_path, monkeypatch):
     folder, _, _ = made
     shutil.copytree(folder / "model", tmp_path / "my-model")
