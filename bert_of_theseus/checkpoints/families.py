@@ -152,7 +152,8 @@ class Family:
             return f"bert/encoder/{names}/{part}"
         tops = {"embeddings", "encoder", "transformer", "pooler"}
         inside = body != module or body.partition(".")[0] in tops
-        return "bert/" * inside + body.replace(".", "/")
+        other = "other/" * body.startswith("bert.")  # a file of another family
+        return (f"bert/{body}" if inside else f"{other}{body}").replace(".", "/")
 
     @functools.cached_property
     def _canonical_modules(self) -> dict:
