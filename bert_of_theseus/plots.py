@@ -152,6 +152,69 @@ def plot_tradeoff(
     return _done(figure, path)
 
 
+def plot_depths(
+    rows: Sequence[Mapping],
+    keep: float | None = None,
+    max_ms: float | None = None,
+    path: str | os.PathLike | None = None,
+    ax=None,
+):
+    """Draws what a search for a depth has found: a point for each successor that was trained.
+
+    Args:
+        rows: A mapping per depth, as the `rows` of `pretrained.budget.Choice`. Of depths without a
+            score only the time is marked.
+        keep: Float, the share of the score that was asked for. Defaults to `None`.
+        max_ms: Float, the milliseconds that were allowed. Defaults to `None`.
+        path: Path of the file to save, `*.png`, `*.svg` or `*.pdf`. Defaults to `None`, no file.
+        ax: The matplotlib axes to draw on. Defaults to those of a new figure.
+
+    Returns:
+        The matplotlib figure. A notebook shows it.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if no depth has a score, or `path` has another suffix.
+    """
+    _check_suffix(path)
+    trained = [row for row in rows if row.get("score") is not None]
+    if not trained:
+        raise ValueError("`rows` must hold a depth with a score: there is nothing to draw.")
+    x = "layers" if any(row.get("milliseconds") is None for row in rows) else "milliseconds"
+    y = "score" if any(row.get("kept") is None for row in trained) else "kept"
+    figure, ax = _axes(ax)
+    lines = ax.plot(
+        *([row[key] for row in trained] for key in (x, y)),
+        label="trained",
+        color=_COLOURS[0],
+        marker="o",
+        markersize=8,
+    )
+    for row in trained:
+        ax.annotate(
+            row["layers"], (row[x], row[y]), (0, 7), textcoords="offset points", ha="center"
+        )
+        if row.get("chosen"):
+            style = {"color": _COLOURS[1], "marker": "o", "markersize": 12, "linestyle": "none"}
+            lines += ax.plot(row[x], row[y], label="chosen", zorder=3, **style)
+    others = [row[x] for row in rows if row.get("score") is None]
+    if others:
+        style = {"color": _GREY, "marker": "|", "markersize": 12, "linestyle": "none"}
+        at_the_bottom = {"transform": ax.get_xaxis_transform(), "clip_on": False}
+        lines += ax.plot(others, [0] * len(others), label="not trained", **style, **at_the_bottom)
+    if keep is not None and y == "kept":
+        lines.append(ax.axhline(keep, label=f"at least {keep:.4g}", **_KEPT))
+    if max_ms is not None and x == "milliseconds":
+        lines.append(ax.axvline(max_ms, label=f"at most {max_ms:.4g} ms", **_KEPT))
+    ax.margins(0.15)
+    titles = {"kept": "share of the predecessor's score", "milliseconds": "ms per text"}
+    ax.set(xlabel=titles.get(x, x), ylabel=titles.get(y, "validation score"))
+    if x == "layers":
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    _legend(ax, lines)
+    return _done(figure, path)
+
+
 def plot_training(history: Sequence[Mapping], path: str | os.PathLike | None = None):
     """Draws the course of a training, its stages side by side.
 

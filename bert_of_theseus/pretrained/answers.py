@@ -314,8 +314,8 @@ class SoftBatches(Batches):
             answer[np.asarray(label) == NO_LABEL] = 0
         if share == 1:
             return answer
-        share = np.float32(share)
-        return share * answer + (1 - share) * self._as_outputs(label)
+        # In this order no sum of probabilities is rounded to more than 1.
+        return answer + np.float32(1 - share) * (self._as_outputs(label) - answer)
 
     def _as_outputs(self, label):
         label = np.asarray(label)

@@ -8,7 +8,7 @@ import xml.etree.ElementTree
 
 import pytest
 
-from bert_of_theseus.plots import plot_schedule, plot_tradeoff, plot_training
+from bert_of_theseus.plots import plot_depths, plot_schedule, plot_tradeoff, plot_training
 from bert_of_theseus.schedules import (
     ConstantReplacement,
     LinearReplacement,
@@ -37,7 +37,13 @@ HISTORY = [
         "best_step": 10,
     },
 ]
+DEPTHS = [
+    {"layers": 1, "milliseconds": 2.0, "score": None, "kept": None, "chosen": False},
+    {"layers": 2, "milliseconds": 3.0, "score": 0.78, "kept": 0.975, "chosen": False},
+    {"layers": 3, "milliseconds": 4.0, "score": 0.796, "kept": 0.995, "chosen": True},
+]
 CHARTS = {
+    "depths": lambda **options: plot_depths(DEPTHS, 0.99, 5.0, **options),
     "schedule": lambda **options: plot_schedule(LinearReplacement(0.5, steps=10), **options),
     "tradeoff": lambda **options: plot_tradeoff(ROWS, **options),
     "training": lambda **options: plot_training(HISTORY, **options),
@@ -119,6 +125,25 @@ def test_a_line_per_module():
 
 def names(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_depths_are_points_of_time_and_score():
+    (ax,) = plot_depths(DEPTHS, keep=0.99, max_ms=5.0).axes
+    drawn = {line.get_label(): [*map(list, line.get_xydata())] for line in ax.lines}
+    assert drawn == {
+        "trained": [[3.0, 0.975], [4.0, 0.995]],
+        "chosen": [[4.0, 0.995]],
+        "not trained": [[2.0, 0.0]],
+        "at least 0.99": [[0.0, 0.99], [1.0, 0.99]],
+        "at most 5 ms": [[5.0, 0.0], [5.0, 1.0]],
+    }
+    assert names(ax) == list(drawn) and {"2", "3"} <= set(texts(ax.figure))
+    # Without times over the layers, and without the predecessor's score.
+    (ax,) = plot_depths([{**row, "milliseconds": None, "kept": None} for row in DEPTHS]).axes
+    assert [*map(list, ax.lines[0].get_xydata())] == [[2, 0.78], [3, 0.796]]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("layers", "validation score")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot_depths(DEPTHS[:1])
 
 
 def test_models_are_points_with_names_in_the_legend():
