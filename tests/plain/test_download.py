@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -111,6 +112,13 @@ def test_a_file_is_downloaded_and_unpacked_once(server, fetch, tmp_path):
     assert names(tmp_path / "cache") == ["file.zip", "it"]
     assert fetch() == folder
     assert [request["Accept-Encoding"] for request in server.requests] == ["identity"]
+
+
+def test_the_second_of_two_downloads_waits_for_the_first(server, fetch, tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        folders = {future.result() for future in [pool.submit(fetch) for _ in range(4)]}
+    assert len(folders) == len(server.requests) == 1
+    assert names(tmp_path / "cache") == ["file.zip", "it"]
 
 
 def test_an_archive_with_another_checksum_is_downloaded_again(server, fetch, tmp_path):
