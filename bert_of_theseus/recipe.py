@@ -66,6 +66,7 @@ def compress(
     callbacks=(),
     tensorboard: bool = False,
     latency: bool = True,
+    print_report: bool = True,
     verbose="auto",
     **theseus_options,
 ) -> Compressed:
@@ -118,6 +119,8 @@ def compress(
         callbacks: Further Keras callbacks for all stages, or a dict of lists by stage.
         latency: Boolean. Whether to measure the milliseconds per example for the report. Models
             on several devices are not measured. Defaults to `True`.
+        print_report: Boolean. Whether to print the table at the end, unless `verbose=0`. Defaults
+            to `True`.
         **theseus_options: Options of `build_theseus_model`: `execution`, `embeddings`,
             `module_map`, `at_least_one`, `predecessor_dropout`, `gate`, `sampling`,
             `hidden_loss_weight`.
@@ -175,7 +178,7 @@ def compress(
         tensorboard=tensorboard,
         verbose=verbose,
     )
-    return recipe.run(latency)
+    return recipe.run(latency, print_report)
 
 
 def _default_loss(from_logits):
@@ -214,7 +217,7 @@ class _Recipe:
     tensorboard: bool
     verbose: str | int
 
-    def run(self, latency: bool) -> Compressed:
+    def run(self, latency: bool, print_report: bool) -> Compressed:
         with read_once():
             self.prepare()
             with run_lock(self.directory):
@@ -224,7 +227,7 @@ class _Recipe:
                 self.train_successor()
                 if latency and num_devices() == 1:
                     self.measure_latency()
-                return self.finish()
+                return self.finish(print_report)
 
     def prepare(self):
         """Checks everything before anything is trained, and collects the settings."""
@@ -296,7 +299,7 @@ class _Recipe:
             name = "predecessor" if row is self.rows[0] else "successor"
             row["latency_ms"] = 1000 * seconds[name]
 
-    def finish(self) -> Compressed:
+    def finish(self, print_report: bool) -> Compressed:
         def score(row):
             return row.get("test_score", row.get("score"))
 
@@ -316,7 +319,7 @@ class _Recipe:
         )
         if is_chief():
             result.save_report()
-        if self.verbose:
+        if self.verbose and print_report:
             print(f"\n{result}")
         return result
 
