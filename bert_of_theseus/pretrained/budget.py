@@ -42,12 +42,14 @@ class Choice:
         reason: String, a sentence or two.
         rows: A dict per depth: `layers`; `milliseconds`, if there is a `max_ms`; `score` and
             `kept`, its share of the predecessor's, where a successor was trained; `chosen`.
+        timed: String, how the milliseconds were measured; `None` if they were not.
     """
 
     num_hidden_layers: int
     met: bool
     reason: str
     rows: list[dict]
+    timed: str | None = None
 
     @property
     def table(self) -> str:
@@ -226,6 +228,56 @@ def _layers(count):
 
 def _percent(share):
     return f"{100 * share:.2f} %"
+
+
+def choose_depth(trainer, directory: str | os.PathLike, *, keep=None, max_ms=None, say=print):
+    """`search` among the successors that a `Trainer` trains, each in a folder of its own.
+
+    Whatever was trained or timed when a run was killed is not repeated.
+
+    Args:
+        trainer: `Trainer`.
+        directory: Folder for the runs and the times. The run of depth 4 is in `4-layers`.
+        keep, max_ms: As in `search`.
+        say: Function of a string that tells the user what is found. Defaults to `print`.
+
+    Returns:
+        A `Choice`.
+    """
+    from ..measure import environment
+    from ..training import evaluate
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    validation = trainer.batches["validation"]
+    full_score = None
+    if keep is not None:
+        full_score = evaluate(trainer.predecessor_model, validation, **trainer.options)
+        say(f"The predecessor scores {full_score:.4f} on the validation texts.")
+
+    def timed(depth):
+        successor = trainer.new_successor(depth)
+        timing = time_answers(successor, trainer.classifier, validation, directory)
+        say(f"{_layers(depth)}: {timing}.")
+        return dataclasses.asdict(timing)
+
+    def trained(depth):
+        say(f"A successor of {_layers(depth)} is trained.")
+        rows = trainer.train(depth, directory / f"{depth}-layers").result.rows
+        return rows[-1]["score"]
+
+    times = Remembered(directory / "times.json", timed, environment())
+    choice = search(
+        range(1, trainer.inputs.checkpoint.config["num_hidden_layers"]),
+        trained,
+        keep=keep,
+        max_ms=max_ms,
+        full_score=full_score,
+        measure_ms=lambda depth: times(depth)["milliseconds"],
+    )
+    if max_ms is not None:
+        choice.timed = str(Timing(**times(choice.num_hidden_layers)))
+    return choice
 
 
 # Times.
