@@ -9,25 +9,8 @@ from pathlib import Path
 
 from .backend import keras
 from .files import replace_file, write_json
-from .table import markdown_table
+from .table import TITLES, report_table
 from .training import StageResult
-
-# Of the models, by name of the stage after which they are saved.
-TITLES = {
-    "predecessor": "predecessor",
-    "theseus": "successor after Theseus",
-    "successor": "successor, fine-tuned",
-}
-_COLUMNS = {
-    "model": ("model", TITLES.get),
-    "layers": ("layers", "d"),
-    "parameters": ("parameters", lambda count: f"{count / 1e6:.2f} M"),
-    "score": ("validation", ".4f"),
-    "test_score": ("test", ".4f"),
-    "kept": ("kept", ".1%"),
-    "latency_ms": ("ms per example", ".2f"),
-    "cpu_seconds": ("CPU s to train", ".0f"),
-}
 
 
 @dataclasses.dataclass(repr=False)
@@ -61,7 +44,7 @@ class Compressed:
     @property
     def table(self) -> str:
         """The report as a Markdown table."""
-        return markdown_table(self.rows, _COLUMNS)
+        return report_table(self.rows)
 
     @property
     def history(self) -> list[dict]:

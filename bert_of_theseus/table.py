@@ -4,6 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+# Of the models, by name of the stage after which they are saved.
+TITLES = {
+    "predecessor": "predecessor",
+    "theseus": "successor after Theseus",
+    "successor": "successor, fine-tuned",
+}
+
+
+def report_table(rows: Sequence[Mapping], agreement: bool = False) -> str:
+    """The report of `compress` as a Markdown table.
+
+    Args:
+        rows: The `rows` of `Compressed`.
+        agreement: Boolean. Whether the predecessor's answers stood in for labels, so that scores
+            say how far a model agrees with it. Defaults to `False`.
+    """
+    scores = ("validation", "test")
+    if agreement:
+        scores = (f"agreement with the predecessor, {name}" for name in scores)
+    columns = {
+        "model": ("model", TITLES.get),
+        "layers": ("layers", "d"),
+        "parameters": ("parameters", lambda count: f"{count / 1e6:.2f} M"),
+        **{key: (name, ".4f") for key, name in zip(("score", "test_score"), scores)},
+        "kept": ("kept", ".1%"),
+        "latency_ms": ("ms per example", ".2f"),
+        "cpu_seconds": ("CPU s to train", ".0f"),
+    }
+    return markdown_table(rows, columns)
+
 
 def markdown_table(
     rows: Sequence[Mapping], columns: Mapping[str, tuple[str, Callable | str]]
