@@ -15,6 +15,8 @@ examples:
       says what would be done, how long it takes and how much room, and writes nothing
   bert-of-theseus compress my-model --train data/ --layers 6 --output small --onnx
       data/ holds train.jsonl and, if there are, validation.jsonl and test.jsonl
+  bert-of-theseus compress my-model --train train.csv --keep 0.99 --max-ms 5 --output small
+      the fewest layers that keep 99 % of the score, if they answer in 5 ms on this machine
   bert-of-theseus compress nli --train train.tsv --text-column premise --text-column hypothesis \\
       --label-column gold_label --test dev.tsv --layers 4 --output small
   bert-of-theseus compress ner --train train.conll --validation dev.conll --layers 3 --output small
@@ -49,8 +51,13 @@ def add_command(commands) -> None:
     add("model", metavar="MODEL", help="folder of the fine-tuned model")
     what = "a file of texts, or a folder with train, validation and test files"
     add("--train", metavar="FILE", required=True, help=what)
-    add("--layers", type=positive, metavar="N", required=True, help="layers to be left")
     add("--output", metavar="DIR", required=True, help="folder for the smaller model")
+    size = parser.add_argument_group("how small: a number of layers, or a budget").add_argument
+    size("--layers", type=positive, metavar="N", help="layers to be left")
+    what = "as few layers as keep this share of the score, such as 0.99; tries a few"
+    size("--keep", type=_number, metavar="X", help=what)
+    what = "as many layers as answer in so many milliseconds here, one text at a time"
+    size("--max-ms", type=_number, metavar="X", help=what)
     add("--onnx", action="store_true", help="write onnx/model.onnx and a quantized one too")
     what = "replace what is in DIR; default: refuse a folder that is not empty"
     add("--overwrite", action="store_true", help=what)
@@ -107,6 +114,13 @@ def _share(value: str) -> float:
     raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, received {value!r}")
 
 
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, received {value!r}") from None
+
+
 def _seed(value: str) -> int:
     if value.isdecimal() and int(value) < 2**31:
         return int(value)
@@ -115,6 +129,8 @@ def _seed(value: str) -> int:
 
 def compress(args: argparse.Namespace) -> int:
     """Compresses a model; returns the exit status."""
+    if (args.layers is None) == (args.keep is None and args.max_ms is None):
+        raise ValueError("how small? Give --layers, or a budget: --keep, --max-ms or both.")
     quieten_tensorflow()
     choose_backend()
     from ..pretrained import compress_pretrained
@@ -143,8 +159,9 @@ def compress(args: argparse.Namespace) -> int:
 
 # Of arguments here and of `compress_pretrained`.
 _SAME_NAMES = (
-    *("unlabeled", "validation", "test", "validation_fraction", "limit", "max_length", "lowercase"),
-    *("metric", "batch_size", "epochs", "learning_rate", "seed", "onnx", "overwrite", "dry_run"),
+    *("keep", "max_ms", "unlabeled", "validation", "test", "validation_fraction", "limit"),
+    *("max_length", "lowercase", "metric", "batch_size", "epochs", "learning_rate", "seed"),
+    *("onnx", "overwrite", "dry_run"),
 )
 
 

@@ -28,8 +28,7 @@ def make_batches(
     """
     task = inputs.task
     parts = {name: Texts(encoded) for name, encoded in inputs.texts.items()}
-    without_labels = [name for name in parts if name == "unlabeled" or not inputs.has_labels]
-    for name in without_labels if answer else ():
+    for name in inputs.without_labels if answer else ():
         encoded = parts[name].encoded
         answers = answer(name, encoded)
         if name in ("train", "unlabeled"):
@@ -38,9 +37,10 @@ def make_batches(
             parts[name] = Texts(answered(task, encoded, answers))
     sets = {name: [part] for name, part in parts.items() if name != "unlabeled"}
     sets["train"] += [parts["unlabeled"]] if "unlabeled" in parts else []
-    make = functools.partial(SoftBatches, task) if without_labels else _of_labels
+    soft = bool(inputs.without_labels)
+    make = functools.partial(SoftBatches, task) if soft else _of_labels
     batches = {name: make(some, shuffle=name == "train", **options) for name, some in sets.items()}
-    return batches, soft_options(task) if without_labels else task.options
+    return batches, soft_options(task) if soft else task.options
 
 
 def _of_labels(texts, **options):

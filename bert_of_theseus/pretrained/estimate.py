@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 
@@ -46,8 +47,17 @@ class Estimate:
         )
 
 
-def estimate(trainer: Trainer, num_hidden_layers: int) -> Estimate:
-    """Times a few steps of each part. Nothing is written."""
+def estimate(trainer: Trainer, num_hidden_layers: int | None, search: bool) -> Estimate:
+    """Times a few steps of each part. Nothing is written.
+
+    Args:
+        trainer: `Trainer`.
+        num_hidden_layers: Integer, or `None` for the most that a search may come to.
+        search: Boolean. Whether several successors are trained, to find one that keeps enough.
+    """
+    deepest = trainer.inputs.checkpoint.config["num_hidden_layers"] - 1
+    num_hidden_layers = num_hidden_layers or deepest
+    runs = math.ceil(math.log2(deepest + 1)) if search else 1
     predecessor, classifier = trainer.predecessor, trainer.classifier
     successor = trainer.new_successor(num_hidden_layers)
     theseus = build_theseus_model(predecessor, successor, classifier, seed=trainer.seed)
@@ -59,17 +69,21 @@ def estimate(trainer: Trainer, num_hidden_layers: int) -> Estimate:
         stage = stages[f"{name}_stage"]
         steps = stage.epochs * len(trainer.batches["train"])
         evaluations += stage.epochs * stage.evaluations_per_epoch
-        parts[name] = steps * _seconds_per_step(model, stage, trainer, steps)
+        parts[name] = runs * steps * _seconds_per_step(model, stage, trainer, steps)
     passes = {"validation": (1, evaluations + 2), "test": (1, 2)}
-    parts["scores"] = sum(
-        _seconds_per_batch(models, batches, passes[name])
+    parts["scores"] = runs * sum(
+        _seconds_of_passes(models, batches, passes[name])
         for name, batches in trainer.batches.items()
         if name in passes
     )
-    floats = models[0].count_params()
-    return Estimate(
-        sum(parts.values()), parts, 4 * 10 * floats, 4 * models[1].count_params(), _peak_memory()
-    )
+    inputs = trainer.inputs
+    if inputs.without_labels:
+        share = sum(map(inputs.count, inputs.without_labels)) / inputs.num_texts
+        parts["answers"] = share * _seconds_of_passes(models, trainer.batches["train"], [1])
+    # A run needs room for two sets of weights and eight more copies of one.
+    disk = 4 * (8 + 2 * runs) * models[0].count_params()
+    size = 4 * models[1].count_params()
+    return Estimate(sum(parts.values()), parts, disk, size, _peak_memory())
 
 
 def _seconds_per_step(model, stage, trainer, steps) -> float:
@@ -78,7 +92,7 @@ def _seconds_per_step(model, stage, trainer, steps) -> float:
     return _timed(model.train_on_batch, _some(trainer.batches["train"]))
 
 
-def _seconds_per_batch(models, batches, counts) -> float:
+def _seconds_of_passes(models, batches, counts) -> float:
     some = [(x,) for x, _ in _some(batches)]
     return len(batches) * sum(
         count * _timed(model.predict_on_batch, some) for model, count in zip(models, counts)

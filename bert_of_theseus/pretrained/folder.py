@@ -5,18 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from ..files import read_json, write_json
 
 REPORT = "report.json"
 
 
+class Request(NamedTuple):
+    """What is asked for, in JSON's types.
+
+    Attributes:
+        given: Dict of what trainings depend on: checksums of model and texts, and settings.
+        wanted: Dict of which of them are needed: a depth or a budget.
+    """
+
+    given: dict
+    wanted: dict
+
+
 class OutputFolder:
     """A folder in which a request is worked on, and its result stands at the end.
 
-    Meanwhile `unfinished/` holds the checkpoints, and in request.json what was asked for. At the
-    end the folder holds the model and report.json, which repeats the request, and `unfinished/` is
-    deleted.
+    Meanwhile `unfinished/` holds the checkpoints, and in request.json what they are made from. At
+    the end the folder holds the model and report.json, which repeats the request, and `unfinished/`
+    is deleted.
 
     Args:
         directory: The folder.
@@ -27,6 +40,10 @@ class OutputFolder:
         self.directory = Path(directory)
         self.unfinished = self.directory / "unfinished"
         self.overwrite = overwrite
+
+    def run(self, num_hidden_layers: int) -> Path:
+        """The folder for the training of a successor."""
+        return self.unfinished / f"{num_hidden_layers}-layers"
 
     def check(self, model: Path) -> None:
         """Raises an `OSError` if nothing can be written there, or if the model itself is there."""
@@ -39,41 +56,43 @@ class OutputFolder:
         if existing is self.directory and model.is_dir() and existing.samefile(model):
             raise FileExistsError(f"{existing} holds the model itself. Choose another folder.")
 
-    def state(self, request: dict) -> str:
-        """How far the request is: `"new"`, `"unfinished"` or `"finished"`.
+    def is_finished(self, request: Request) -> bool:
+        """Whether the result of this very request stands there.
 
         Raises:
             FileExistsError: if something else stands there that must not be overwritten.
         """
-        if request == self._finished():
-            return "finished"
-        if request == self._started():
-            return "unfinished"
-        if self.overwrite or not self.directory.exists() or not any(self.directory.iterdir()):
-            return "new"
-        before = self._started() or self._finished()
+        finished, started = self._finished(), self._started()
+        if finished == request:
+            return True
+        is_empty = not self.directory.exists() or not any(self.directory.iterdir())
+        if self.overwrite or is_empty or (started == request.given and finished is None):
+            return False
         what = "is not empty"
-        if before:
-            what = f"holds the result of another request ({', '.join(_changes(before, request))})"
+        if finished or started:
+            before = {**finished.given, **finished.wanted} if finished else started
+            now = {**request.given, **(request.wanted if finished else {})}
+            what = f"holds the work of another request ({', '.join(_changes(before, now))})"
         raise FileExistsError(
             f"{self.directory} {what}. Choose another folder, or allow to overwrite this one."
         )
 
-    def start(self, request: dict) -> None:
+    def start(self, request: Request) -> None:
         """Makes the folder, and deletes the checkpoints of another request."""
-        if request != self._started():
+        if request.given != self._started():
             self._delete_checkpoints()
         self.unfinished.mkdir(parents=True, exist_ok=True)
-        write_json(self.unfinished / "request.json", request)
+        write_json(self.unfinished / "request.json", request.given)
 
-    def finish(self, request: dict, report: dict) -> None:
+    def finish(self, request: Request, report: dict) -> None:
         """Writes the report, which ends the work, and deletes the checkpoints."""
-        write_json(self.directory / REPORT, {"request": request, **report})
+        write_json(self.directory / REPORT, {"request": request._asdict(), **report})
         self._delete_checkpoints()
 
     def report(self) -> dict:
         """The report of a finished request."""
-        if self._started() in (None, self._finished()):
+        started, finished = self._started(), self._finished()
+        if started in (None, finished.given):
             self._delete_checkpoints()  # a process killed in `finish` leaves them
         return read_json(self.directory / REPORT)
 
@@ -81,9 +100,10 @@ class OutputFolder:
         path = self.unfinished / "request.json"
         return read_json(path) if path.is_file() else None
 
-    def _finished(self) -> dict | None:
+    def _finished(self) -> Request | None:
         path = self.directory / REPORT
-        return read_json(path).get("request") if path.is_file() else None
+        request = read_json(path).get("request") if path.is_file() else None
+        return request and Request(**request)
 
     def _delete_checkpoints(self):
         if self.unfinished.exists():
@@ -92,10 +112,10 @@ class OutputFolder:
 
 def _changes(before: dict, now: dict) -> list[str]:
     """In words, what is asked for now and was not before. Checksums say nothing to a reader."""
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     return [
-        f"{key} is another"
-        if isinstance(before.get(key), str) or isinstance(now.get(key), str)
+        f"another {key}"
+        if isinstance(before.get(key) or now.get(key), str)
         else f"{key}: {before.get(key)}, now {now.get(key)}"
-        for key in keys
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
     ]

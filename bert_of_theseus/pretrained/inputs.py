@@ -43,18 +43,30 @@ class Inputs(NamedTuple):
     max_length: int
 
     @property
+    def without_labels(self) -> list[str]:
+        """The names of the sets of texts that have none."""
+        return [name for name in self.texts if name == "unlabeled" or not self.has_labels]
+
+    @property
     def num_texts(self) -> int:
         """The number of texts to train on."""
-        trained = [self.texts[name] for name in ("train", "unlabeled") if name in self.texts]
-        return sum(len(encoded.token_ids) for encoded in trained)
+        return self.count("train") + self.count("unlabeled")
+
+    def count(self, name: str) -> int:
+        """The number of texts in a set."""
+        return len(self.texts[name].token_ids) if name in self.texts else 0
 
     def checksums(self) -> dict[str, str]:
-        """Of all that was read: the same model and the same texts have the same ones."""
+        """Of all that was read: the same model and the same texts have the same ones.
+
+        In words for messages: "another model".
+        """
         files = [self.checkpoint.config_file, *self.checkpoint.tensor_files]
         return {
             "model": _checksum(sha256(path) for path in files),
             "tokenizer": _checksum(sha256(path) for path in self.tokenizer.files()),
-            **{f"{name} data": _checksum(_parts(self.texts.get(name))) for name in SETS},
+            "metric": self.task.metric,
+            **{f"set of {name} texts": _checksum(_parts(self.texts.get(name))) for name in SETS},
         }
 
     def describe(self) -> str:

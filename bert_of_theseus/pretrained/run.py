@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from .folder import OutputFolder
+from .budget import check_budget
+from .folder import OutputFolder, Request
 from .inputs import Inputs, read_inputs
 from .stages import default_stages
 
 _ONNX = ("model.onnx", "model_quantized.onnx")
-_FROM_COMPRESS = ("report.md", "training.png", "tradeoff.png")
 
 
 @dataclasses.dataclass(repr=False)
@@ -28,12 +29,14 @@ class CompressedFolder:
         num_hidden_layers: Integer, the number of the smaller model's layers.
         rows: The report, a dict per model, as in `Compressed`.
         settings: Dict of all settings, versions and seeds.
+        search: Dict of how the number of layers was found, or `None` if it was given.
     """
 
     directory: Path
     num_hidden_layers: int
     rows: list[dict]
     settings: dict
+    search: dict | None = None
 
     @property
     def table(self) -> str:
@@ -53,6 +56,8 @@ def compress_pretrained(
     train: str | os.PathLike,
     directory: str | os.PathLike,
     num_hidden_layers: int | None = None,
+    keep: float | None = None,
+    max_ms: float | None = None,
     unlabeled: str | os.PathLike | None = None,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
@@ -88,7 +93,11 @@ def compress_pretrained(
         train: The texts to train on: a file (CSV, TSV, JSON lines, a JSON array, Parquet, CoNLL) or
             a folder with train, validation and test files, see `data.load_texts`.
         directory: The folder to be written.
-        num_hidden_layers: Integer, the number of layers to be left.
+        num_hidden_layers: Integer, the number of layers to be left. Or in its place a budget:
+        keep: Float in (0, 1], such as 0.99: as few layers as keep this share of the model's score
+            on the validation texts. A few depths are tried.
+        max_ms: Float: as many layers as answer in so many milliseconds, one text at a time, on
+            this machine. With both, the fewest layers that keep enough and are quick enough.
         unlabeled: More texts to train on, a file or a folder. The model's own answers are learned
             in place of their labels; and so for all texts, if `train` has no labels. The answers
             are computed once. Defaults to `None`.
@@ -116,6 +125,7 @@ def compress_pretrained(
         A `CompressedFolder`, or an `Estimate` with `dry_run=True`.
 
     Raises:
+        ValueError: if no number of layers meets the budget. What was trained is kept.
         FileNotFoundError, ValueError, TypeError: before anything is written: what is wrong with
             the model, the texts or an argument; names the file, and the row or the column.
         OSError: if `directory` cannot be written to, or holds something else.
@@ -126,9 +136,8 @@ def compress_pretrained(
     ...     directory="small")
     >>> print(result.table)
     """
-    say = _say if verbose else _say_nothing
-    if onnx:
-        _check_onnx()
+    say = print if verbose else _say_nothing
+    _check_arguments(num_hidden_layers, keep, max_ms, onnx)
     folder = OutputFolder(directory, overwrite)
     folder.check(Path(model))
     inputs = read_inputs(
@@ -148,73 +157,117 @@ def compress_pretrained(
         seed=seed,
     )
     stages = default_stages(inputs.num_texts, batch_size, epochs, learning_rate)
-    request = {
-        **inputs.checksums(),
-        "layers": num_hidden_layers,
-        "metric": inputs.task.metric,
-        "batch_size": batch_size,
-        "stages": stages,
-        "seed": seed,
-    }
-    state = folder.state(json.loads(json.dumps(request)))
-    if state == "finished":
-        say(f"{folder.directory} is finished; this is its report.")
+    training = {"batch_size": batch_size, "stages": stages, "seed": seed}
+    wanted = {"layers": num_hidden_layers, "keep": keep, "max_ms": max_ms}
+    request = Request({**inputs.checksums(), **training}, wanted)
+    if folder.is_finished(request):
+        say(f"{folder.directory} is finished. This is its report.")
     else:
         say(inputs.describe())
+        _import_keras()
         from .trainer import Trainer
 
-        trainer = Trainer(inputs, stages, batch_size, seed, verbose)
+        trainer = Trainer(inputs, verbose=verbose, **training)
         if dry_run:
             from .estimate import estimate
 
-            return estimate(trainer, num_hidden_layers)
+            return estimate(trainer, num_hidden_layers, keep is not None)
         folder.start(request)
         trainer.compute_answers(folder.unfinished / "answers")
-        trained = trainer.train(
-            num_hidden_layers, folder.unfinished / f"{num_hidden_layers}-layers"
-        )
-        _write_model(folder, inputs, trained)
-        folder.finish(request, _report(trained))
+        choice = None
+        if num_hidden_layers is None:
+            choice = _choose(trainer, folder, keep, max_ms, say)
+            num_hidden_layers = choice.num_hidden_layers
+        trained = trainer.train(num_hidden_layers, folder.run(num_hidden_layers))
+        _write_model(folder.directory, inputs, trained)
+        folder.finish(request, _report(trained, choice))
     if onnx:
         _export(folder.directory, say)
     report = folder.report()
     return CompressedFolder(
-        folder.directory, report["num_hidden_layers"], report["rows"], report["settings"]
+        folder.directory,
+        *(report[name] for name in ("num_hidden_layers", "rows", "settings", "search")),
     )
 
 
-def _write_model(folder: OutputFolder, inputs: Inputs, trained) -> None:
+def _say_nothing(*args, **kwargs):
+    pass
+
+
+def _check_arguments(num_hidden_layers, keep, max_ms, onnx):
+    check_budget(keep, max_ms)
+    if (num_hidden_layers is None) == (keep is None and max_ms is None):
+        raise TypeError(
+            "Either `num_hidden_layers` must be given or a budget, `keep` or `max_ms`. Received: "
+            f"{num_hidden_layers}, {keep}, {max_ms}"
+        )
+    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if onnx and missing:
+        raise ImportError(
+            f"ONNX files need {' and '.join(missing)}: pip install 'bert-of-theseus[export]'"
+        )
+
+
+def _import_keras():
+    """Imports Keras without TensorFlow's start-up lines, which no setting of its turns off."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            from . import trainer  # noqa: F401
+        except BaseException:
+            log.seek(0)
+            os.write(terminal, log.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def _choose(trainer, folder, keep, max_ms, say):
+    """The depth that meets the budget."""
+    from .budget import choose_depth
+
+    choice = choose_depth(trainer, folder.unfinished, keep=keep, max_ms=max_ms, say=say)
+    say(f"\n{choice.table}\n\n{choice.reason}")
+    if not choice.met:
+        raise ValueError(
+            f"{choice.reason} What was trained is kept in {folder.unfinished}: ask for less, or "
+            f"for {choice.num_hidden_layers} layers."
+        )
+    if importlib.util.find_spec("matplotlib"):
+        from ..plots import plot_depths
+
+        plot_depths(choice.rows, keep, max_ms, path=folder.directory / "depths.png")
+    return choice
+
+
+def _write_model(directory: Path, inputs: Inputs, trained) -> None:
     from ..checkpoints import save_pretrained
 
     save_pretrained(
-        folder.directory,
+        directory,
         trained.encoder,
         trained.result.classifier,
         tokenizer=inputs.tokenizer,
         labels=inputs.head.labels,
     )
-    for name in _FROM_COMPRESS:
+    for name in ("report.md", "training.png", "tradeoff.png"):
         path = trained.result.directory / name
         if path.is_file():
-            shutil.copyfile(path, folder.directory / name)
+            shutil.copyfile(path, directory / name)
 
 
-def _report(trained) -> dict:
+def _report(trained, choice) -> dict:
     result = trained.result
     return {
         "num_hidden_layers": trained.num_hidden_layers,
         "rows": result.rows,
+        "search": choice and dataclasses.asdict(choice),
         "stages": [dataclasses.asdict(stage) for stage in result.stages],
         "settings": result.settings,
     }
-
-
-def _check_onnx() -> None:
-    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(
-            f"ONNX files need {' and '.join(missing)}: pip install 'bert-of-theseus[export]'"
-        )
 
 
 def _export(directory: Path, say) -> None:
@@ -222,12 +275,4 @@ def _export(directory: Path, say) -> None:
         return
     from ..deploy import export_folder
 
-    export_folder(directory, onnx=(None, "int8"), report=lambda path: say(f"wrote {path}"))
-
-
-def _say(text):
-    print(text, flush=True)
-
-
-def _say_nothing(text):
-    pass
+    export_folder(directory, onnx=(None, "int8"), report=lambda path: say(f"Wrote {path}"))

@@ -85,6 +85,7 @@ class Trainer:
             predecessor_stage=None,
             seed=self.seed,
             verbose=self.verbose,
+            print_report=False,
             **self.stages,
             **self.options,
         )

@@ -130,3 +130,25 @@ def test_docs(made, tmp_path, monkeypatch):
     run_block("compress-pretrained", scope)
     assert scope["result"].rows[-1]["layers"] == 2
     assert Predictor.load("small").labels == LABELS
+
+
+@pytest.mark.slow
+def test_a_budget_in_place_of_a_depth(made, tmp_path, capsys):
+    folder, _, _ = made
+
+    def search(*budget):
+        arguments = ["compress", str(folder / "model"), "--train", str(folder / "train.csv")]
+        return main([*arguments, "--output", str(tmp_path / "small"), *FEW, *budget])
+
+    assert search("--keep", "1", "--max-ms", "0.0001") == 2
+    error = capsys.readouterr().err
+    assert "No successor answers in 0.00 ms" in error and error.count("\n") == 1
+    assert not (tmp_path / "small" / "config.json").exists()
+    # What was found out is there for another budget.
+    assert (tmp_path / "small" / "unfinished" / "times.json").is_file()
+    assert search("--keep", "0.01", "--max-ms", "1000") == 0
+    assert "| layers |" in capsys.readouterr().out
+    assert json.loads((tmp_path / "small" / "config.json").read_text())["num_hidden_layers"] == 1
+    assert (tmp_path / "small" / "depths.png").is_file()
+    report = json.loads((tmp_path / "small" / "report.json").read_text())
+    assert [row["chosen"] for row in report["search"]["rows"]] == [True, False, False]
