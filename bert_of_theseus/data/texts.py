@@ -132,16 +132,18 @@ def task_for(kind: str, labels: Sequence[str], metric: str | None = None) -> Tex
 
 def _files(source, validation, test):
     """Paths by set; a set may lie in several files."""
-    if source.is_dir():
-        files = {name: _find(source, names) for name, names in _SETS.items()}
-        if not files["train"]:
-            raise FileNotFoundError(
-                f"{source} must hold a file named train, such as train.csv. It was not found."
-            )
-    else:
-        files = {"train": [source]}
+    files = find_files(source) if source.is_dir() else {"train": [source]}
     given = {"validation": validation, "test": test}
-    files |= {name: [Path(path)] for name, path in given.items() if path is not None}
+    return files | {name: [Path(path)] for name, path in given.items() if path is not None}
+
+
+def find_files(folder: Path) -> dict[str, list[Path]]:
+    """The files in a folder by set: `"train"`, and maybe `"validation"` and `"test"`."""
+    files = {name: _find(folder, names) for name, names in _SETS.items()}
+    if not files["train"]:
+        raise FileNotFoundError(
+            f"{folder} must hold a file named train, such as train.csv. It was not found."
+        )
     return {name: paths for name, paths in files.items() if paths}
 
 

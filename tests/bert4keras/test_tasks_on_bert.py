@@ -14,8 +14,7 @@ from bert_helpers import run, same, untraced, weights_of
 
 from bert_of_theseus import build_successor_model, build_theseus_model, set_replacement_rate
 from bert_of_theseus.backend import keras
-from bert_of_theseus.checkpoints import load_pretrained
-from bert_of_theseus.checkpoints.load import build_bert
+from bert_of_theseus.checkpoints import build_bert, load_pretrained, save_pretrained
 from bert_of_theseus.data import (
     Classification,
     Entity,
@@ -272,6 +271,35 @@ def test_tasks_of_ones_own(script, few, vocab, tmp_path, capsys, task):
     encoder, head, labels = load_pretrained(folder / "model")
     assert labels == (None if task == "spans" else record["labels"])
     assert build_successor_model(encoder, head).count_params() == rows[2]["parameters"]
+
+
+@pytest.mark.slow
+def test_a_model_that_is_fine_tuned_already(script, few, vocab, tmp_path, capsys):
+    """It is the predecessor as it is: its own answers, as labels, are all right."""
+    keras.utils.set_random_seed(0)
+    names, task = ["so", "wie", "ja"], Classification(["so", "wie", "ja"])
+    bert, head = build_bert(CONFIG), task.head(16)
+    for model in (bert.model, head):
+        model.set_weights([10 * w if w.ndim > 1 else w for w in model.get_weights()])
+    save_pretrained(tmp_path / "model", bert, head, tokenizer=Tokenizer(vocab), labels=names)
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list(WORDS), 6)) for _ in range(96)]
+    data = task.batches([Example(text, 0) for text in texts], Tokenizer(vocab), 16)
+    answers = task.decode(task.predict(build_successor_model(bert, head), data))
+    assert len(set(answers)) > 1
+    for name, part in (("train", slice(0, 64)), ("dev", slice(64, 96))):
+        rows = (f"{text},{answer}\n" for text, answer in zip(texts[part], answers[part]))
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    folder = tmp_path / "run"
+    changes = {"data_dir": tmp_path, "output_dir": folder, "bert_dir": tmp_path / "model"}
+    argv = arguments(few, vocab, "classification", **changes, **ONE_EPOCH)
+    for name in ("--vocab", "--bert-config"):
+        del argv[argv.index(name) : argv.index(name) + 2]
+    with untraced():
+        assert script.main(argv) == 0
+    record = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+    assert record["dev"]["predecessor"] == {"accuracy": 1.0}
+    assert load_pretrained(folder / "model")[2] == names
 
 
 @pytest.mark.slow

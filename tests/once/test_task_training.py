@@ -20,6 +20,7 @@ from bert_of_theseus.data import (
     Tokenizer,
 )
 from bert_of_theseus.encoders import StackEncoder
+from bert_of_theseus.recipe import _check_labels
 from bert_of_theseus.training import described, fit
 
 WORDS = [*"abcdefgh"]
@@ -166,6 +167,22 @@ def test_compress(name, execution, tokenizer, tmp_path):
         type(task).__name__,
         task.get_config(),
     ]
+
+
+def test_labels_in_another_order_than_the_heads(tokenizer, tmp_path):
+    task, train, validation = batches("texts", tokenizer)
+    head = task.head(SIZE)
+    arguments = {"directory": tmp_path, "verbose": 0, "latency": False, **task.options}
+    for names in (("yes", "no"), ("no", "yes", "maybe")):
+        head.label_names = names  # as load_pretrained sets them
+        with pytest.raises(ValueError, match=rf"`train` must have .*{', '.join(names)}.*: no, yes"):
+            compress(encoder(2), encoder(1), head, train, validation, **arguments)
+    assert not list(tmp_path.iterdir())
+    # Names that say nothing, and numbers, fit.
+    for names, data in ((("no", "yes"), train), (("LABEL_0", "LABEL_1"), train)):
+        head.label_names = names
+        _check_labels(head, data, "train")
+    _check_labels(head, batches("regression", tokenizer)[1], "train")
 
 
 def test_theseus_at_inference_is_the_successor(tokenizer):
