@@ -2,7 +2,7 @@
 
 import keras_hub
 
-from ..backend import keras, register
+from ..backend import keras, register, to_numpy
 from .base import Encoder, one_or_all, symbolic_like
 
 # Those that the tests compress. Others that are built in the same way work too.
@@ -152,6 +152,12 @@ class TaskHead(keras.Model):
         # Hidden from Keras, which would track the task and its backbone as parts of the head.
         object.__setattr__(head, "task", task)
         return head
+
+    @property
+    def is_new(self):
+        """Whether its output was never trained: the bias is as it was made, zeros."""
+        output = getattr(self.task, "output_dense", None)
+        return output is not None and not to_numpy(output.bias).any()
 
     @property
     def from_logits(self):

@@ -1,5 +1,6 @@
 """The Theseus model: predecessor and successor wired into one, module by module."""
 
+import warnings
 from collections.abc import Sequence
 
 from ..backend import keras, register
@@ -82,6 +83,9 @@ def build_theseus_model(
         TypeError: if the encoders or the classifier are of another type.
         ValueError: if the depths, shapes or options do not fit together.
 
+    Warns:
+        UserWarning: if the head of a KerasHub text classifier was never trained.
+
     Example:
 
     >>> theseus = build_theseus_model(predecessor, successor, classifier)
@@ -106,6 +110,13 @@ def build_theseus_model(
         sampling=sampling,
         seed=seed,
     )
+    if getattr(plan.classifier, "is_new", False):
+        warnings.warn(
+            "The predecessor's head was never trained. KerasHub's `from_preset` gives each Hugging "
+            "Face model a new head, a fine-tuned one too: train the predecessor first, or load it "
+            "with bert_of_theseus.checkpoints.load_pretrained, which reads its head.",
+            stacklevel=2,
+        )
     draws = iter(plan.draws)
     replaced = False  # whether a module below was replaced; below the first there is none
 

@@ -1,10 +1,12 @@
 """What a KerasHub host is, what it is not, and how it goes through the builders."""
 
+import warnings
+
 import keras
 import keras_hub
 import numpy as np
 import pytest
-from hub_helpers import TEXTS, WORDS, Host, make_backbone, outputs, quantize
+from hub_helpers import TEXTS, WORDS, Host, make_backbone, outputs, quantize, save_tiny_bert
 
 from bert_of_theseus import (
     Stage,
@@ -60,6 +62,19 @@ def test_the_head_keeps_its_dropout():
         still, moving = ([outputs(model, host.x, training) for _ in "ab"] for training in (0, 1))
         np.testing.assert_array_equal(*still)
         assert (moving[0] != moving[1]).any()
+
+
+def test_a_head_that_was_never_trained_is_named(tmp_path):
+    """As KerasHub gives it to a fine-tuned Hugging Face model, whose head it does not read."""
+    save_tiny_bert(tmp_path, 2)
+    predecessor = keras_hub.models.TextClassifier.from_preset(str(tmp_path), num_classes=2)
+    successor = build_successor_backbone(predecessor, 1)
+    with pytest.warns(UserWarning, match="head was never trained.*load_pretrained"):
+        build_theseus_model(predecessor, successor)
+    predecessor.output_dense.bias.assign([0.1, -0.1])  # as any training step does
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_theseus_model(predecessor, successor)
 
 
 def test_a_frozen_predecessor_has_a_successor_that_trains():
