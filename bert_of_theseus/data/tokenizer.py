@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ from ..files import read_json, replace_file
 from ..validation import integer, is_number
 from .batches import Encoded
 from .examples import Example
-from .tokenizer_build import build
-from .tokenizer_cut import MOST_CHARACTERS, Cutter, check_length, encode_growing, grown
+from .tokenizer_build import build, without_ends
+from .tokenizer_cut import Cutter, check_length, grown, kept, part_of, window
 from .tokenizer_files import FILES, read_folder
 
 
@@ -97,8 +97,7 @@ class Tokenizer:
         self._tokenizer, self._pad_token, self._note = built.tokenizer, built.pad_token, built.note
         self._direction = built.direction
         self._files, self._written = source.files, built.written
-        self._lock, self._truncation = threading.Lock(), None
-        self._cutter = Cutter(built.tokenizer)
+        self._plain, self._cutter = without_ends(built.tokenizer), Cutter(built.tokenizer)
         self._specials = [built.tokenizer.num_special_tokens_to_add(pair) for pair in (False, True)]
         self.directory, self.vocab_file = source.directory, source.vocab_file
         self.lowercase = built.lowercase
@@ -182,14 +181,9 @@ class Tokenizer:
         self._check_direction()
         self._check_room(max_length, False)
         room = max_length - self._specials[0]
-
-        def encode(numbers, counts):
-            words = [list(texts[number][:count]) for number, count in zip(numbers, counts)]
-            for number, part in zip(numbers, words):
-                check_length(sum(map(len, part)), number)
-            return self._run(words, numbers, max_length, "longest_first", is_pretokenized=True)
-
-        encodings = encode_growing([len(words) for words in texts], 4 * room + 16, encode)
+        numbers = range(len(texts))
+        plain = self._growing(texts, [room] * len(texts), numbers, is_pretokenized=True)
+        encodings = [self._finished([encoding], room) for encoding in plain]
         offsets = []
         for encoding in encodings:
             words = np.array([-1 if i is None else i for i in encoding.word_ids], dtype="int32")
@@ -226,22 +220,17 @@ class Tokenizer:
             self._note = None
         strategy = strategy if pairs else "longest_first"
         rooms = [max_length - special for special in self._specials]
-        whole = [
-            text if isinstance(text, str) else self._cut_pair(text, rooms[1], strategy, number)
-            for number, text in enumerate(texts)
-        ]
-
-        def encode(numbers, sizes):
-            parts = [
-                self._cutter.beginning(text, size)
-                if isinstance(text := whole[number], str)
-                else text
-                for number, size in zip(numbers, sizes)
-            ]
-            return self._run(parts, numbers, max_length, strategy)
-
-        sizes = [len(text) if isinstance(text, str) else 0 for text in whole]
-        return encode_growing(sizes, self._window(rooms[0]), encode)
+        parts = [[text] if isinstance(text, str) else list(text) for text in texts]
+        numbers = [number for number, part in enumerate(parts) for _ in part]
+        needs = [rooms[len(part) - 1] for part in parts for _ in part]
+        plain = iter(self._growing([text for part in parts for text in part], needs, numbers))
+        encodings = []
+        for number, part in enumerate(parts):
+            found, room = [next(plain) for _ in part], rooms[len(part) - 1]
+            if len(part) == 2 and strategy == "longest_first" and room % 2:
+                found = self._with_order(part, found, room, number)
+            encodings.append(self._finished(found, room, strategy))
+        return encodings
 
     def save(self, directory: str | os.PathLike) -> list[str]:
         """Writes the tokenizer's files into a folder: as they came in, byte for byte.
@@ -288,72 +277,59 @@ class Tokenizer:
         texts = [e.text if e.second_text is None else (e.text, e.second_text) for e in examples]
         return self.encode_batch(texts, max_length, strategy)
 
-    def _encoded(self, examples, encodings, labels):
-        ids = [np.array(e.ids, dtype="int32") for e in encodings]
-        segments = None
-        if self.num_segments > 1 and any(e.second_text is not None for e in examples):
-            segments = [np.array(e.type_ids, dtype="int32") for e in encodings]
-        return Encoded(ids, labels, segments)
+    def _growing(self, texts, needs, numbers, **options):
+        """Encodings without special tokens: of more than so many tokens, or of the whole text."""
+        found, waiting = [None] * len(texts), range(len(texts))
+        sizes = [window(need if self._direction == "right" else math.inf) for need in needs]
+        while waiting:
+            parts = [self._beginning(texts[i], sizes[i], numbers[i]) for i in waiting]
+            encodings = self._run(parts, [numbers[i] for i in waiting], **options)
+            again = []
+            for i, encoding in zip(waiting, encodings):
+                found[i] = encoding
+                if len(encoding) <= needs[i] and sizes[i] < len(texts[i]):
+                    check_length(len(texts[i]), numbers[i], sizes[i])
+                    sizes[i] = grown(sizes[i])
+                    again.append(i)
+            waiting = again
+        return found
 
-    def _window(self, room):
-        """Characters that probably make more than `room` tokens."""
-        return 16 * room + 256 if self._direction == "right" else MOST_CHARACTERS
+    def _beginning(self, text, size, number):
+        if isinstance(text, str):
+            part = self._cutter.beginning(text, size)
+            check_length(len(part), number)
+        else:
+            part = list(text) if size >= len(text) else list(text[: int(size)])
+            check_length(sum(map(len, part)), number)
+        return part
 
-    def _cut_pair(self, pair, room, strategy, number):
-        """Beginnings of a pair that give the same `room` tokens as the whole texts."""
-        if not all(isinstance(text, str) for text in pair) or max(map(len, pair)) <= self._window(
-            room
-        ):
-            return pair
-        if self._direction != "right":
-            check_length(max(map(len, pair)), number)
-            return pair
-        parts, counts = zip(*(self._more_than(room, text, number) for text in pair))
-        if strategy == "longest_first" and room % 2 and min(counts) > room:
-            # The longer of the two gets the odd token.
-            short = int(len(pair[1]) < len(pair[0]))
-            check_length(len(pair[short]), number)
-            count = len(self._count(pair[short], number))
-            parts = [self._more_than(count, text, number)[0] for text in pair]
-            parts[short] = pair[short]
-        return tuple(parts)
+    def _with_order(self, pair, encodings, room, number):
+        """Encodings of two texts that tell which one is longer, where both are truncated.
 
-    def _more_than(self, count, text, number):
-        """A beginning of more than `count` tokens, or the whole text; and how many it has."""
-        window = self._window(count)
-        while True:
-            part = self._cutter.beginning(text, window)
-            found = len(self._count(part, number))
-            if found > count or len(text) <= window:
-                return part, found
-            check_length(len(text), number, window)
-            window = grown(window)
+        That one keeps one token more.
+        """
+        if min(map(len, encodings)) <= room:
+            return encodings
+        short = int(len(pair[1]) < len(pair[0]))
+        encodings[short] = self._growing([pair[short]], [math.inf], [number])[0]
+        need = len(encodings[short])
+        encodings[1 - short] = self._growing([pair[1 - short]], [need], [number])[0]
+        return encodings
 
-    def _count(self, text, number):
-        return self._run([text], [number], None, None, add_special_tokens=False)[0].ids
+    def _finished(self, encodings, room, strategy="longest_first"):
+        """Truncates the encodings of a text, or of two, and puts the special tokens around."""
+        counts = kept([len(encoding) for encoding in encodings], room, strategy)
+        from_right = self._direction == "right"
+        parts = [part_of(e, count, from_right) for e, count in zip(encodings, counts)]
+        return self._tokenizer.post_process(*parts)
 
-    def _run(self, texts, numbers, max_length, strategy, **options):
-        """Encodes `texts`, numbered so for errors, truncated to `max_length` if there is one."""
-        with self._lock:
-            if max_length is None:
-                self._tokenizer.no_truncation()
-            elif self._truncation != (max_length, strategy):
-                self._tokenizer.enable_truncation(
-                    max_length, strategy=strategy, direction=self._direction
-                )
-            self._truncation = None if max_length is None else (max_length, strategy)
-            try:
-                return self._tokenizer.encode_batch(texts, **options)
-            except Exception as caught:  # the library raises no more specific type
-                error = caught
-        for number, text in zip(numbers, texts):
-            _check_text(text, number)
-        if strategy != "only_second":
-            raise error
-        raise ValueError(
-            f"`max_length` must leave room for the second text. Received: {max_length}, which the "
-            f"first text fills ({error})"
-        ) from error
+    def _run(self, texts, numbers, **options):
+        try:
+            return self._plain.encode_batch(texts, add_special_tokens=False, **options)
+        except Exception:  # the library raises no more specific type
+            for number, text in zip(numbers, texts):
+                _check_text(text, number)
+            raise
 
     def _encoded(self, examples, encodings, labels):
         ids = [np.array(e.ids, dtype="int32") for e in encodings]

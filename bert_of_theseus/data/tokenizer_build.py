@@ -87,6 +87,17 @@ def build(source: Source, lowercase: bool | None = None, stacklevel: int = 1) ->
     return Built(tokenizer, special["pad_token"], lowers, direction, segments, note, written)
 
 
+def without_ends(tokenizer):
+    """A tokenizer with the same parts that adds no special tokens. It shares the vocabulary."""
+    from tokenizers import Tokenizer
+
+    plain = Tokenizer(tokenizer.model)
+    plain.normalizer, plain.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    plain.encode_special_tokens = tokenizer.encode_special_tokens
+    plain.add_tokens([token for _, token in sorted(tokenizer.get_added_tokens_decoder().items())])
+    return plain
+
+
 def _missing_files(name, kind, source, settings, tokenizer, special, lowercase):
     before = source.settings.get("do_lower_case", kind.lowercase)
     changed = lowercase is not None and kind.lowercase is not None and lowercase != before

@@ -6,7 +6,8 @@ known for the parts that the tokenizers of `transformers` are made of:
 
 - between a letter and a space;
 - for BERT around Chinese characters and punctuation, which are words of their own;
-- for bytes (RoBERTa) between letters, digits and punctuation.
+- for bytes (RoBERTa) between letters, digits and punctuation;
+- for SentencePiece after Chinese punctuation that no token of the vocabulary goes on behind.
 
 No place is sure next to characters that combine with others, nor in an added token.
 """
@@ -14,6 +15,7 @@ No place is sure next to characters that combine with others, nor in an added to
 from __future__ import annotations
 
 import json
+import math
 import re
 
 # Characters of more than this are not given to a tokenizer at once: it takes about 250 bytes for
@@ -28,6 +30,7 @@ _BEFORE = (
 _SPACE = rf"{_BEFORE}(?=[ \n\t][\w!-~])"
 _HAN, _LETTER, _DIGIT = r"\u4e00-\u9fff", "A-Za-z", "0-9"
 _MARK = r"!-/:-@\[-`{-~\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f"
+_CLAUSES = "\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f"
 _MARK_AFTER = _MARK.replace("!-/", "!-&(-/")  # RoBERTa splits 's from a word
 
 _NORMALIZERS = (
@@ -43,14 +46,14 @@ _SPLITTERS = (
 
 
 class Cutter:
-    """Finds where a tokenizer's texts can be cut.
+    """Finds beginnings of texts whose tokens are those of the whole text.
 
     Args:
         tokenizer: A `tokenizers.Tokenizer`.
     """
 
     def __init__(self, tokenizer):
-        self._pattern, self._inside = _pattern(tokenizer)
+        self._pattern, self._inside = _places(tokenizer)
 
     def beginning(self, text: str, size: int) -> str:
         """`text`, or the longest sure beginning of at most `size` characters, or `""`."""
@@ -65,7 +68,7 @@ class Cutter:
         return ""
 
 
-def _pattern(tokenizer):
+def _places(tokenizer):
     normalizers, splitters = _steps(tokenizer.normalizer), _steps(tokenizer.pre_tokenizer)
     known = all(step["type"] in _NORMALIZERS for step in normalizers) and all(
         step["pattern"] in _PATTERNS and step["content"] in (" ", '"')
@@ -85,28 +88,49 @@ def _pattern(tokenizer):
         or not all(step.get("split", True) and step.get("use_regex", True) for step in splitters)
         or any(any(map(str.isspace, content)) for content in contents)
     ):
-        return None, frozenset()
+        return None, frozenset()  # no place is sure
     places = [_SPACE]
-    if not any(token.single_word for token in added):
-        if names == ["BertPreTokenizer"]:
-            own = _MARK
-            if normalizers and normalizers[0].get("handle_chinese_chars"):
-                own += _HAN
-            every = rf"{own}{_LETTER}{_DIGIT}"
-            places += [rf"(?<=[{own}])(?=[{every}])", rf"(?<=[{every}])(?=[{own}])"]
-        elif names == ["ByteLevel"] and not normalizers:
-            letter = _LETTER + _HAN
-            places += [
-                rf"(?<=[{letter}])(?=[{_DIGIT}{_MARK}])",
-                rf"(?<=[{_DIGIT}])(?=[{letter}{_MARK}])",
-                rf"(?<=[{_MARK_AFTER}])(?=[{letter}{_DIGIT}])",
-            ]
     inside = {
         content[place : place + 2].casefold()
         for content in contents
         for place in range(len(content) - 1)
     }
+    if any(token.single_word for token in added):
+        pass  # whether it is a token depends on what follows
+    elif names == ["BertPreTokenizer"]:
+        own = _MARK
+        if normalizers and normalizers[0].get("handle_chinese_chars"):
+            own += _HAN
+        every = rf"{own}{_LETTER}{_DIGIT}"
+        places += [rf"(?<=[{own}])(?=[{every}])", rf"(?<=[{every}])(?=[{own}])"]
+    elif names == ["ByteLevel"] and not normalizers:
+        letter = _LETTER + _HAN
+        places += [
+            rf"(?<=[{letter}])(?=[{_DIGIT}{_MARK}])",
+            rf"(?<=[{_DIGIT}])(?=[{letter}{_MARK}])",
+            rf"(?<=[{_MARK_AFTER}])(?=[{letter}{_DIGIT}])",
+        ]
+    elif type(tokenizer.model).__name__ == "Unigram":
+        marks, within = _ends_of_clauses(tokenizer)
+        inside |= within
+        places += [rf"(?<=[{marks}])(?=[{_HAN}])"] if marks else []
     return re.compile(rf"(?s:.*)(?:{'|'.join(places)})"), frozenset(inside)
+
+
+def _ends_of_clauses(tokenizer):
+    """Punctuation that is a token, and with what it is together in others."""
+    vocabulary, marks, within = tokenizer.get_vocab(with_added_tokens=False), "", set()
+    for mark in _CLAUSES:
+        form = tokenizer.normalizer.normalize_str(mark) if tokenizer.normalizer else mark
+        if len(form) == 1 and form in vocabulary:
+            marks += mark
+            within |= {
+                mark + token[place + 1]
+                for token in vocabulary
+                for place, character in enumerate(token[:-1])
+                if character == form
+            }
+    return marks, within
 
 
 def _steps(part):
@@ -116,44 +140,68 @@ def _steps(part):
     return state.get("normalizers", state.get("pretokenizers", [state]))
 
 
-def encode_growing(lengths: list[int], window: int, encode) -> list:
-    """Encodes the beginnings of texts: longer and longer ones, until something is cut off.
-
-    Args:
-        lengths: Length of each text.
-        window: Length of the first beginnings.
-        encode: Function of the numbers of texts and the lengths of their beginnings that returns
-            `tokenizers.Encoding`s, truncated.
-
-    Returns:
-        List of the encodings, each that of the whole text.
-
-    Raises:
-        ValueError: if a beginning of `MOST_CHARACTERS` is not enough; names the number of the text.
-    """
-    encodings, waiting = [None] * len(lengths), list(range(len(lengths)))
-    while waiting:
-        sizes = [min(lengths[number], window) for number in waiting]
-        found = list(zip(waiting, sizes, encode(waiting, sizes)))
-        waiting = []
-        for number, size, encoding in found:
-            encodings[number] = encoding
-            if size < lengths[number] and not encoding.overflowing:
-                check_length(lengths[number], number, window)
-                waiting.append(number)
-        window = grown(window)
-    return encodings
+def window(count: float) -> float:
+    """How many characters probably make more than `count` tokens."""
+    return 6 * count + 64
 
 
-def grown(window: int) -> int:
-    """The length of the next beginning."""
-    return min(4 * window, max(window, MOST_CHARACTERS))
+def grown(size: float) -> float:
+    """How many to try next."""
+    return min(4 * size, max(size, MOST_CHARACTERS))
 
 
-def check_length(length: int, number: int, window: int = MOST_CHARACTERS) -> None:
-    """Raises a `ValueError` for a text too long to be encoded, of which `window` was not enough."""
-    if length > MOST_CHARACTERS <= window:
+def check_length(length: int, number: int, size: float = math.inf) -> None:
+    """Raises a `ValueError` for a text that is too long, of which `size` were not enough."""
+    if length > MOST_CHARACTERS <= size:
         raise ValueError(
             f"Example {number}: a text must have {MOST_CHARACTERS:,} characters at most, or places "
             f"where it can be cut, such as spaces between words. Received: {length:,} characters"
         )
+
+
+def kept(counts: list[int], room: int, strategy: str) -> list[int]:
+    """How many tokens are left of a text, or of two.
+
+    Args:
+        counts: Number of tokens of each.
+        room: How many there may be together.
+        strategy: `"longest_first"` or `"only_second"`.
+
+    Raises:
+        ValueError: if the first leaves no room, and only the second may be truncated.
+    """
+    if sum(counts) <= room:
+        return counts
+    if len(counts) == 1:
+        return [room]
+    if strategy == "only_second":
+        if counts[0] >= room:
+            raise ValueError(
+                "`max_length` must leave room for the second text. Received: "
+                f"{room} tokens beside the special ones, and the first text has {counts[0]} or more"
+            )
+        return [counts[0], room - counts[0]]
+    shorter = min(*counts, room // 2)
+    return [room - shorter, shorter] if counts[0] > counts[1] else [shorter, room - shorter]
+
+
+def part_of(encoding, count: int, from_right: bool):
+    """The `tokenizers.Encoding` of the first `count` tokens, or the last.
+
+    `Encoding.truncate` keeps what it cuts off, and of two texts the library then combines each
+    piece with each: of long texts that takes gigabytes. Here `overflowing` has one that is empty.
+    """
+    from tokenizers import Encoding
+
+    if count >= len(encoding):
+        return encoding
+    start = 0 if from_right else len(encoding) - count
+    state = json.loads(encoding.__getstate__())
+    for name, values in state.items():
+        if isinstance(values, list):
+            state[name] = values[start : start + count]
+    state["sequence_ranges"] = {"0": {"start": 0, "end": count}}
+    state["overflowing"] = [json.loads(Encoding().__getstate__())]
+    part = Encoding()
+    part.__setstate__(json.dumps(state).encode())
+    return part
