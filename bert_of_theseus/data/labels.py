@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from .columns import checked_text, text_of
+from .columns import text_of
 from .examples import Example, Pair, Words
+from .readers import check_unicode
 from .tables import Table
 
 
@@ -42,7 +44,7 @@ class LabelReader:
     _MISSING = (-1, "-1")  # the label of every text, as in test files of the Hub
 
     def __init__(self, names: Sequence[str] | None):
-        self.names = names
+        self.names, self.are_counted = names, names is not None
         self._parts: list[_Part] = []
 
     def add(self, table: Table, columns: Columns, is_train: bool) -> None:
@@ -58,10 +60,13 @@ class LabelReader:
         """The examples of each file, once all are there."""
         if self.names is None:
             self.names = self._found()
-        for part in self._parts:
-            labels = [None] * len(part.table) if part.cells is None else self._labels(part)
-            self._check_variety(part, labels)
-            yield [self._example(part, row, label) for row, label in zip(part.table, labels)]
+        labels = [
+            [None] * len(part.table) if part.cells is None else self._labels(part)
+            for part in self._parts
+        ]
+        self._check_variety(labels)
+        for part, given in zip(self._parts, labels):
+            yield [self._example(part, row, label) for row, label in zip(part.table, given)]
 
     def _checked(self, row, columns, table):
         try:
@@ -76,15 +81,21 @@ class LabelReader:
             raise _at(part.table, row, error) from error
         return Example(text, label) if isinstance(text, str) else Pair(*text, label)
 
-    def _check_variety(self, part, labels):
-        if not part.is_train or part.cells is None or len(labels) < 2:
-            return
-        if all(label == labels[0] for label in labels[1:]):
+    def _check_variety(self, labels):
+        """Raises a `ValueError` if all texts to train on have the same label."""
+        train = [i for i, part in enumerate(self._parts) if part.is_train and part.cells]
+        found = [value for i in train for value in self._values(labels[i])]
+        if len(found) > 1 and all(value == found[0] for value in found):
+            part = self._parts[train[0]]
             model = f"; the model has {shown(self.names)}" if self.names else ""
             raise ValueError(
                 f"{part.table.path}: every label is {part.cells[0]!r}, so nothing can be learned. "
                 f"They must differ{model}."
             )
+
+    def _values(self, labels):
+        """What must differ."""
+        return labels
 
     def _found(self) -> list[str]:
         """The classes of the data, where no model says which there are."""
@@ -92,11 +103,19 @@ class LabelReader:
         for part in self._parts:
             given = part.table.class_names.get(part.columns.label)
             if given:
+                self.are_counted = True
                 return given
             names.update(item for cell in part.cells or () for item in self._items(cell))
         if names and all(_as_number(name) is not None for name in names):
             return [str(name) for name in sorted(names, key=_as_number)]
         return sorted(map(str, names))
+
+    def _numbers(self, part, items, exact=False) -> dict:
+        """The number of each class in a file."""
+        column = part.columns.label
+        return class_numbers(
+            part.table, items, column, self.names, exact=exact, may_be_numbers=self.are_counted
+        )
 
     def _items(self, cell) -> list:
         """The names or numbers of classes in a cell."""
@@ -121,7 +140,7 @@ class ClassLabels(LabelReader):
         return [cell]
 
     def _labels(self, part):
-        numbers = class_numbers(part.table, map(self._items, part.cells), part.columns, self.names)
+        numbers = self._numbers(part, map(self._items, part.cells))
         return [numbers[cell] for cell in part.cells]
 
 
@@ -169,7 +188,7 @@ class ListLabels(LabelReader):
                 f"{part.table.path}: column {part.columns.label!r} may hold numbers of classes, or "
                 "0 or 1 for each class. Write the names of the classes."
             )
-        numbers = class_numbers(part.table, cells, part.columns, self.names)
+        numbers = self._numbers(part, cells)
         return [sorted({numbers[item] for item in cell}) for cell in cells]
 
 
@@ -247,12 +266,11 @@ class TagLabels(LabelReader):
         return sorted(names, key=lambda name: (name != "O", name[2:], name))
 
     def _labels(self, part):
-        numbers = class_numbers(part.table, part.cells, part.columns, self.names, exact=True)
+        numbers = self._numbers(part, part.cells, exact=True)
         return [tuple(numbers[item] for item in cell) for cell in part.cells]
 
-    def _check_variety(self, part, labels):
-        if part.cells is not None:
-            super()._check_variety(part, sorted({tag for label in labels for tag in label}) * 2)
+    def _values(self, labels):
+        return [tag for label in labels for tag in label]
 
     def _example(self, part, row, label):
         column = part.columns.texts[0]
@@ -260,9 +278,11 @@ class TagLabels(LabelReader):
         if words is None:
             return super()._example(part, row, label)
         try:
-            if not words:
+            if not "".join(words).strip():
                 raise ValueError(f"column {column!r} is empty")
-            return Words(tuple(checked_text(word, column) for word in words), label)
+            for word in words:
+                check_unicode(word, f"column {column!r}")
+            return Words(tuple(words), label)
         except ValueError as error:
             raise _at(part.table, row, error) from error
 
@@ -284,22 +304,25 @@ def _words(text, tags):
     if not isinstance(text, str):
         raise ValueError(f"a text must be a string or a list of words. Received: {text!r}")
     if text.startswith("["):
-        try:
-            return parsed_list(text)
-        except ValueError:
-            return None
+        with contextlib.suppress(ValueError):
+            words = parsed_list(text)
+            if all(isinstance(word, str) for word in words):
+                return words
     return text.split() if tags and len(text.split()) == len(tags) < len(text) else None
 
 
-def class_numbers(table, items, columns, names, exact: bool = False) -> dict:
+def class_numbers(
+    table, items, column, names, *, exact: bool = False, may_be_numbers: bool = True
+) -> dict:
     """The number of each class that is named or numbered in a file.
 
     Args:
         table: The `Table`.
         items: For each row, the names or numbers in it.
-        columns: The `Columns`.
+        column: Name of the column.
         names: List of strings, of the classes in their order.
         exact: Boolean, whether names must agree in case too.
+        may_be_numbers: Boolean, whether numbers may count `names`.
 
     Raises:
         ValueError: if a class is unknown, or it is unclear whether numbers are names.
@@ -312,7 +335,7 @@ def class_numbers(table, items, columns, names, exact: bool = False) -> dict:
     folded = {name.strip().casefold(): number for name, number in of_name.items()}
     if exact or len(folded) < len(of_name):
         folded = {}
-    said = table.class_names.get(columns.label) if isinstance(columns.label, str) else None
+    said = table.class_names.get(column)
 
     def by_name(item):
         item = str(item)
@@ -332,16 +355,17 @@ def class_numbers(table, items, columns, names, exact: bool = False) -> dict:
                 outside[0] if outside else next(i for i, number in named.items() if number is None)
             )
             raise _unknown(table, first[item], item, said, names)
-    ways = [{item: way(item) for item in first} for way in (by_name, by_number)]
+    used = (by_name, by_number) if may_be_numbers else (by_name,)
+    ways = [{item: way(item) for item in first} for way in used]
     fitting = [numbers for numbers in ways if None not in numbers.values()]
     if len(fitting) == 2 and fitting[0] != fitting[1]:
         raise ValueError(
-            f"{table.path}: column {columns.label!r} may hold names of classes, or their numbers "
+            f"{table.path}: column {column!r} may hold names of classes, or their numbers "
             f"from 0. The file has {shown(first)}; the model has {shown(names)}."
         )
     if fitting:
         return fitting[0]
-    unknown = [item for item in first if ways[0][item] is None and ways[1][item] is None]
+    unknown = [item for item in first if all(numbers[item] is None for numbers in ways)]
     unknown = unknown or [item for item in first if ways[0][item] is None]
     raise _unknown(table, first[unknown[0]], unknown[0], first, names)
 

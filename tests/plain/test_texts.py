@@ -204,7 +204,7 @@ def test_a_folder(tmp_path):
 
 def test_parts_of_a_set(tmp_path):
     for part in range(2):
-        written(tmp_path / f"train-0000{part}-of-00002.csv", csv(f"{part}t#,0", f"{part}t#,1"))
+        written(tmp_path / f"train-0000{part}-of-00002.csv", csv(f"{part}t#,{part}"))  # sorted
     assert len(everything(load_texts(tmp_path, kind="classification", labels=NAMES))) == 80
     (tmp_path / "train-00001-of-00002.csv").unlink()
     with pytest.raises(ValueError, match="but one part of several: train-00000"):
@@ -249,6 +249,10 @@ def test_names_of_the_data_where_there_is_no_model(tmp_path):
     assert load_texts(path, kind="classification").labels == sorted(NAMES)
     path = written(tmp_path / "b.csv", csv("t#,10", "t#,9"))
     assert load_texts(path, kind="classification").labels == ["9", "10"]
+    path = written(tmp_path / "c.csv", csv("t#,1", "t#,2", "t#,3"))
+    test = written(tmp_path / "d.csv", csv("t#,1", "t#,2", count=2))
+    corpus = load_texts(path, kind="classification", test=test)
+    assert (corpus.labels, [e.label for e in corpus.dev]) == (["1", "2", "3"], [0, 1])
     path = written(tmp_path / "a.conll", "a B-x\nb I-x\nc B-a\nd O\n\n" * 20 + "e O\n\nf O\n\ng O")
     assert load_texts(path, kind="tagging").labels == ["O", "B-a", "B-x", "I-x"]
 
@@ -322,7 +326,10 @@ ENTITIES = {"text": "Ada #", "label": [[0, 3, "PER"]]}
         ),
         bad(r"must stand in one column or in two", CLASSES["names"], text_columns=["text", "text"]),
         bad(
-            r"a\.csv: there is a header, with 'text'", CLASSES["names"], text_columns=[1], label_column=2
+            r"a\.csv: there is a header, with 'text'",
+            CLASSES["names"],
+            text_columns=[1],
+            label_column=2,
         ),
         # Texts.
         bad(r"column 'text' holds numbers alone", csv("#,positive")),
@@ -455,7 +462,7 @@ ENTITIES = {"text": "Ada #", "label": [[0, 3, "PER"]]}
         ),
         bad(
             r"column 'tokens' is empty",
-            lines({"tokens": ["a", ""], "tags": [0, 1]}),
+            lines({"tokens": ["\u00a0", ""], "tags": [0, 1]}),
             "a.jsonl",
             "tagging",
             TAGS,
