@@ -73,7 +73,7 @@ def test_a_head_that_was_never_trained_is_named(tmp_path):
         build_theseus_model(predecessor, successor)
     predecessor.output_dense.bias.assign([0.1, -0.1])  # as any training step does
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         build_theseus_model(predecessor, successor)
 
 
