@@ -366,6 +366,10 @@ def _write_vocab(scratch: Path, vocab, lowercase: bool | None) -> None:
 def _vocab_text(vocab) -> tuple[bytes, bool]:
     """The content of vocab.txt, and whether texts are lower-cased."""
     if hasattr(vocab, "vocab_file"):  # data.Tokenizer
+        if Path(vocab.vocab_file).suffix == ".json":
+            raise ValueError(
+                f"{str(vocab.vocab_file)!r} is not a vocab.txt. Give the tokenizer as `tokenizer`."
+            )
         return Path(vocab.vocab_file).read_bytes(), vocab.lowercase
     if isinstance(vocab, (str, os.PathLike)):
         return Path(vocab).read_bytes(), stored_lowercase(vocab)

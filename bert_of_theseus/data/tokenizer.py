@@ -66,7 +66,9 @@ class Tokenizer:
             )
 
     @classmethod
-    def from_folder(cls, directory: str | os.PathLike, lowercase: bool | None = None) -> Tokenizer:
+    def from_folder(
+        cls, directory: str | os.PathLike, lowercase: bool | None = None, stacklevel: int = 1
+    ) -> Tokenizer:
         """Loads the tokenizer of a model's folder, as `transformers` loads it.
 
         From tokenizer.json if it is there, else from vocab.txt, or vocab.json and merges.txt. The
@@ -75,6 +77,7 @@ class Tokenizer:
         Args:
             directory: The folder.
             lowercase: Boolean, instead of the folder's own `do_lower_case`. Defaults to `None`.
+            stacklevel: As in `warnings.warn`, for a warning at the caller's line. Defaults to 1.
 
         Returns:
             A `Tokenizer`.
@@ -89,7 +92,7 @@ class Tokenizer:
                 or its files contradict each other.
         """
         tokenizer = cls.__new__(cls)
-        tokenizer._load(read_folder(directory), lowercase, stacklevel=2)
+        tokenizer._load(read_folder(directory), lowercase, stacklevel + 1)
         return tokenizer
 
     def _load(self, source, lowercase, stacklevel):
