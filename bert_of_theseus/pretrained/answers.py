@@ -16,6 +16,7 @@ import bisect
 import copy
 import hashlib
 import itertools
+import json
 import os
 import shutil
 import sys
@@ -72,7 +73,6 @@ def predecessor_answers(
     batches: Batches,
     directory: str | os.PathLike,
     *,
-    settings: dict | None = None,
     verbose="auto",
 ) -> Answers:
     """Returns the outputs of `model` for each text, computed once and kept in a folder.
@@ -85,8 +85,6 @@ def predecessor_answers(
         model: Keras model, from the inputs of `batches` to the task's outputs.
         batches: `Batches` of the texts. Their labels are not read.
         directory: The folder, created if it is missing.
-        settings: Dict of whatever the answers depend on beside the weights and the token ids, such
-            as the model's config. Defaults to `None`.
         verbose: Whether to say how far it is. Defaults to `"auto"`, yes.
 
     Returns:
@@ -111,7 +109,7 @@ def predecessor_answers(
     lengths = np.array([len(ids) for ids in batches.encoded.token_ids])
     per_token = lengths if len(shape) == 3 else None
     path, pieces = directory / "answers.npy", directory / "pieces"
-    _claim(directory, _key(model, batches.encoded, settings))
+    _claim(directory, _key(model, batches.encoded))
     if path.exists():
         check_files(directory, [path.name])
     else:
@@ -121,9 +119,10 @@ def predecessor_answers(
     return Answers(np.load(path, mmap_mode="r", allow_pickle=False), per_token)
 
 
-def _key(model, encoded, settings):
+def _key(model, encoded):
     """What tells the answers of one model to one list of texts from all others."""
     from ..backend import to_numpy
+    from ..training.identity import architecture, plain
 
     weights, texts = hashlib.sha256(), hashlib.sha256()
     for weight in model.weights:
@@ -134,10 +133,11 @@ def _key(model, encoded, settings):
         for ids in part:
             texts.update(f"{len(ids)} ".encode())
             texts.update(np.asarray(ids, "int32").tobytes())
+    layers = json.dumps(plain(architecture(model)), sort_keys=True)
     return {
+        "layers": hashlib.sha256(layers.encode()).hexdigest(),
         "weights": weights.hexdigest(),
         "texts": texts.hexdigest(),
-        "settings": settings or {},
     }
 
 

@@ -78,18 +78,20 @@ class WithTheWholeText(keras.layers.Layer):
         return input_shape[0]
 
 
-def block():
+def block(activation):
     x = keras.Input((None, SIZE))
-    y = keras.layers.Dense(SIZE, activation="tanh")(x)
+    y = keras.layers.Dense(SIZE, activation=activation)(x)
     return keras.Model(x, keras.layers.Add()([x, y]))
 
 
-def encoder(depth):
+def encoder(depth, activation="tanh"):
     ids = [keras.Input((None,), dtype="int32") for _ in range(2)]
     parts = [keras.layers.Embedding(n, SIZE)(x) for n, x in zip((len(VOCAB), 2), ids)]
     embedding = keras.Model(ids, WithTheWholeText()([keras.layers.Add()(parts), ids[0]]))
     inputs = [keras.Input((None,), dtype="int32") for _ in range(2)]
-    return StackEncoder([block() for _ in range(depth)], inputs=inputs, embedding=embedding)
+    return StackEncoder(
+        [block(activation) for _ in range(depth)], inputs=inputs, embedding=embedding
+    )
 
 
 def parts(name, depth=2, seed=0):
@@ -106,8 +108,10 @@ class Counted:
     """A model that counts its calls, and fails after some of them."""
 
     def __init__(self, model, calls=None):
-        self.outputs, self.weights, self.model = model.outputs, model.weights, model
-        self.calls, self.left = 0, calls
+        self.model, self.calls, self.left = model, 0, calls
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
 
     def predict_on_batch(self, inputs):
         if self.calls == self.left:
@@ -161,23 +165,23 @@ def test_a_killed_run_goes_on(name, texts, tmp_path, monkeypatch):
 
 def test_answers_of_another_model_or_to_other_texts_are_refused(texts, tmp_path):
     model, batches = parts("classes")[2], texts("classes")
-    predecessor_answers(model, batches, tmp_path, settings={"hidden_act": "gelu"}, verbose=0)
-    for other, asked, settings, what in (
-        (parts("classes", seed=1)[2], batches, {"hidden_act": "gelu"}, r"\(other weights\)"),
-        (model, texts("classes", seed=1), {"hidden_act": "gelu"}, r"\(other texts\)"),
-        (model, texts("classes", count=39), {"hidden_act": "gelu"}, r"\(other texts\)"),
-        (model, batches, {"hidden_act": "relu"}, r"\(other settings\)"),
+    predecessor_answers(model, batches, tmp_path, verbose=0)
+    relu = encoder(2, "relu").model(TASKS["classes"][0].head(SIZE), "predecessor")
+    relu.set_weights(model.get_weights())
+    for other, asked, what in (
+        (relu, batches, r"\(other layers\)"),
+        (parts("classes", seed=1)[2], batches, r"\(other weights\)"),
+        (model, texts("classes", seed=1), r"\(other texts\)"),
+        (model, texts("classes", count=39), r"\(other texts\)"),
     ):
         with pytest.raises(ValueError, match=what):
-            predecessor_answers(other, asked, tmp_path, settings=settings, verbose=0)
+            predecessor_answers(other, asked, tmp_path, verbose=0)
     path = tmp_path / "answers.npy"
     content = path.read_bytes()
     for damaged in (content[:-4], content[:-1] + bytes([content[-1] ^ 1])):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"answers\.npy"):
-            predecessor_answers(
-                model, batches, tmp_path, settings={"hidden_act": "gelu"}, verbose=0
-            )
+            predecessor_answers(model, batches, tmp_path, verbose=0)
 
 
 def test_what_cannot_be_an_answer(texts, tmp_path):
