@@ -24,7 +24,8 @@ export NO_MKDOCS_2_WARNING ?= 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow $(FLAVOURS:%=test-%) lint format lock clean install install-dev
+.PHONY: help demo test test-slow test-js $(FLAVOURS:%=test-%) lint format lock clean
+.PHONY: install install-dev install-js
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -88,6 +89,17 @@ $(FLAVOURS:%=test-%): test-%: $(VENV)/.stamp-dev
 	@env $(or $(ENV_$*),$(ENV_keras_3)=$*) \
 	  $(BIN)/python -m pytest -m "$(MARK)" $(FOLDERS_$*) $(ARGS)
 
+# Its packages run no scripts of their own. Node and Chromium are the machine's.
+tests/js/node_modules/.stamp: tests/js/package-lock.json
+	npm ci --prefix tests/js --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+install-js: tests/js/node_modules/.stamp ## install transformers.js, for the tests that run it
+
+test-js: $(VENV)/.stamp-dev install-js ## run exported models in transformers.js, in Node and Chromium
+	@env $(ENV_keras_3)=torch $(BIN)/python -m pytest -m slow \
+	  tests/keras_hub/test_transformers_js.py $(ARGS)
+
 # The tools need no Keras, so they get by with a bare environment.
 $(VENV)/.stamp-tools: $(VENV)/.stamp-venv requirements-tools.txt
 	$(PIP) install --quiet -r requirements-tools.txt
@@ -143,5 +155,5 @@ lock: $(VENV)/.stamp-venv ## write requirements*.txt from their .in files
 	  --output-file requirements-tools.txt
 
 clean: ## remove .venv, builds and caches; runs/ stays
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site tests/js/node_modules *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -31,7 +31,7 @@ def wheel(tmp_path_factory):
         if path.is_file():
             shutil.copy(path, source)
     for folder in ("bert_of_theseus", "tests"):
-        ignored = shutil.ignore_patterns("__pycache__")
+        ignored = shutil.ignore_patterns("__pycache__", "node_modules")
         shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     command += ["--no-index", "--wheel-dir", str(source / "dist"), str(source)]
