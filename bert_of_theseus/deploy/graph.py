@@ -1,7 +1,7 @@
 """An encoder and its head as an ONNX graph, in ONNX Runtime's fused operations.
 
 The graph is made from the canonical form (`checkpoints.Description`), whatever the family: BERT,
-RoBERTa, XLM-RoBERTa, DistilBERT, ELECTRA and ALBERT here, DeBERTa in `deberta`.
+RoBERTa, XLM-RoBERTa, DistilBERT, ELECTRA and ALBERT here, DeBERTa-v3 in `deberta`.
 """
 
 from __future__ import annotations
@@ -14,28 +14,6 @@ OPSET, IR_VERSION = 17, 9  # of 2022, which current ONNX Runtimes all read
 _FUSED = "com.microsoft"  # the domain of ONNX Runtime's own operations
 PARTS = ("query", "key", "value")
 _MOST_BYTES = 2**31 - 2**20  # of a protobuf message, with room for the nodes
-
-
-def build_graph(description: Description):
-    """The ONNX model of an encoder and its head.
-
-    Args:
-        description: The canonical form. Where it has a head, the output is `logits`, else
-            `last_hidden_state`, or `pooler_output` where the encoder ends in a pooler.
-
-    Returns:
-        An `onnx.ModelProto` from `input_ids`, `attention_mask` and, where the model distinguishes
-        segments, `token_type_ids`: int64, `(batch_size, sequence_length)`, as in Hugging Face's
-        exports.
-
-    Raises:
-        ValueError: if the model is too large for one file.
-    """
-    if description.config["model_type"] == "deberta-v2":
-        from .deberta import DebertaGraph
-
-        return DebertaGraph(description).model()
-    return EncoderGraph(description).model()
 
 
 class Graph:

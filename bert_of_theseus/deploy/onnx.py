@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 
+from ..checkpoints.describe import Description
 from ..validation import one_of
 from .base import Limits, import_package
+from .deberta import DebertaGraph
 from .export import read_source, write_export
-from .graph import build_graph
+from .graph import EncoderGraph
 from .traced import quiet_converters, trace_to_onnx
 
 
@@ -78,6 +80,26 @@ def export_onnx(
             onnx.save(model, scratch)
 
     write_export(path, source, make, ".onnx", quantize, sample, tolerance)
+
+
+def build_graph(description: Description):
+    """The ONNX model of an encoder and its head.
+
+    Args:
+        description: The canonical form. Where it has a head, the output is `logits`, else
+            `last_hidden_state`, or `pooler_output` where the encoder ends in a pooler.
+
+    Returns:
+        An `onnx.ModelProto` from `input_ids`, `attention_mask` and, where the model distinguishes
+        segments, `token_type_ids`: int64, `(batch_size, sequence_length)`, as in Hugging Face's
+        exports.
+
+    Raises:
+        ValueError: if the model is too large for one file.
+    """
+    if description.config["model_type"] == "deberta-v2":
+        return DebertaGraph(description).model()
+    return EncoderGraph(description).model()
 
 
 def _quantize(model, path):
