@@ -69,7 +69,8 @@ def load_texts(
         validation: Path of a file. Defaults to `None`: that of the folder, or a part of the texts
             that is split off.
         test: Path of a file. Defaults to `None`, as for `validation`.
-        validation_fraction: Share of each part that is split off. Defaults to `0.1`.
+        validation_fraction: Share of each part that is split off; 0 to leave these parts empty.
+            Defaults to `0.1`.
         limit: Integer. Uses at most this many random rows of each file. Defaults to `None`, all.
         seed: Integer, of the choice and the split. Defaults to `42`.
         format, delimiter: As in `read_table`.
@@ -103,9 +104,9 @@ def load_texts(
         sets[name] += examples
     train, validation, test = (at_most(examples, limit, seed) for examples in sets.values())
     try:
-        if not test:
+        if not test and validation_fraction:
             train, test = split_off(train, validation_fraction, seed)
-        if not validation:
+        if not validation and validation_fraction:
             train, validation = split_off(train, validation_fraction, seed)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error

@@ -229,6 +229,12 @@ def test_texts_without_labels(tmp_path, name):
     assert corpus.labels == NAMES
 
 
+def test_nothing_is_split_off_if_that_is_asked_for(tmp_path):
+    path = written(tmp_path / "a.txt", "one text")
+    corpus = load_texts(path, kind="classification", labels=NAMES, validation_fraction=0)
+    assert corpus == ([Example("one text", None)], [], [], NAMES)
+
+
 def test_a_test_set_alone_may_have_labels(tmp_path):
     train = written(tmp_path / "a.txt", UNLABELLED["a.txt"])
     test = written(tmp_path / "b.csv", CLASSES["names"])
