@@ -62,7 +62,9 @@ class EncoderLayer(_OwnRate, keras_hub.layers.TransformerEncoder):
     def build(self, inputs_shape):
         super().build(inputs_shape)
         attention = self._self_attention_layer
-        attention._dropout = attention._dropout_layer.rate = self.attention_dropout
+        attention._dropout = self.attention_dropout
+        if self.attention_dropout:
+            attention._dropout_layer.rate = self.attention_dropout
 
 
 @register

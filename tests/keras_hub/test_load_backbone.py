@@ -2,19 +2,22 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import keras
 import keras_hub
 import numpy as np
 import pytest
 from hub_folders import FAMILIES, SIZES, batch, ours, save, theirs, torch
-from hub_helpers import outputs, scatter
+from hub_helpers import outputs, quantize, scatter
 
-from bert_of_theseus import build_successor_backbone
+from bert_of_theseus import build_successor_backbone, build_theseus_model, load_model
 from bert_of_theseus.checkpoints import find_checkpoint, load_backbone
 from bert_of_theseus.checkpoints.families import encoder_shapes
 from bert_of_theseus.checkpoints.keras_hub import build_backbone, describe_backbone, fill
 from bert_of_theseus.encoders.keras_hub_backbones import _buckets
+from bert_of_theseus.heads import pooler_classification_head
 
 # Each family as it was published, and with options that KerasHub's own backbones do not have.
 CASES = {
@@ -208,6 +211,51 @@ def test_files_and_presets(tmp_path):
         assert describe_backbone(again)[0] == describe_backbone(backbone)[0]
     with pytest.raises(ValueError, match="num_hidden_layers` is not for KerasHub's presets"):
         load_backbone(tmp_path / "preset", num_hidden_layers=1)
+
+
+def _theseus_in_a_file(tmp_path):
+    save("deberta-v2", tmp_path, "Model")
+    backbone = load_backbone(tmp_path)
+    head = pooler_classification_head(8, 2)
+    theseus = build_theseus_model(backbone, build_successor_backbone(backbone, 1), head)
+    theseus.save(tmp_path / "theseus.keras")
+    x = batch(backbone)
+    return x, outputs(theseus, x)
+
+
+@pytest.mark.slow_unless("torch")
+def test_a_theseus_model_in_a_file(tmp_path):
+    """KerasHub's own table of DeBERTa's positions is not restored from a file."""
+    x, expected = _theseus_in_a_file(tmp_path)
+    again = load_model(tmp_path / "theseus.keras")
+    np.testing.assert_array_equal(outputs(again, x), expected)
+
+
+@pytest.mark.slow
+def test_a_theseus_model_in_another_process(tmp_path):
+    """`load_model` imports what the file needs."""
+    x, expected = _theseus_in_a_file(tmp_path)
+    np.savez(tmp_path / "x.npz", **x)
+    code = (
+        "import sys, numpy as np, bert_of_theseus as b; "
+        "x = dict(np.load(sys.argv[2])); m = b.load_model(sys.argv[1]); "
+        "np.save(sys.argv[3], m.predict(x, verbose=0))"
+    )
+    names = ("theseus.keras", "x.npz", "y.npy")
+    subprocess.run([sys.executable, "-c", code, *(tmp_path / n for n in names)], check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-6)
+
+
+@pytest.mark.slow_unless("torch")
+def test_a_quantized_backbone(tmp_path):
+    save("bert", tmp_path, "Model")
+    backbone = load_backbone(tmp_path)
+    x = batch(backbone)
+    before = ours(backbone, x)
+    quantize(backbone)
+    np.testing.assert_allclose(ours(backbone, x), before, atol=0.2)
+    with pytest.raises(ValueError, match="BertBackbone is quantized; save it before"):
+        describe_backbone(backbone)
 
 
 def test_what_is_refused(tmp_path):
