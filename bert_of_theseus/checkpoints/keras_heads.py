@@ -213,8 +213,9 @@ class KerasHead(NamedTuple):
     outputs: np.ndarray
 
     @property
-    def num_classes(self) -> int:
-        return self.outputs.shape[-1]
+    def num_classes(self) -> int | None:
+        """`None` of outputs that are as many as the tokens."""
+        return self.model.output_shape[-1]
 
     @property
     def activation(self) -> str:
