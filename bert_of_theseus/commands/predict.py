@@ -118,6 +118,8 @@ def predict(args: argparse.Namespace) -> int:
     """Labels the rows of a file; returns the exit status."""
     args.file = None if args.file == "-" else args.file
     format = _format(args)
+    if (args.output or "").lower().endswith((".csv", ".tsv", ".parquet")):
+        raise ValueError(f"--output {args.output}: results are JSON lines; name the file .jsonl.")
     with contextlib.ExitStack() as stack:
         source = _open_source(args, stack)
         predictor = _load(args)

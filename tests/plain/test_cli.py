@@ -331,6 +331,7 @@ def test_taggers_and_other_outputs(tmp_path):
     (["DIR", "a.conll"], "a.conll: texts must be of the formats csv, tsv, jsonl, json, parquet"),
     (["DIR", "--format", "xml"], "invalid choice: 'xml'"),
     (["DIR", "--threads", "100000"], "expected at most"),
+    (["DIR", "--output", "labels.csv"], "labels.csv: results are JSON lines"),
     (["DIR", "--delimiter", "::"], "expected one character"),
     (["DIR", "a", "--top", "1", "b"], "unrecognized arguments: b"),
     (["DIR", "--field", "a", "--field", "b", "--field", "c"], "one text or two"),
