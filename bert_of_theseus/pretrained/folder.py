@@ -65,8 +65,8 @@ class OutputFolder:
         finished, started = self._finished(), self._started()
         if finished == request:
             return True
-        is_empty = not self.directory.exists() or not any(self.directory.iterdir())
-        if self.overwrite or is_empty or (started == request.given and finished is None):
+        goes_on = finished is None and started == request.given
+        if goes_on or self.overwrite or self._is_empty():
             return False
         what = "is not empty"
         if finished or started:
@@ -95,6 +95,14 @@ class OutputFolder:
         if started in (None, finished.given):
             self._delete_checkpoints()  # a process killed in `finish` leaves them
         return read_json(self.directory / REPORT)
+
+    def _is_empty(self):
+        # But for what a process left that was killed in `start`.
+        return all(
+            path.parent == self.unfinished and path.name.startswith("part-")
+            for path in self.directory.rglob("*")
+            if not path.is_dir()
+        )
 
     def _started(self) -> dict | None:
         path = self.unfinished / "request.json"

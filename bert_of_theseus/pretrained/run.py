@@ -11,7 +11,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..table import report_table
 from .budget import check_budget
+from .card import card_facts, write_card
 from .folder import OutputFolder, Request
 from .inputs import Inputs, read_inputs
 from .stages import default_stages
@@ -29,6 +31,7 @@ class CompressedFolder:
         num_hidden_layers: Integer, the number of the smaller model's layers.
         rows: The report, a dict per model, as in `Compressed`.
         settings: Dict of all settings, versions and seeds.
+        facts: Dict of what is known of the model that was given, and of the texts.
         search: Dict of how the number of layers was found, or `None` if it was given.
     """
 
@@ -36,12 +39,13 @@ class CompressedFolder:
     num_hidden_layers: int
     rows: list[dict]
     settings: dict
+    facts: dict
     search: dict | None = None
 
     @property
     def table(self) -> str:
         """The report as a Markdown table."""
-        return (self.directory / "report.md").read_text(encoding="utf-8").rstrip()
+        return report_table(self.rows, agreement=not self.facts["has_labels"])
 
     def _repr_markdown_(self):
         return self.table
@@ -179,14 +183,19 @@ def compress_pretrained(
             choice = _choose(trainer, folder, keep, max_ms, say)
             num_hidden_layers = choice.num_hidden_layers
         trained = trainer.train(num_hidden_layers, folder.run(num_hidden_layers))
+        files = {"train": train, "validation": validation, "test": test, "unlabeled": unlabeled}
+        report = _report(trained, choice, card_facts(inputs, files))
         _write_model(folder.directory, inputs, trained)
-        folder.finish(request, _report(trained, choice))
-    if onnx:
-        _export(folder.directory, say)
+        if onnx:
+            _export(folder.directory, say)
+        write_card(folder.directory, report, report["facts"])
+        folder.finish(request, report)
     report = folder.report()
+    if onnx:  # of a finished folder
+        _export(folder.directory, say)
     return CompressedFolder(
         folder.directory,
-        *(report[name] for name in ("num_hidden_layers", "rows", "settings", "search")),
+        *(report[name] for name in ("num_hidden_layers", "rows", "settings", "facts", "search")),
     )
 
 
@@ -253,17 +262,20 @@ def _write_model(directory: Path, inputs: Inputs, trained) -> None:
         tokenizer=inputs.tokenizer,
         labels=inputs.head.labels,
     )
-    for name in ("report.md", "training.png", "tradeoff.png"):
-        path = trained.result.directory / name
-        if path.is_file():
-            shutil.copyfile(path, directory / name)
+    result = trained.result
+    for name in ("training.png", "tradeoff.png"):
+        if (result.directory / name).is_file():
+            shutil.copyfile(result.directory / name, directory / name)
+    table = report_table(result.rows, agreement=not inputs.has_labels)
+    (directory / "report.md").write_text(f"{table}\n", encoding="utf-8")
 
 
-def _report(trained, choice) -> dict:
+def _report(trained, choice, facts) -> dict:
     result = trained.result
     return {
         "num_hidden_layers": trained.num_hidden_layers,
         "rows": result.rows,
+        "facts": facts,
         "search": choice and dataclasses.asdict(choice),
         "stages": [dataclasses.asdict(stage) for stage in result.stages],
         "settings": result.settings,

@@ -127,7 +127,7 @@ def test_no_labels(kind, tmp_path):
     _, labels, config = rows_of(kind)
     labels = None if kind == "words" else labels
     tiny_transformers.write(
-        tmp_path / "model", "bert", task, labels=labels, num_hidden_layers=4, **config
+        tmp_path / "model", "bert", task, labels=labels, num_hidden_layers=4, scale=0.8, **config
     )
     with open(tmp_path / "train.csv", "w", newline="") as file:
         csv.writer(file).writerows([["text"], *([text] for text in texts(40))])

@@ -73,6 +73,8 @@ def test_the_folder_is_a_model_that_others_load(made):
         if (folder / "model" / name).exists():
             assert (small / name).read_bytes() == (folder / "model" / name).read_bytes()
     assert not (small / "unfinished").exists()
+    card = (small / "README.md").read_text()
+    assert card.startswith("---\n") and "25 texts for the report alone (test.csv)" in card
 
 
 def test_the_table_says_what_transformers_says(made):
