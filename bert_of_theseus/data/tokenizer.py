@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -219,10 +220,15 @@ class Tokenizer:
         pairs = any(not isinstance(text, str) for text in texts)
         self._check_room(max_length, pairs)
         if pairs and self._note:
-            warnings.warn(self._note, stacklevel=3)
+            warnings.warn(self._note, stacklevel=_levels_up())
             self._note = None
         strategy = strategy if pairs else "longest_first"
         rooms = [max_length - special for special in self._specials]
+        for number, text in enumerate(texts):
+            if not isinstance(text, (str, tuple, list)):
+                raise TypeError(
+                    f"Example {number}: a text must be a string. Received: {text!r:.80}"
+                )
         parts = [[text] if isinstance(text, str) else list(text) for text in texts]
         numbers = [number for number, part in enumerate(parts) for _ in part]
         needs = [rooms[len(part) - 1] for part in parts for _ in part]
@@ -383,6 +389,14 @@ def check_tokenizer(
             "The model has one segment (type_vocab_size), and the second text of a pair needs "
             "another."
         )
+
+
+def _levels_up():
+    """`stacklevel` of a warning in the caller, for the line outside of this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(__name__.split(".")[0]):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _check_text(text, number):

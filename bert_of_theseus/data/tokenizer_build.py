@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import json
-import warnings
 from typing import NamedTuple
 
 from ..files import read_json
+from .tokenizer_checks import as_token, check_content, compare, layout, parts_of, warn_of_capitals
 from .tokenizer_files import SPECIAL, Kind, Source, check_settings, kind_of, read_vocabulary
 
-_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-# Of a tokenizer.json's model, what `transformers` builds whatever the file says.
-_MODEL = {
-    "WordPiece": {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100},
-    "BPE": dict.fromkeys(("dropout", "unk_token", "fuse_unk", "byte_fallback", "ignore_merges")),
-    "Unigram": {"byte_fallback": None},
-}
 # Up to `transformers` 4 these had segments without saying so in their files.
 _HAD_SEGMENTS = ("AlbertTokenizer", "PreTrainedTokenizer", "TokenizersBackend")
 
@@ -59,6 +52,7 @@ def build(source: Source, lowercase: bool | None = None, stacklevel: int = 1) ->
     """
     name, kind = kind_of(source)
     check_settings(source)
+    check_content(source)
     settings = dict(source.settings)
     if lowercase is not None and kind.lowercase is not None:
         settings["do_lower_case"] = lowercase
@@ -78,9 +72,9 @@ def build(source: Source, lowercase: bool | None = None, stacklevel: int = 1) ->
         )
     written = _missing_files(name, kind, source, settings, tokenizer, special, lowercase)
     if source.content and "tokenizer.json" not in written:
-        _compare(source, tokenizer, kind, stacklevel + 1)
+        compare(source, tokenizer, kind, stacklevel + 1)
     if kind.lowercase and lowercase is None and "do_lower_case" not in settings:
-        _warn_of_capitals(source, tokenizer, stacklevel + 1)
+        warn_of_capitals(source, tokenizer, stacklevel + 1)
     segments, note = _segments(name, kind, settings, tokenizer)
     truncation = source.content.get("truncation") or {}
     direction = settings.get("truncation_side", str(truncation.get("direction", "right")).lower())
@@ -108,22 +102,10 @@ def _missing_files(name, kind, source, settings, tokenizer, special, lowercase):
         said = {} if kind.lowercase is None else {"do_lower_case": kind.lowercase}
         if kind.build is None:
             name = "PreTrainedTokenizerFast"
-        content = {"tokenizer_class": name, **said, **special, **source.settings}
-        content |= {} if lowercase is None or not said else {"do_lower_case": lowercase}
+        content = source.settings or {"tokenizer_class": name, **said, **special}
+        content |= {"do_lower_case": lowercase} if said and lowercase is not None else {}
         written["tokenizer_config.json"] = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     return {file: content.encode() for file, content in written.items()}
-
-
-def _token(value, path, **flags):
-    """An `AddedToken` from what JSON says of it."""
-    from tokenizers import AddedToken
-
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, dict) or not isinstance(value.get("content"), str):
-        raise ValueError(f"{path}: a token must be a string or have a content. Received: {value!r}")
-    flags = {name: value[name] for name in _FLAGS if name in value} | flags
-    return AddedToken(value["content"], **flags)
 
 
 def _text(token):
@@ -135,29 +117,31 @@ def _declared(source, settings):
     from tokenizers import AddedToken
 
     path = source.path("tokenizer_config.json")
-    for name in [*SPECIAL, *settings]:
-        if name.endswith("_token") and isinstance(settings.get(name), dict):
-            settings[name] = _token(settings[name], path)
+    for name, value in settings.items():
+        if value is not None and (
+            name in SPECIAL or (isinstance(value, dict) and "content" in value)
+        ):
+            settings[name] = as_token(value, f"{path}, {name}")
     for name in ("additional_special_tokens", "extra_special_tokens"):
         if isinstance(settings.get(name), list):
-            settings[name] = [_token(value, path, special=True) for value in settings[name]]
+            settings[name] = [as_token(value, path, special=True) for value in settings[name]]
     if settings.get("additional_special_tokens") and not settings.get("extra_special_tokens"):
         settings["extra_special_tokens"] = settings.pop("additional_special_tokens")
     if "added_tokens_decoder" in settings:
         declared = settings["added_tokens_decoder"]
         if not isinstance(declared, dict) or not all(str(index).isdecimal() for index in declared):
             raise ValueError(f"{path}: added_tokens_decoder must map ids to tokens.")
-        return {int(index): _token(value, path) for index, value in declared.items()}
+        return {int(index): as_token(value, path) for index, value in declared.items()}
 
     if "special_tokens_map.json" in source.files:
         path = source.path("special_tokens_map.json")
         for name, value in read_json(source.directory / "special_tokens_map.json").items():
             if isinstance(value, list):
-                value = [_token(one, path, special=True) for one in value]
+                value = [as_token(one, path, special=True) for one in value]
                 if name == "extra_special_tokens":
                     value = [*(settings.get(name) or []), *value]
             elif value is not None:
-                value = _token(value, path, special=True)
+                value = as_token(value, path, special=True)
             settings[name] = value
     declared = {}
     if "added_tokens.json" in source.files:
@@ -170,7 +154,7 @@ def _declared(source, settings):
             special = token in named
             declared[index] = AddedToken(token, normalized=not special, special=special)
     for value in source.content.get("added_tokens") or ():
-        declared[value.get("id")] = _token(value, source.path("tokenizer.json"))
+        declared[value.get("id")] = as_token(value, source.path("tokenizer.json"))
     if settings.get("additional_special_tokens") and "extra_special_tokens" not in settings:
         settings["extra_special_tokens"] = settings.pop("additional_special_tokens")
     return declared
@@ -302,7 +286,7 @@ def _post_processor(name, source, tokenizer, special, settings):
         )
     own = source.content.get("post_processor")
     if own and name in ("AlbertTokenizer", "PreTrainedTokenizer", "TokenizersBackend"):
-        return _parts({"post_processor": own}).post_processor
+        return parts_of({"post_processor": own}).post_processor
     if name in ("PreTrainedTokenizer", "TokenizersBackend"):
         return processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
     start, end = special["cls_token"], special["sep_token"]
@@ -313,36 +297,16 @@ def _post_processor(name, source, tokenizer, special, settings):
     )
 
 
-def _parts(content, vocabulary=()):
-    """A tokenizer with the parts that a tokenizer.json has, and next to no vocabulary."""
-    from tokenizers import Tokenizer
-
-    names = ("normalizer", "pre_tokenizer", "post_processor")
-    parts = {name: content.get(name) for name in names}
-    model = {"type": "WordLevel", "vocab": dict(vocabulary), "unk_token": ""}
-    other = {"version": "1.0", "added_tokens": [], "decoder": None, "model": model}
-    text = json.dumps({**other, **parts, "truncation": None, "padding": None})
-    return Tokenizer.from_str(text)
-
-
-def _layout(post_processor):
-    """Ids and segments around a text, and around two."""
-    tokenizer = _parts({}, {"a": 0})
-    tokenizer.post_processor = post_processor
-    encodings = tokenizer.encode("a"), tokenizer.encode("a", "a")
-    return [(e.ids, e.type_ids) for e in encodings]
-
-
 def _segments(name, kind: Kind, settings, tokenizer):
     """Whether pairs have segments 0 and 1; if not, `tokenizer` gives 0 to both."""
     inputs = settings.get("model_input_names")
-    has_two = any(_layout(tokenizer.post_processor)[1][1])
+    has_two = any(layout(tokenizer.post_processor)[1][1])
     if "token_type_ids" in inputs if inputs else kind.segments:
         return has_two, None
     note = None
     if has_two:
         state = json.loads(tokenizer.post_processor.__getstate__())
-        tokenizer.post_processor = _parts({"post_processor": _one_segment(state)}).post_processor
+        tokenizer.post_processor = parts_of({"post_processor": _one_segment(state)}).post_processor
         if name in _HAD_SEGMENTS and not inputs and "backend" not in settings:
             note = (
                 "The texts of a pair both get segment 0, as `transformers` 5 gives them. Up to "
@@ -371,79 +335,3 @@ def _one_segment(state):
         for (piece,) in map(dict.values, state[name]):
             piece["type_id"] = 0
     return state
-
-
-def _compare(source, tokenizer, kind, stacklevel):
-    """Warns if other programs make something else of the folder's files."""
-    from tokenizers import models
-
-    content, differs = source.content, []
-    try:
-        parts = _parts(content)
-    except Exception as error:  # the library raises no more specific type
-        raise ValueError(f"{source.path('tokenizer.json')} cannot be read: {error}.") from error
-    for name in ("normalizer", "pre_tokenizer"):
-        if _state(getattr(parts, name)) != _state(getattr(tokenizer, name)):
-            differs.append(name)
-    own, built = parts.post_processor, tokenizer.post_processor
-    if own is None or _layout(own) != _layout(built):
-        differs.append("post_processor")
-    model = content.get("model") or {}
-    for name, value in _MODEL.get(kind.model, {}).items():
-        if (model.get(name, value) or None) != value:
-            differs.append(name)
-    added = {
-        index: _described(token) for index, token in tokenizer.get_added_tokens_decoder().items()
-    }
-    path = source.path("tokenizer.json")
-    if {v["id"]: _described(_token(v, path)) for v in content.get("added_tokens") or ()} != added:
-        differs.append("added_tokens")
-    if kind.model == "WordPiece" and "vocab.txt" in source.files:
-        tokens = models.WordPiece.read_file(str(source.directory / "vocab.txt"))
-        if tokens != model.get("vocab"):
-            warnings.warn(
-                f"{source.path('vocab.txt')} and {path} hold different vocabularies. The latter is "
-                "used, as by `transformers`.",
-                stacklevel=stacklevel + 1,
-            )
-    if differs:
-        warnings.warn(
-            f"{path} is not what `transformers` 5 makes of the folder, in {', '.join(differs)}. "
-            "Texts are encoded as `transformers` encodes them; programs that read this file alone, "
-            "such as transformers.js, may encode some of them otherwise.",
-            stacklevel=stacklevel + 1,
-        )
-
-
-def _described(token):
-    return token.content, *(getattr(token, name) for name in _FLAGS)
-
-
-def _state(part):
-    """What a normalizer or pre-tokenizer does, step by step."""
-    if part is None:
-        return []
-    state = json.loads(part.__getstate__())
-    steps = state.get("normalizers", state.get("pretokenizers", [state]))
-    for step in steps:
-        if step["type"] == "BertNormalizer" and step["strip_accents"] is None:
-            step["strip_accents"] = step["lowercase"]
-        step.pop("trim_offsets", None)
-    return steps
-
-
-def _warn_of_capitals(source, tokenizer, stacklevel):
-    capitals = [
-        token
-        for token in tokenizer.get_vocab(with_added_tokens=False)
-        if token != token.lower() and not (token[0] in "[<" and token[-1] in "]>")
-    ]
-    if capitals:
-        warnings.warn(
-            f"The vocabulary in {str(source.directory)!r} has {len(capitals)} tokens with "
-            f"capitals, such as {min(capitals)!r}, and no tokenizer_config.json says "
-            "do_lower_case. Texts are lower-cased, so these tokens never occur. If the model tells "
-            "capitals apart, load it with lowercase=False (--cased), else with "
-            "lowercase=True (--uncased).",
-            stacklevel=stacklevel + 1,
-        )

@@ -200,7 +200,6 @@ def part_of(encoding, count: int, from_right: bool):
     for name, values in state.items():
         if isinstance(values, list):
             state[name] = values[start : start + count]
-    state["sequence_ranges"] = {"0": {"start": 0, "end": count}}
     state["overflowing"] = [json.loads(Encoding().__getstate__())]
     part = Encoding()
     part.__setstate__(json.dumps(state).encode())

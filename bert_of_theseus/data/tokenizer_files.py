@@ -166,6 +166,12 @@ def check_settings(source: Source) -> None:
             f"{path}: strip_accents must be true, false or null. Received: "
             f"{settings['strip_accents']!r}."
         )
+    shapes = {"model_input_names": list, "extra_special_tokens": (list, dict), "unk_id": int}
+    for name, shape in {**shapes, "additional_special_tokens": list}.items():
+        if not (settings.get(name) is None or isinstance(settings[name], shape)):
+            raise ValueError(
+                f"{path}: {name} is of a wrong type. Received: {settings[name]!r:.80}."
+            )
     for name, valid in _ONLY.items():
         if name in settings and settings[name] not in valid:
             raise ValueError(

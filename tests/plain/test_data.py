@@ -327,6 +327,7 @@ VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cafe", "open", "##ing", 
 @pytest.fixture
 def vocab(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(VOCAB) + "\n", encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     return tmp_path / "vocab.txt"
 
 
