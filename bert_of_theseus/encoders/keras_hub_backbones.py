@@ -5,6 +5,8 @@ epsilon, one rate for all dropouts; and it has no token types in RoBERTa, and an
 positions. Here these are arguments, so that a model computes what it was trained to.
 """
 
+from typing import ClassVar
+
 import keras_hub
 import numpy as np
 from keras_hub.src.models.deberta_v3.disentangled_attention_encoder import (
@@ -13,6 +15,7 @@ from keras_hub.src.models.deberta_v3.disentangled_attention_encoder import (
 from keras_hub.src.models.deberta_v3.relative_embedding import RelativeEmbedding
 
 from ..backend import keras, ops, register
+from ..validation import one_of
 
 
 @register
@@ -166,7 +169,7 @@ class _Backbone(keras_hub.models.Backbone):
             `bucket_size`; and `name`, `trainable`, `dtype`, as for any backbone.
     """
 
-    _own: tuple = ()  # options of the family
+    _own: ClassVar[dict] = {}  # the family's own options, with their defaults
     _takes_segments = True
     _has_two_outputs = False
     _projects_always = False
@@ -189,7 +192,8 @@ class _Backbone(keras_hub.models.Backbone):
         dtype=None,
         **options,
     ):
-        own = {key: options.pop(key) for key in self._own}
+        one_of("activation", activation, tuple(ACTIVATIONS))
+        own = {key: options.pop(key, default) for key, default in self._own.items()}
         self._options = {
             "vocabulary_size": vocabulary_size,
             "num_layers": num_layers,
@@ -330,7 +334,7 @@ class DistilBertBackbone(_Backbone, keras_hub.models.DistilBertBackbone):
 class ElectraBackbone(_Backbone, keras_hub.models.ElectraBackbone):
     """ELECTRA, see `_Backbone`. Its embeddings are projected where they have another size."""
 
-    _own = ("embedding_dim",)
+    _own: ClassVar[dict] = {"embedding_dim": 128}
     _has_two_outputs = True
 
 
@@ -371,7 +375,7 @@ class AlbertBackbone(_Backbone, keras_hub.models.AlbertBackbone):
     `num_layers` times a group is applied, the same one several times in succession.
     """
 
-    _own = ("embedding_dim", "num_groups", "num_inner_repetitions")
+    _own: ClassVar[dict] = {"embedding_dim": 128, "num_groups": 1, "num_inner_repetitions": 1}
     _has_two_outputs = _projects_always = True
 
     def _stack(self, o):
@@ -390,7 +394,7 @@ class AlbertBackbone(_Backbone, keras_hub.models.AlbertBackbone):
 class DebertaV3Backbone(_Backbone, keras_hub.models.DebertaV3Backbone):
     """DeBERTa v3, see `_Backbone`. Its positions are relative, in `bucket_size` buckets a side."""
 
-    _own = ("bucket_size",)
+    _own: ClassVar[dict] = {"bucket_size": 256}
 
     def _positions_and_segments(self, o, tokens, inputs):
         return []
