@@ -396,7 +396,8 @@ def _open_parquet(path):
     try:
         return pyarrow, pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no Parquet file: {error}") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path} is no Parquet file: {said}") from error
 
 
 def parquet_rows(path) -> Iterator[Row]:
@@ -413,7 +414,8 @@ def parquet_rows(path) -> Iterator[Row]:
                             values[column] = None  # as pandas writes what is missing
                     yield Row(values, number, f"row {number}")
         except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-            raise ValueError(f"after row {number}: {error}") from error
+            said = " ".join(str(error).split())
+            raise ValueError(f"what follows row {number} cannot be read: {said}") from error
 
 
 def class_names(path) -> dict[str, list[str]]:
