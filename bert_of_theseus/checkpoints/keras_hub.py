@@ -103,6 +103,7 @@ def load_backbone(directory: str | os.PathLike, num_hidden_layers: int | None = 
             )
         return keras_hub.models.Backbone.from_preset(str(directory))
     checkpoint = find_checkpoint(directory)
+    checkpoint.check()
     config = checkpoint.config
     pooler = config["model_type"] in ("albert", "bert")
     backbone = build_backbone(config, num_hidden_layers, pooler=pooler)

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -393,6 +394,19 @@ def test_mismatched_tensors(kind, case, tensors, tmp_path, model):
     changed, text = MISMATCHES[case]
     write(kind, tmp_path, {**tensors, **changed})
     assert_refused(model, tmp_path, text)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizes_are_compared_before_anything_is_built(kind, tensors, tmp_path):
+    write(kind, tmp_path, tensors)
+    sizes = ("num_hidden_layers", "vocab_size", "hidden_size", "intermediate_size")
+    for size in (*sizes, "max_position_embeddings", "type_vocab_size"):
+        (tmp_path / CONFIG_FILES[kind]).write_text(json.dumps({**TINY, size: 10**9}))
+        started = time.process_time()
+        for load in (load_bert, load_pretrained):
+            with pytest.raises(ValueError, match=rf"(?s){CONFIG_FILES[kind]}.*1000000000"):
+                load(tmp_path)
+        assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

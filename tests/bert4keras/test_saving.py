@@ -27,6 +27,7 @@ from bert_helpers import (
     make_batch,
     make_bert,
     run,
+    same,
     scatter,
     weights_of,
     whole,
@@ -223,6 +224,27 @@ def test_epsilon_other_than_bert4keras_own_is_said(saved, tmp_path):
     with pytest.warns(UserWarning, match="epsilon is 1e-05"):
         save_checkpoint(tmp_path, bert)
     np.testing.assert_array_equal(predict(load_bert(tmp_path)), predict(bert))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_models_of_mixed_precision_are_saved_in_float32(policy, tmp_path):
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        bert = make_bert()
+        for name, head in (("own", pooler_classification_head(16, 3)), ("other", recurrent_head())):
+            scatter(head)
+            for save in SAVE.values():
+                quietly(save, tmp_path / name / save.__name__, bert, head, labels=LABELS)
+            assert {layer.compute_dtype for layer in head.layers[1:]} == {policy[6:]}
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    for folder in (path for name in ("own", "other") for path in (tmp_path / name).iterdir()):
+        again, head, _ = load_pretrained(folder)
+        assert same(weights_of(again.model), weights_of(bert.model))
+        assert {layer.compute_dtype for layer in head._flatten_layers()} == {"float32"}
+    tensors = load_file(tmp_path / "own/save_pretrained/model.safetensors")
+    assert {value.dtype.name for value in tensors.values()} == {"float32"}
+    torch_load(transformers.AutoModelForSequenceClassification, tmp_path / "own/save_pretrained")
 
 
 # Round trips.
