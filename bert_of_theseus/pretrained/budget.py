@@ -166,12 +166,12 @@ class _Search:
         if self.keep is not None:
             below = max((d for d in self.scores if d < depth), default=None)
             less = f"; {self.kept(below)}" if below else ", and there was no shallower one to try"
-            said.append(f"{self.kept(depth)} ({_percent(self.keep)} were asked for){less}.")
+            said.append(f"{self.kept(depth)} ({100 * self.keep:.4g} % were asked for){less}.")
         if self.max_ms is not None:
             above = min((d for d in self.depths if d > depth), default=None)
             more = f"; {self.taken(above)}" if above else ", and there was no deeper one to try"
             more = more if self.keep is None else ""
-            said.append(f"{self.taken(depth)} ({self.max_ms:.2f} ms were allowed){more}.")
+            said.append(f"{self.taken(depth)} ({self.max_ms:.4g} ms were allowed){more}.")
         return self.choice(depth, True, " ".join(said) + self.unsorted())
 
     def too_slow(self):
@@ -180,15 +180,15 @@ class _Search:
         return self.choice(
             nearest,
             False,
-            f"No successor answers in {self.max_ms:.2f} ms. The quickest: {self.taken(nearest)}, "
+            f"No successor answers in {self.max_ms:.4g} ms. The quickest: {self.taken(nearest)}, "
             f"{short:.2f} ms too long.",
         )
 
     def keeps_too_little(self, depths):
         nearest = max(self.scores, key=lambda depth: (self.share(depth), -depth))
         short = self.keep - self.share(nearest)
-        quick = "" if self.max_ms is None else f" that answers in {self.max_ms:.2f} ms"
-        said = f"No successor{quick} keeps {_percent(self.keep)} of the score. The nearest: "
+        quick = "" if self.max_ms is None else f" that answers in {self.max_ms:.4g} ms"
+        said = f"No successor{quick} keeps {100 * self.keep:.4g} % of the score. The nearest: "
         said += f"{self.kept(nearest)}, {100 * short:.2f} points too few"
         slower = min((d for d in self.depths if d > depths[-1]), default=None)
         if self.max_ms is not None:
@@ -203,7 +203,7 @@ class _Search:
         return " A deeper successor scored lower than a shallower one: the scores are uncertain."
 
     def kept(self, depth):
-        return f"{_layers(depth)} kept {_percent(self.share(depth))}"
+        return f"{_layers(depth)} kept {100 * self.share(depth):.2f} %"
 
     def taken(self, depth):
         return f"{_layers(depth)} took {self.ms[depth]:.2f} ms"
@@ -224,10 +224,6 @@ class _Search:
 
 def _layers(count):
     return "1 layer" if count == 1 else f"{count} layers"
-
-
-def _percent(share):
-    return f"{100 * share:.2f} %"
 
 
 def choose_depth(trainer, directory: str | os.PathLike, *, keep=None, max_ms=None, say=print):

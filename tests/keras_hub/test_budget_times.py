@@ -1,9 +1,13 @@
-"""The times that a budget in milliseconds is compared with."""
+"""The times that a budget is compared with, and a search for a depth that is killed."""
 
 import numpy as np
 import pytest
+from damage import interrupted_move
 from hub_helpers import make_backbone
+from pretrained_folders import write_texts
+from tiny_transformers import write
 
+from bert_of_theseus import compress_pretrained
 from bert_of_theseus.data import Batches, Encoded
 from bert_of_theseus.heads import pooler_classification_head
 from bert_of_theseus.pretrained import budget
@@ -37,3 +41,38 @@ def test_single_texts_as_they_are_exported(family, installed, tmp_path, monkeypa
     assert ("ONNX" in str(timing)) == installed and "4 validation texts of 2 to 7" in str(timing)
     assert not [*tmp_path.iterdir()]
     assert [x["token_ids"].shape for x, _ in batches] == before and batches.batch_size == 4
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on(tmp_path):
+    """The depth that was trained is not trained again, no depth is timed twice, and the end is
+    that of a search that was not killed."""
+    write(tmp_path / "model", "bert", num_hidden_layers=4)
+    write_texts(tmp_path / "train.csv", 64)
+
+    def compress(name):
+        return compress_pretrained(
+            tmp_path / "model", train=tmp_path / "train.csv", directory=tmp_path / name,
+            keep=1.0, max_ms=1e6, batch_size=16, epochs=2, verbose=0,
+        )  # fmt: skip
+
+    def outcome(name):
+        try:
+            found = compress(name)
+        except ValueError as error:  # nothing keeps so much
+            return str(error).replace(name, "")
+        rows = [{**row, "milliseconds": None} for row in found.search["rows"]]
+        return rows, (tmp_path / name / "model.safetensors").read_bytes()
+
+    with interrupted_move(3, "checkpoint.npz"):  # two in each stage: in the second depth
+        compress("killed")
+    runs = tmp_path / "killed" / "unfinished"
+    first = runs / "2-layers" / "successor" / "stage.json"
+    times, trained = ((path, path.stat().st_mtime_ns) for path in (runs / "times.json", first))
+    second = next(path for path in runs.glob("[13]-layers"))
+    assert not (second / "successor" / "stage.json").exists()
+    with interrupted_move(1, "stage.json"):
+        compress("killed")
+    for path, written in (times, trained):
+        assert path.stat().st_mtime_ns == written
+    assert outcome("killed") == outcome("whole")

@@ -144,7 +144,7 @@ def test_a_budget_in_place_of_a_depth(made, tmp_path, capsys):
 
     assert search("--keep", "1", "--max-ms", "0.0001") == 2
     error = capsys.readouterr().err
-    assert "No successor answers in 0.00 ms" in error and error.count("\n") == 1
+    assert "No successor answers in 0.0001 ms" in error and error.count("\n") == 1
     assert not (tmp_path / "small" / "config.json").exists()
     # What was found out is there for another budget.
     assert (tmp_path / "small" / "unfinished" / "times.json").is_file()
