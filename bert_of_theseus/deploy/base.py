@@ -121,19 +121,18 @@ class Runtime:
         self._check(token_ids, segment_ids)
         mask = self._mask(token_ids, attention_mask)
         length = token_ids.shape[1]
-        missing = [(0, 0), (0, self._length - length if self._length else 0)]
-        pad = self._limits.pad_token_id or 0
-        inputs = [
-            np.pad(ids, missing, constant_values=value).astype("int32")
-            for ids, value in ((token_ids, pad), (segment_ids, 0), (mask, 0))
-        ]
+        inputs = [token_ids, segment_ids, mask]
+        if self._length and self._length > length:
+            missing = [(0, 0), (0, self._length - length)]
+            pads = (self._limits.pad_token_id or 0, 0, 0)
+            inputs = [np.pad(ids, missing, constant_values=pad) for ids, pad in zip(inputs, pads)]
         with self._guard():
             if self._forked:
                 self._after_fork()
                 self._forked = False
             try:
                 # A copy: the runtime may use the memory again.
-                output = np.array(self._run(*inputs), "float32")
+                output = np.array(self._run(*inputs), dtype="float32")
             except Exception as error:  # each runtime has its own, some several
                 raise RuntimeError(
                     f"{str(self.path)!r} fails on a batch of {token_ids.shape}: {error}"
@@ -181,7 +180,8 @@ class Runtime:
                 )
             return token_ids != pad
         mask = np.asarray(attention_mask)
-        if mask.shape != token_ids.shape or not np.isin(mask, (0, 1)).all():
+        is_mask = mask.shape == token_ids.shape and mask.dtype.kind in "biu"
+        if not is_mask or mask.min() < 0 or mask.max() > 1:
             raise ValueError(
                 f"`attention_mask` must be 0 or 1, of shape {token_ids.shape} as `token_ids`. "
                 f"Received: {mask.dtype} {mask.shape}."
@@ -231,11 +231,12 @@ class Runtime:
 
     def _feed(self, token_ids, segment_ids, mask) -> dict:
         """The model's inputs, by their names and in their types."""
-        names = (_TOKENS, _SEGMENTS, _MASKS)
-        values = {
-            name: ids for both, ids in zip(names, (token_ids, segment_ids, mask)) for name in both
+        return {
+            name: (
+                token_ids if name in _TOKENS else segment_ids if name in _SEGMENTS else mask
+            ).astype(dtype)
+            for name, dtype in self._inputs.items()
         }
-        return {name: values[name].astype(dtype) for name, dtype in self._inputs.items()}
 
     def _run(self, token_ids, segment_ids, mask) -> np.ndarray:
         raise NotImplementedError

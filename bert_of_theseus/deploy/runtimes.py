@@ -202,8 +202,9 @@ class KerasRuntime(Runtime):
             ) from error
 
     def _run(self, *inputs):
-        fed = inputs[:2] if self._names is None else self._feed(*inputs)
-        return self._model.predict_on_batch(fed if self._names else list(fed))
+        if self._names is None:
+            return self._model.predict_on_batch([ids.astype("int32") for ids in inputs[:2]])
+        return self._model.predict_on_batch(self._feed(*inputs))
 
 
 def whole_model(encoder, classifier):
