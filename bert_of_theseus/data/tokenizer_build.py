@@ -7,7 +7,15 @@ from typing import NamedTuple
 
 from ..files import read_json
 from .tokenizer_checks import as_token, check_content, compare, layout, parts_of, warn_of_capitals
-from .tokenizer_files import SPECIAL, Kind, Source, check_settings, kind_of, read_vocabulary
+from .tokenizer_files import (
+    SPECIAL,
+    Kind,
+    Source,
+    check_settings,
+    kind_of,
+    read_vocabulary,
+    reading,
+)
 
 # Up to `transformers` 4 these had segments without saying so in their files.
 _HAD_SEGMENTS = ("AlbertTokenizer", "PreTrainedTokenizer", "TokenizersBackend")
@@ -59,10 +67,8 @@ def build(source: Source, lowercase: bool | None = None, stacklevel: int = 1) ->
     declared = _declared(source, settings)
     tokenizer, special = _start(source, kind, settings)
     _add_tokens(source, tokenizer, kind, declared, special, settings)
-    try:
+    with reading(source.path(source.kind)):
         tokenizer.post_processor = _post_processor(name, source, tokenizer, special, settings)
-    except Exception as error:  # the library raises no more specific type
-        raise ValueError(f"{source.path('tokenizer.json')} cannot be used: {error}.") from error
     tokenizer.encode_special_tokens = settings.get("split_special_tokens", False)
     lowers = tokenizer.normalizer is not None and "a" in tokenizer.normalizer.normalize_str("A")
     if lowercase not in (None, lowers):
@@ -136,11 +142,11 @@ def _declared(source, settings):
     if "special_tokens_map.json" in source.files:
         path = source.path("special_tokens_map.json")
         for name, value in read_json(source.directory / "special_tokens_map.json").items():
-            if isinstance(value, list):
+            if name.endswith("_special_tokens") and isinstance(value, list):
                 value = [as_token(one, path, special=True) for one in value]
                 if name == "extra_special_tokens":
                     value = [*(settings.get(name) or []), *value]
-            elif value is not None:
+            elif value is not None and name != "extra_special_tokens":
                 value = as_token(value, path, special=True)
             settings[name] = value
     declared = {}
@@ -179,16 +185,12 @@ def _start(source, kind, settings):
         )
     if kind.build:
         vocabulary = read_vocabulary(source, kind)
-        try:
+        with reading(source.path(source.kind)):
             return kind.build(vocabulary, settings, special), special
-        except Exception as error:  # the library raises no more specific type
-            raise ValueError(f"{source.path(source.kind)} cannot be used: {error}.") from error
     if not source.content:
         read_vocabulary(source, kind)  # says what to do
-    try:
+    with reading(source.path("tokenizer.json")):
         tokenizer = Tokenizer.from_str(source.files["tokenizer.json"].decode())
-    except Exception as error:  # the library raises no more specific type
-        raise ValueError(f"{source.path('tokenizer.json')} cannot be read: {error}.") from error
     if source.content["model"].get("dropout"):
         raise ValueError(
             f"{source.path('tokenizer.json')}: dropout of the model must be null. Received: "
@@ -208,9 +210,11 @@ def _add_tokens(source, tokenizer, kind, declared, special, settings):
     other = [
         token
         for name, token in settings.items()
-        if name.endswith("_token") and name not in SPECIAL and not isinstance(token, bool)
+        if name.endswith("_token") and name not in SPECIAL and isinstance(token, (str, AddedToken))
     ]
-    other += list(extra.values()) if isinstance(extra, dict) else []
+    if isinstance(extra, dict):
+        path = source.path("tokenizer_config.json")
+        other += [as_token(token, path) for token in extra.values()]
     known = tokenizer.get_vocab(with_added_tokens=True)
     needed = ("unk_token", "pad_token", "cls_token", "sep_token")
     missing = [

@@ -6,6 +6,7 @@ import json
 import warnings
 
 from ..validation import is_integer
+from .tokenizer_files import reading
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 # Of a tokenizer.json's model, what `transformers` builds whatever the file says.
@@ -28,10 +29,8 @@ def check_content(source) -> None:
     for value in added:
         if not is_integer(value.get("id")):
             raise ValueError(f"{path}: an added token must have an id. Received: {value!r:.80}.")
-    try:
+    with reading(path):
         parts_of(content)
-    except Exception as error:  # the library raises no more specific type
-        raise ValueError(f"{path} cannot be read: {error}.") from error
 
 
 def as_token(value, path, **flags):
@@ -39,11 +38,14 @@ def as_token(value, path, **flags):
     from tokenizers import AddedToken
 
     if isinstance(value, str):
+        with reading(path):
+            value.encode()
         return value
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
         raise ValueError(f"{path}: a token must be a string or have a content. Received: {value!r}")
     flags = {name: value[name] for name in _FLAGS if name in value} | flags
-    return AddedToken(value["content"], **flags)
+    with reading(path):
+        return AddedToken(value["content"], **flags)
 
 
 def parts_of(content, vocabulary=()):

@@ -8,9 +8,10 @@ its like is a tokenizer.json used as it is.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +51,18 @@ _CONVERT = (
     "With the model's own class, AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of "
     "`transformers` writes tokenizer.json."
 )
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turns what goes wrong in the `tokenizers` library into a `ValueError` that names the file."""
+    try:
+        yield
+    except BaseException as error:
+        # The library raises no more specific type, and for some damage it panics.
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise ValueError(f"{path} cannot be used: {error}.") from error
+        raise
 
 
 class Source(NamedTuple):
@@ -142,7 +155,7 @@ def kind_of(source: Source) -> tuple[str, Kind]:
     name = source.settings.get("tokenizer_class") or source.config.get("tokenizer_class")
     model_type = source.config.get("model_type")
     if name is None:
-        name = _BY_MODEL.get(model_type)
+        name = _BY_MODEL.get(str(model_type))
         if name is None and model_type is None:  # a tokenizer alone, or Google's checkpoint
             name = _BY_VOCABULARY[source.kind]
     kind = KINDS.get(str(name).removesuffix("Fast"))
@@ -197,17 +210,14 @@ def read_vocabulary(source: Source, kind: Kind) -> Vocabulary:
         raise ValueError(
             f"{source.path(what)} was not found, which the folder's tokenizer needs. {_CONVERT}"
         )
-    try:
-        for name in names:
+    for name in names:
+        with reading(source.path(name)):
             source.files[name].decode()
+    with reading(source.path(names[-1])):
         if kind.model == "WordPiece":
             return Vocabulary(models.WordPiece.read_file(str(source.vocab_file)))
         merges = str(source.directory / names[1])
         return Vocabulary(*models.BPE.read_file(str(source.vocab_file), merges))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source.path(name)} is not UTF-8 text: {error}.") from error
-    except Exception as error:  # the library raises no more specific type
-        raise ValueError(f"{source.path(names[-1])} cannot be read: {error}.") from error
 
 
 def _from_json(source, kind):
@@ -221,13 +231,11 @@ def _from_json(source, kind):
             f"{source.path('tokenizer.json')} must hold a {kind.model} vocabulary, which "
             f"tokenizer_class in tokenizer_config.json asks for. Received: {name}."
         )
-    try:
+    with reading(source.path("tokenizer.json")):
         if kind.model == "Unigram":
             return Vocabulary([(token, score) for token, score in tokens], None, _charsmap(source))
         if kind.model == "BPE":
             merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{source.path('tokenizer.json')} is damaged: {error}.") from error
     return Vocabulary(tokens, merges)
 
 

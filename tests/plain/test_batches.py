@@ -72,5 +72,5 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="`pad_token_id` must be"):
         Batches(encoded(), pad_token_id=-1)
     texts = [np.arange(2), np.arange(0)]
-    with pytest.raises(ValueError, match="tokens for each text. Number 1 has none"):
+    with pytest.raises(ValueError, match=r"tokens for each text\. Number 1 has none"):
         Batches(Encoded(texts, np.arange(2)))
