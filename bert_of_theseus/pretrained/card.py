@@ -303,7 +303,9 @@ class _Card:
                 "one text at a time."
             )
         if self.search and self.search.get("timed"):
-            lines.append(f"The time that the search compared: {self.search['timed']}.")
+            lines.append(
+                f"The time that the search compared, before any training: {self.search['timed']}."
+            )
         if self.has_int8:
             lines.append(
                 "The scores are those of the float32 model. That of `model_quantized.onnx` was not "

@@ -84,6 +84,7 @@ class Trainer:
             directory=directory,
             predecessor_stage=None,
             seed=self.seed,
+            batch_size=self.batch_size,
             verbose=self.verbose,
             print_report=False,
             **self.stages,
