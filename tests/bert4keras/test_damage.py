@@ -39,8 +39,8 @@ from bert_of_theseus.checkpoints import (
     load_pretrained,
     load_weights,
 )
-from bert_of_theseus.checkpoints.base import read_json
 from bert_of_theseus.checkpoints.heads import load_head
+from bert_of_theseus.files import read_json
 from bert_of_theseus.heads import classification_head, pooler_classification_head
 
 

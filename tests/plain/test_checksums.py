@@ -70,7 +70,8 @@ def stop_at(step, code, *arguments):
                 if not left:
                     os._exit(9)
 
-        from bert_of_theseus.checkpoints import save
+        from bert_of_theseus.checkpoints.huggingface import HuggingFaceCheckpoint
+        from bert_of_theseus.checkpoints.staging import staged
         from bert_of_theseus.files import replace_listed_file
 
         sys.addaudithook(stop)
@@ -128,8 +129,7 @@ def test_a_folder_is_old_or_new_wherever_the_writer_stops(tmp_path):
 
         folder, source = map(Path, sys.argv[1:])
         owned = ["config.json", "model.safetensors"]
-        kind = save.HuggingFaceCheckpoint
-        with save._staged(folder, kind, owned, None, None, True) as scratch:
+        with staged(folder, HuggingFaceCheckpoint, owned, None, True) as scratch:
             for path in source.iterdir():
                 shutil.copy(path, scratch)
     """
