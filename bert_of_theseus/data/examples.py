@@ -50,14 +50,14 @@ class Words(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """Three disjoint lists of examples, and the names of their classes or entity types.
+    """Three disjoint lists of examples, and the names of their classes, entity types or tags.
 
     Checkpoints are chosen on `validation`; results are reported on `dev`.
     """
 
-    train: list[Example | Pair]
-    validation: list[Example | Pair]
-    dev: list[Example | Pair]
+    train: list[Example | Pair | Words]
+    validation: list[Example | Pair | Words]
+    dev: list[Example | Pair | Words]
     labels: list[str]
 
     @property
