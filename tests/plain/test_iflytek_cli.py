@@ -123,7 +123,7 @@ def test_bad_arguments_are_refused(script, capsys, given, changes, problem):
         ("vocab.txt", "\n".join([*VOCAB, "more"]), "8 tokens, but the model's embeddings have 7"),
         ("vocab.txt", "\n".join(VOCAB[:-1]), "6 tokens, but the model's embeddings have 7"),
         ("vocab.txt", "\n".join([*VOCAB[:-1], "good"]), "holds 'good' twice"),
-        ("vocab.txt", "\n".join(["x", "y", *VOCAB[2:]]), "lacks [PAD], [UNK]"),
+        ("vocab.txt", "\n".join(["x", "y", *VOCAB[2:]]), "lacks [UNK], [PAD]"),
         ("config.json", "{", "is not JSON"),
         ("config.json", json.dumps({**CONFIG, "num_attention_heads": 3}), "not a multiple"),
         ("config.json", '{"hidden_size": 8}', "lacks vocab_size"),
