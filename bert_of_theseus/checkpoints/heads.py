@@ -74,6 +74,7 @@ def read_task(checkpoint: Checkpoint) -> HeadFacts:
     labels = read_labels(raw.get("id2label"), path)
     check_files(checkpoint.directory, [HEAD_FILE])
     if (checkpoint.directory / HEAD_FILE).is_file():
+        _refuse_unknown(checkpoint, None)
         number = len(raw["id2label"]) if raw.get("id2label") else None
         return HeadFacts(KERAS, labels, stored_activation(raw, number, path), number)
     names = _output_names(checkpoint)
@@ -82,10 +83,10 @@ def read_task(checkpoint: Checkpoint) -> HeadFacts:
     if kind is None:
         return HeadFacts(None, labels)
     number = _num_outputs(checkpoint, kind, names)
-    for key, value in (("id2label", raw.get("id2label")), ("num_labels", raw.get("num_labels"))):
-        count = len(value) if isinstance(value, dict) else value
-        if count is not None and count != number:
-            raise ValueError(f"{str(path)!r} has {count} labels in {key}, and the head {number}.")
+    key = "num_labels" if raw.get("id2label") is None else "id2label"
+    count = len(raw[key]) if key == "id2label" else raw.get(key)
+    if count not in (None, number):
+        raise ValueError(f"{str(path)!r} has {count} labels in {key}, and the head {number}.")
     family = checkpoint.family
     rate = _rate(raw, family.dropout.get(kind), checkpoint.config["hidden_dropout_prob"], path)
     facts = HeadFacts(kind, labels, stored_activation(raw, number, path, kind), number, rate)

@@ -8,7 +8,7 @@ from ..files import check_files
 from ..validation import integer
 from .base import Checkpoint
 from .bert4keras import bert4keras_models, load_encoder, require_bert
-from .families import encoder_shapes
+from .families import POOLER, encoder_shapes
 from .heads import load_head
 from .keras_hub import build_backbone, fill
 from .load import check_vocab, find_checkpoint
@@ -89,6 +89,14 @@ def _load_backbone(checkpoint: Checkpoint, depth: int | None, prefix: str, optio
             f"KerasHub's backbones do not take {', '.join(sorted(options))}, which are options of "
             "bert4keras."
         )
+    try:
+        import keras_hub  # noqa: F401  before anything is read
+    except ImportError as error:
+        raise ImportError(
+            f"Under Keras 3 pretrained models are KerasHub's, which cannot be imported ({error}). "
+            "Try `pip install 'bert-of-theseus[keras-hub]'`; for a BERT under Keras 2, put "
+            "`import bert_of_theseus.bert4keras` before every other import."
+        ) from error
     classifier, labels = load_head(checkpoint)
     if classifier is not None and len(classifier.input_shape) != 3:
         raise ValueError(
@@ -100,9 +108,9 @@ def _load_backbone(checkpoint: Checkpoint, depth: int | None, prefix: str, optio
     backbone = build_backbone(checkpoint.config, depth)
     fill(backbone, checkpoint.tensors(name for name, _ in encoder_shapes(config)))
     backbone.name = prefix + backbone.name
-    # `save_pretrained` warns about these.
-    own = () if classifier is not None else ("bert/pooler/",)
-    backbone.left_out = tuple(
-        name for name in checkpoint.names if name in checkpoint.left_out or name.startswith(own)
-    )
+    # `save_pretrained` warns about these. Only a head of texts has the pooler.
+    unused = set(checkpoint.left_out)
+    if classifier is None or len(classifier.output_shape) == 3:
+        unused.update(POOLER)
+    backbone.left_out = tuple(name for name in checkpoint.names if name in unused)
     return backbone, classifier, labels

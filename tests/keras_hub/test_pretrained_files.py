@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import warnings
 
 import keras
@@ -101,6 +102,24 @@ def test_first_layers_and_names(bert):
             load_pretrained(bert, num_hidden_layers=number)
     with pytest.raises(TypeError, match="do not take dropout_rate, sequence_length"):
         load_pretrained(bert, sequence_length=3, dropout_rate=0.1)
+
+
+def test_without_keras_hub(bert, monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_hub", None)  # as if it were not installed
+    with pytest.raises(ImportError, match=r"pip install 'bert-of-theseus\[keras-hub\]'"):
+        load_pretrained(bert)
+
+
+def test_a_pooler_that_a_tagger_does_not_use(tmp_path):
+    tiny_transformers.write(tmp_path / "a", "bert", "Token")
+    pooler = {
+        "bert.pooler.dense.weight": np.ones((16, 16), "float32"),
+        "bert.pooler.dense.bias": np.ones(16, "float32"),
+    }
+    encoder, classifier, _ = load_pretrained(changed(tmp_path / "a", tmp_path / "b", **pooler))
+    with warned("not written: bert/pooler/dense/bias, bert/pooler/dense/kernel"):
+        save_pretrained(tmp_path / "c", encoder, classifier)
+    assert values(tmp_path / "c").keys() == values(tmp_path / "a").keys()
 
 
 def test_tasks_come_out_as_they_went_in(electra, tmp_path):

@@ -313,6 +313,9 @@ def test_heads_that_are_refused(folder_of, tmp_path):
     ]  # fmt: skip
     for number, (source, config, tensors, text) in enumerate(cases):
         refused(changed(source, tmp_path / str(number), config, tensors), text)
+    folder = changed(bert, tmp_path / "beside")
+    (folder / "head.keras").write_text("another head, and which is the model's?")
+    refused(folder, "neither of its encoder nor of a head that is known: classifier.bias, classifi")
     deberta = folder_of("deberta-v2")
     for number, act in enumerate(("leaky_relu", "gelu_new", 3)):
         folder = changed(deberta, tmp_path / f"d{number}", {"pooler_hidden_act": act})
@@ -335,6 +338,15 @@ def test_dropouts_of_heads(family, key, rates, folder_of, tmp_path):
     assert (texts.dropout_rate, texts.input_dropout_rate) == rates[:2]
     folder = changed(folder_of(family, "tokens"), tmp_path / "b", {key: 0.3})
     assert read_task(find_checkpoint(folder)).dropout_rate == rates[2]
+
+
+def test_the_number_of_labels(folder_of, tmp_path):
+    """As `transformers` has it: `num_labels` counts where there is no `id2label`."""
+    change = {"id2label": None, "label2id": None, "num_labels": 3}
+    folder = changed(folder_of("bert"), tmp_path / "a", change)
+    assert read_task(find_checkpoint(folder))[1:4] == (None, "softmax", 3)
+    folder = changed(folder_of("bert"), tmp_path / "b", {"num_labels": 7})
+    assert read_task(find_checkpoint(folder)).labels == LABELS
 
 
 # Configs that are refused, by the option's name.
