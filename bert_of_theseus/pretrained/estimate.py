@@ -87,8 +87,8 @@ def estimate(trainer: Trainer, num_hidden_layers: int | None, search: bool) -> E
 
 
 def _seconds_per_step(model, stage, trainer, steps) -> float:
-    task = trainer.inputs.task
-    model.compile(build_optimizer(stage, model, steps), loss=task.loss, metrics=list(task.metrics))
+    loss, metrics = trainer.options["loss"], list(trainer.options["metrics"])
+    model.compile(build_optimizer(stage, model, steps), loss=loss, metrics=metrics)
     return _timed(model.train_on_batch, _some(trainer.batches["train"]))
 
 
