@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import read_json, write_json
+from ..files import read_json, remove_scratch, write_json
+from ..locks import exclusive
 
 REPORT = "report.json"
+_LOCK = ".lock"
 
 
 class Request(NamedTuple):
@@ -77,29 +81,44 @@ class OutputFolder:
             f"{self.directory} {what}. Choose another folder, or allow to overwrite this one."
         )
 
-    def start(self, request: Request) -> None:
-        """Makes the folder, and deletes the checkpoints of another request."""
-        if request.given != self._started():
-            self._delete_checkpoints()
+    @contextlib.contextmanager
+    def work(self, request: Request) -> Iterator[None]:
+        """A context for the work: `unfinished/` is there, for this process alone.
+
+        Checkpoints of another request are deleted first, and all of them at the end, if there is no
+        error.
+        """
         self.unfinished.mkdir(parents=True, exist_ok=True)
-        write_json(self.unfinished / "request.json", request.given)
+        with exclusive(self.unfinished / _LOCK, str(self.directory)):
+            if request.given != self._started():
+                for path in self.unfinished.iterdir():
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    elif path.name != _LOCK:
+                        path.unlink()
+            # What killed processes left of what they were writing.
+            remove_scratch(self.directory)
+            for path in self.directory.glob(f".{self.directory.resolve().name}-*.part"):
+                shutil.rmtree(path)
+            write_json(self.unfinished / "request.json", request.given)
+            yield
+        self._delete_checkpoints()
 
     def finish(self, request: Request, report: dict) -> None:
-        """Writes the report, which ends the work, and deletes the checkpoints."""
+        """Writes the report, which ends the work."""
         write_json(self.directory / REPORT, {"request": request._asdict(), **report})
-        self._delete_checkpoints()
 
     def report(self) -> dict:
         """The report of a finished request."""
         started, finished = self._started(), self._finished()
         if started in (None, finished.given):
-            self._delete_checkpoints()  # a process killed in `finish` leaves them
+            self._delete_checkpoints()  # a process that was killed at the very end leaves them
         return read_json(self.directory / REPORT)
 
     def _is_empty(self):
-        # But for what a process left that was killed in `start`.
+        # But for what a process left that was killed before it had begun.
         return all(
-            path.parent == self.unfinished and path.name.startswith("part-")
+            path.parent == self.unfinished and path.name.startswith(("part-", _LOCK))
             for path in self.directory.rglob("*")
             if not path.is_dir()
         )

@@ -176,20 +176,25 @@ def compress_pretrained(
             from .estimate import estimate
 
             return estimate(trainer, num_hidden_layers, keep is not None)
-        folder.start(request)
-        trainer.compute_answers(folder.unfinished / "answers")
-        choice = None
-        if num_hidden_layers is None:
-            choice = _choose(trainer, folder, keep, max_ms, say)
-            num_hidden_layers = choice.num_hidden_layers
-        trained = trainer.train(num_hidden_layers, folder.run(num_hidden_layers))
-        files = {"train": train, "validation": validation, "test": test, "unlabeled": unlabeled}
-        report = _report(trained, choice, card_facts(inputs, files))
-        _write_model(folder.directory, inputs, trained)
-        if onnx:
-            _export(folder.directory, say)
-        write_card(folder.directory, report, report["facts"])
-        folder.finish(request, report)
+        with folder.work(request):
+            trainer.compute_answers(folder.unfinished / "answers")
+            choice = None
+            if num_hidden_layers is None:
+                choice = _choose(trainer, folder, keep, max_ms, say)
+                num_hidden_layers = choice.num_hidden_layers
+            trained = trainer.train(num_hidden_layers, folder.run(num_hidden_layers))
+            files = {
+                "train": train,
+                "validation": validation,
+                "test": test,
+                "unlabeled": unlabeled,
+            }
+            report = _report(trained, choice, card_facts(inputs, files))
+            _write_model(folder.directory, inputs, trained)
+            if onnx:
+                _export(folder.directory, say)
+            write_card(folder.directory, report, report["facts"])
+            folder.finish(request, report)
     report = folder.report()
     if onnx:  # of a finished folder
         _export(folder.directory, say)

@@ -129,10 +129,17 @@ def test_no_labels(kind, tmp_path):
     tiny_transformers.write(
         tmp_path / "model", "bert", task, labels=labels, num_hidden_layers=4, scale=0.8, **config
     )
-    with open(tmp_path / "train.csv", "w", newline="") as file:
-        csv.writer(file).writerows([["text"], *([text] for text in texts(40))])
-    assert compress(tmp_path, "train.csv") == 0
+    for name, seed in (("train", 0), ("test", 1)):
+        with open(tmp_path / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([["text"], *([text] for text in texts(40, seed))])
+    assert compress(tmp_path, "train.csv", "--test", str(tmp_path / "test.csv")) == 0
     load(tmp_path, task)
     rows = json.loads((tmp_path / "small" / "report.json").read_text())["rows"]
-    assert abs(rows[0]["score"] - 1) < 1e-6  # it agrees with itself
-    assert rows[-1]["score"] < 1
+    assert abs(rows[0]["test_score"] - 1) < 1e-6  # it agrees with itself
+    if kind == "single label":
+        answers = [
+            [row["label"] for row in Predictor.load(tmp_path / name).predict(texts(40, 1))]
+            for name in ("model", "small")
+        ]
+        agree = sum(a == b for a, b in zip(*answers)) / 40
+        assert abs(rows[-1]["test_score"] - agree) < 1e-6
