@@ -7,6 +7,7 @@ every position (`BertForTokenClassification`). Any other is a Keras file beside 
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -279,7 +280,7 @@ def read_labels(names, path: Path) -> list[str] | None:
     if keys is None or set(names) != set(keys) or not all(isinstance(names[k], str) for k in keys):
         raise ValueError(f"{str(path)!r} must map 0, 1, ... to strings in id2label.")
     labels = [names[key] for key in keys]
-    twice = sorted({label for label in labels if labels.count(label) > 1})
+    twice = [label for label, count in Counter(labels).items() if count > 1]
     if twice:
         raise ValueError(f"{str(path)!r} must have distinct labels in id2label: {twice[0]!r}.")
     return None if labels == [f"LABEL_{key}" for key in keys] else labels
