@@ -5,7 +5,7 @@ import pytest
 from damage import interrupted_move
 from hub_helpers import make_backbone
 from pretrained_folders import write_texts
-from tiny_transformers import write
+from tiny_transformers import texts, write
 
 from bert_of_theseus import compress_pretrained
 from bert_of_theseus.data import Batches, Encoded
@@ -16,7 +16,7 @@ from bert_of_theseus.pretrained.budget import time_answers
 pytestmark = pytest.mark.slow_unless("torch")
 
 
-def texts(lengths, names):
+def batches_of(lengths, names):
     rng = np.random.default_rng(0)
     ids = [rng.integers(1, 20, length).astype("int32") for length in lengths]
     return Batches(Encoded(ids, np.zeros(len(ids), "int32")), 4, input_names=names)
@@ -33,7 +33,7 @@ def test_single_texts_as_they_are_exported(family, installed, tmp_path, monkeypa
     backbone = make_backbone(family, vocabulary_size=20)
     activation = "relu" if family == "DistilBert" else "tanh"
     head = pooler_classification_head(8, 2, pooler_activation=activation)
-    batches = texts([3, 7, 5, 4, 6, 2, 7], list(backbone.input))
+    batches = batches_of([3, 7, 5, 4, 6, 2, 7], list(backbone.input))
     before = [x["token_ids"].shape for x, _ in batches]
     timing = time_answers(backbone, head, batches, tmp_path, count=4)
     assert (timing.shortest, timing.longest, timing.count) == (2, 7, 4)
@@ -41,6 +41,24 @@ def test_single_texts_as_they_are_exported(family, installed, tmp_path, monkeypa
     assert ("ONNX" in str(timing)) == installed and "4 validation texts of 2 to 7" in str(timing)
     assert not [*tmp_path.iterdir()]
     assert [x["token_ids"].shape for x, _ in batches] == before and batches.batch_size == 4
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["words", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("classes", "number"))],
+)
+def test_a_dry_run_without_labels(kind, tmp_path):
+    number = {"labels": ["LABEL_0"], "problem_type": "regression"}
+    task = "Token" if kind == "words" else "Sequence"
+    write(tmp_path / "model", "bert", task, **(number if kind == "number" else {}))
+    (tmp_path / "train.txt").write_text("\n".join(texts(40)))
+    estimate = compress_pretrained(
+        tmp_path / "model", train=tmp_path / "train.txt", directory=tmp_path / "small",
+        keep=0.9, batch_size=16, verbose=0, dry_run=True,
+    )  # fmt: skip
+    assert estimate.parts.keys() == {"theseus", "successor", "scores", "answers"}
+    assert all(seconds > 0 for seconds in estimate.parts.values())
+    assert not (tmp_path / "small").exists()
 
 
 @pytest.mark.slow
