@@ -23,7 +23,7 @@ _VOCABULARY = ("vocab.txt", "tokenizer_config.json")
 # Exported from the old weights.
 _EXPORTED = (
     *("model.onnx", "model.*.onnx", "model.tflite", "model.*.tflite"),
-    *("onnx/model.onnx", "onnx/model_quantized.onnx"),
+    *("onnx/model.onnx", "onnx/model_quantized.onnx", "onnx/checksums.json"),
 )
 
 
