@@ -45,7 +45,7 @@ def test_single_texts_as_they_are_exported(family, installed, tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     "kind",
-    ["words", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("classes", "number"))],
+    ["classes", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("words", "number"))],
 )
 def test_a_dry_run_without_labels(kind, tmp_path):
     number = {"labels": ["LABEL_0"], "problem_type": "regression"}
