@@ -22,8 +22,9 @@ def load_model(path: str | os.PathLike):
     bert4keras' layers, import `bert_of_theseus.bert4keras` first.
 
     A `.keras` file may name Keras' own classes and those registered in this process (in Keras 3:
-    what its safe mode allows). A Lambda layer that holds code is refused; in a SavedModel it is
-    part of TensorFlow's graph.
+    what its safe mode allows). A Lambda layer that holds code is refused. A SavedModel is a program
+    of TensorFlow operations, some of which read and write files once the model is called: load
+    one only from a source that you trust.
 
     Args:
         path: What `model.save` wrote: a `.keras` file, or another format that this Keras loads.
@@ -109,28 +110,40 @@ def _check_names(config) -> None:
 
 
 def _is_known(config: dict) -> bool:
-    name, module = config["class_name"], str(config.get("module"))
+    """Whether what a config names is Keras' own or registered, so that no module is imported.
+
+    Keras 2 looks a function up by its name, a class by its `registered_name`, and imports whatever
+    `module` says for anything that it does not find there.
+    """
+    name, module = config["class_name"], config.get("module")
     registered = keras.saving.get_registered_object
     if name == "function":
         function = str(config.get("config"))
-        return bool(registered(function)) or callable(getattr(keras.activations, function, None))
+        own = module in ("builtins", "keras.activations")
+        return bool(registered(function)) or (
+            own and callable(getattr(keras.activations, function, None))
+        )
     if name == "__lambda__":
         return False
     if name == "Lambda":  # bert4keras' masks and pooler, stored by the names of their functions
         function = config["config"].get("function")
-        return isinstance(function, str) and bool(registered(function))
+        return module == "keras.layers" and isinstance(function, str) and bool(registered(function))
     if module in _TF_OPS:  # x[:, 0] or x + y in a functional model of Keras 2
         function = str(config["config"].get("function"))
         return function.split(".")[0] in ("__operators__", "math", "nn")
     if (name == "Functional" and module in _FUNCTIONAL) or (name, module) in _DATA:
         return True
-    if registered(str(config.get("registered_name") or name)):
+    # The old form, in which classes go by their registered name and no module is imported.
+    registered_name = config.get("registered_name") if "module" in config else name
+    if registered_name is not None and registered(str(registered_name)):
         return True
     if module == "bert4keras.layers":  # its own versions of some Keras layers
         found = getattr(sys.modules.get(module), name, None)
         return isinstance(found, type) and issubclass(found, keras.layers.Layer)
-    part = module.removeprefix("keras.") if module != "keras" else "models"
-    return part in _KERAS_PARTS and isinstance(getattr(getattr(keras, part), name, None), type)
+    part = "models" if module == "keras" else str(module).removeprefix("keras.")
+    spelled_out = module == "keras" or str(module).startswith("keras.")
+    found = getattr(getattr(keras, part), name, None) if part in _KERAS_PARTS else None
+    return spelled_out and isinstance(found, type)
 
 
 _FUNCTIONAL = (  # in Keras 2, tf_keras and Keras 3
@@ -139,5 +152,5 @@ _FUNCTIONAL = (  # in Keras 2, tf_keras and Keras 3
     "keras.src.models.functional",
 )
 _TF_OPS = ("keras.src.layers.core.tf_op_layer", "tf_keras.src.layers.core.tf_op_layer")
-_DATA = (("DTypePolicy", "keras"), ("__keras_tensor__", "None"), ("__tuple__", "None"))
+_DATA = (("DTypePolicy", "keras"), ("__keras_tensor__", None), ("__tuple__", None))
 _KERAS_PARTS = ("constraints", "initializers", "layers", "models", "regularizers")

@@ -64,14 +64,29 @@ def test_no_code_of_a_file_is_run(form, tmp_path):
     assert not RAN
 
 
-def test_a_file_names_nothing_outside_keras(tmp_path):
+NAMES = {
+    "a function": {"class_name": "function", "config": "s", "registered_name": "s"},
+    "named like an activation": {
+        "class_name": "function", "config": "relu", "registered_name": "function",
+    },
+    "a class": {"class_name": "Thing", "config": {}, "registered_name": "Thing"},
+    "named like a registered class": {
+        "class_name": "bert_of_theseus>FirstToken", "config": {}, "registered_name": None,
+    },
+    "named like a layer": {"class_name": "Dense", "config": {"units": 3}, "registered_name": None},
+    "a Lambda": {"class_name": "Lambda", "config": {"function": "s"}, "registered_name": None},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NAMES)
+@pytest.mark.parametrize("module", ["this", "layers", "keras.layers.this", None])
+def test_a_file_names_nothing_outside_keras(what, module, tmp_path):
     inputs = keras.Input((4,))
     keras.Model(inputs, keras.layers.Dense(3)(inputs)).save(tmp_path / "a.keras")
     with zipfile.ZipFile(tmp_path / "a.keras") as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     config = json.loads(members["config.json"])
-    evil = {"module": "this", "class_name": "function", "config": "s", "registered_name": "s"}
-    config["config"]["layers"][1]["config"]["activation"] = evil
+    config["config"]["layers"][1]["config"]["activation"] = {"module": module, **NAMES[what]}
     members["config.json"] = json.dumps(config)
     with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
         for name, content in members.items():

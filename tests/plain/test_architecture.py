@@ -15,7 +15,7 @@ ORDER = [
     *("layers", "wrappers", "schedules", "callbacks", "distillation", "heads"),
     *("_bert4keras", "encoders", "models", "bert4keras", "saving"),
     *("training", "measure", "table", "plots", "compressed", "method", "recipe"),
-    *("data", "checkpoints", "deploy", "pretrained", "commands", "__main__"),
+    *("data", "tasks", "checkpoints", "deploy", "pretrained", "commands", "__main__"),
 ]
 MAY_KNOW_A_HOST = {"_bert4keras", "encoders", "checkpoints"}
 MAY_ASK_WHICH_KERAS = {"backend", "conditional", "distribution", "_bert4keras"}
