@@ -439,6 +439,11 @@ def _cover_characters(offsets, tokens, text, is_cut):
 
 
 def stored_lowercase(vocab_file: str | os.PathLike) -> bool:
-    """Whether the tokenizer_config.json beside a vocabulary says so; `True` without one."""
+    """`do_lower_case` of the tokenizer_config.json beside a vocabulary; `True` without one."""
     path = Path(vocab_file).with_name("tokenizer_config.json")
-    return not path.is_file() or bool(read_json(path).get("do_lower_case", True))
+    lowercase = read_json(path).get("do_lower_case", True) if path.is_file() else True
+    if not isinstance(lowercase, bool):
+        raise ValueError(
+            f"{str(path)!r}: do_lower_case must be true or false. Received: {lowercase!r}."
+        )
+    return lowercase

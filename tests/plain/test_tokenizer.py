@@ -1,6 +1,7 @@
 """Tokenizers: the ids that `transformers` gives, the same files out, and long texts."""
 
 import concurrent.futures
+import copy
 import json
 import random
 import resource
@@ -599,7 +600,7 @@ def damage(rng, content):
         changed = content.copy()
         changed[key] = damage(rng, content[key])
         return changed
-    return rng.choice(HOSTILE)
+    return copy.deepcopy(rng.choice(HOSTILE))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -617,7 +618,7 @@ def test_damaged_files_are_named(count, tmp_path, vocabulary, merges):
         if path.suffix == ".json" and rng.random() < 0.7:
             content = damage(rng, json.loads(path.read_text(encoding="utf-8")))
             if isinstance(content, dict) and rng.random() < 0.3:
-                content[rng.choice(KEYS)] = rng.choice(HOSTILE)
+                content[rng.choice(KEYS)] = copy.deepcopy(rng.choice(HOSTILE))
             path.write_text(json.dumps(content))
         else:
             data = bytearray(path.read_bytes())
