@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from ..data import NO_LABEL
 from ..table import report_table
 from .budget import check_budget
 from .card import card_facts, write_card
@@ -140,7 +145,7 @@ def compress_pretrained(
     ...     directory="small")
     >>> print(result.table)
     """
-    say = print if verbose else _say_nothing
+    say = functools.partial(print, flush=True) if verbose else _say_nothing
     _check_arguments(num_hidden_layers, keep, max_ms, onnx)
     folder = OutputFolder(directory, overwrite)
     folder.check(Path(model))
@@ -172,31 +177,17 @@ def compress_pretrained(
         from .trainer import Trainer
 
         trainer = Trainer(inputs, verbose=verbose, **training)
+        if inputs.has_labels:
+            _check_score(trainer, say)
         if dry_run:
             from .estimate import estimate
 
             return estimate(trainer, num_hidden_layers, keep is not None)
+        files = {"train": train, "validation": validation, "test": test, "unlabeled": unlabeled}
         with folder.work(request):
-            trainer.compute_answers(folder.unfinished / "answers")
-            choice = None
-            if num_hidden_layers is None:
-                choice = _choose(trainer, folder, keep, max_ms, say)
-                num_hidden_layers = choice.num_hidden_layers
-            trained = trainer.train(num_hidden_layers, folder.run(num_hidden_layers))
-            files = {
-                "train": train,
-                "validation": validation,
-                "test": test,
-                "unlabeled": unlabeled,
-            }
-            report = _report(trained, choice, card_facts(inputs, files))
-            _write_model(folder.directory, inputs, trained)
-            if onnx:
-                _export(folder.directory, say)
-            write_card(folder.directory, report, report["facts"])
-            folder.finish(request, report)
+            _work(trainer, folder, request, files, onnx, say)
     report = folder.report()
-    if onnx:  # of a finished folder
+    if onnx and not dry_run:  # of a finished folder
         _export(folder.directory, say)
     return CompressedFolder(
         folder.directory,
@@ -237,6 +228,44 @@ def _import_keras():
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)
+
+
+def _check_score(trainer, say):
+    """Scores the predecessor, and warns if it knows nothing of the texts."""
+    from ..training import evaluate
+
+    task, validation = trainer.inputs.task, trainer.batches["validation"]
+    score = evaluate(trainer.predecessor_model, validation, **trainer.options)
+    say(f"The model's {task.metric} on the validation texts: {score:.4f}")
+    guess = 0.0
+    if task.metric == "accuracy":
+        labels = np.concatenate([np.atleast_1d(label) for label in validation.encoded.labels])
+        counts = np.unique(labels[labels != NO_LABEL], return_counts=True)[1]
+        guess = counts.max() / counts.sum()
+    if score <= guess:
+        warnings.warn(
+            f"The model's {task.metric} on the validation texts is {score:.4f}, and one answer to "
+            f"all of them has {guess:.4f}. Are the texts, their labels and the tokenizer the "
+            "model's? What a smaller one keeps of such a score means nothing.",
+            stacklevel=3,
+        )
+
+
+def _work(trainer, folder, request, files, onnx, say):
+    """Trains, writes the model with all that goes with it, and finishes the request."""
+    trainer.compute_answers(folder.unfinished / "answers")
+    depth, keep, max_ms = request.wanted.values()
+    choice = None
+    if depth is None:
+        choice = _choose(trainer, folder, keep, max_ms, say)
+        depth = choice.num_hidden_layers
+    trained = trainer.train(depth, folder.run(depth))
+    report = _report(trained, choice, card_facts(trainer.inputs, files))
+    _write_model(folder.directory, trainer.inputs, trained)
+    if onnx:
+        _export(folder.directory, say)
+    write_card(folder.directory, report, report["facts"])
+    folder.finish(request, report)
 
 
 def _choose(trainer, folder, keep, max_ms, say):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from ..validation import number, positive_integer
+
 # Few texts need more passes, many texts fewer.
 _STEPS, _MOST_EPOCHS, _FEWEST_EPOCHS = 1500, 20, 3
 # So that a killed run has at most so many steps to repeat.
@@ -26,10 +28,13 @@ def default_stages(
         learning_rate: Float, of the Theseus stage; the successor's is half of it. Defaults to
             `1e-4`.
     """
+    positive_integer("batch_size", batch_size)
+    positive_integer("epochs", epochs, optional=True)
     steps = math.ceil(num_texts / batch_size)
     if epochs is None:
         epochs = min(max(_FEWEST_EPOCHS, math.ceil(_STEPS / steps)), _MOST_EPOCHS)
     learning_rate = 1e-4 if learning_rate is None else learning_rate
+    number("learning_rate", learning_rate, "(0, inf)")
     often = max(1, round(steps / _STEPS_PER_EVALUATION))
     return {
         name: {

@@ -1,5 +1,6 @@
 """A folder of `transformers` in, a smaller one out, by the command and in Python."""
 
+import csv
 import json
 import shutil
 
@@ -14,7 +15,11 @@ from bert_of_theseus import Predictor, compress_pretrained
 from bert_of_theseus.__main__ import main
 
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.slow_unless("torch")
+pytestmark = [
+    pytest.mark.slow_unless("torch"),
+    # Its weights and the labels are random.
+    pytest.mark.filterwarnings("ignore:The model's accuracy on the validation texts is"),
+]
 
 FEW = ["--batch-size", "16", "--epochs", "2"]
 
@@ -154,3 +159,17 @@ def test_a_budget_in_place_of_a_depth(made, tmp_path, capsys):
     assert (tmp_path / "small" / "depths.png").is_file()
     report = json.loads((tmp_path / "small" / "report.json").read_text())
     assert [row["chosen"] for row in report["search"]["rows"]] == [True, False, False]
+
+
+@pytest.mark.filterwarnings("ignore:A text is longer than")
+def test_a_model_that_knows_nothing_of_the_texts(made, tmp_path, capsys):
+    folder, tests, _ = made
+    found = Predictor.load(folder / "model").predict([text for text, _ in tests])
+    wrong = {label: next(other for other in LABELS if other != label) for label in LABELS}
+    rows = [["text", "label"], *([t, wrong[row["label"]]] for (t, _), row in zip(tests, found))]
+    with open(tmp_path / "wrong.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    validation = ["--validation", str(tmp_path / "wrong.csv"), "--dry-run"]
+    assert run(folder, "other", *validation) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("warning: The model's accuracy on the validation texts is 0.0000")

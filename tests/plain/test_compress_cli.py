@@ -99,6 +99,7 @@ BAD_ARGUMENTS = [
     (["--validation", "nowhere.csv"], ["nowhere.csv"]),
     (["--test", "nowhere.csv"], ["nowhere.csv"]),
     (["--learning-rate", "2"], ["--learning-rate", "2"]),
+    (["--keep", "0.9"], ["--layers", "--keep"]),
     (["--speed"], ["--speed"]),
 ]
 
