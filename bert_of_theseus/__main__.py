@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
 from . import __version__
 from .commands import compress, export, predict  # which import little, so that --help is quick
-
-_CANNOT, _INTERRUPTED, _NO_READER = 2, 130, 141
+from .commands.running import CANNOT, open_standard_streams, run_command
 
 
 class _Parser(argparse.ArgumentParser):
     """An error is one line, without the usage."""
 
     def error(self, message):
-        self.exit(_CANNOT, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(CANNOT, f"{self.prog}: error: {message} (see --help)\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,22 +39,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    if sys.stderr is None:  # closed: what is said would go to stdout
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  until the end
+    open_standard_streams()
     parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
+
+    def work():
+        args = parser.parse_args(argv)
         return args.run(args)
-    except BrokenPipeError:
-        # The reader has closed the pipe, as `head` does. Keep Python from reporting it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _NO_READER
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return _CANNOT
-    except KeyboardInterrupt:
-        print(f"\n{parser.prog}: interrupted.", file=sys.stderr)
-        return _INTERRUPTED
+
+    return run_command(parser.prog, work)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import json
 import os
-import sys
 import warnings
 from pathlib import Path
 
@@ -109,21 +108,13 @@ def stages(args: argparse.Namespace, **options) -> dict:
 def run_script(parser: Parser, argv: list[str] | None, work) -> int:
     """Parses the arguments, calls `work` with them, and returns the exit code.
 
-    An error in what was given is one line on stderr.
+    An error is one line on stderr.
     """
-    args = parser.parse_args(argv)
-    try:
-        work(args)
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"{parser.prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            f"\n{parser.prog}: interrupted; the same command resumes from the last checkpoint.",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
+    from bert_of_theseus.commands.running import open_standard_streams, run_command
+
+    open_standard_streams()
+    resumes = "; the same command resumes from the last checkpoint"
+    return run_command(parser.prog, lambda: work(parser.parse_args(argv)), resumes)
 
 
 def choose_directory(directory: Path, settings: dict) -> Path:
@@ -145,9 +136,11 @@ def _is_empty(path):
 
 
 def _is_unfinished(path, settings):
+    from bert_of_theseus.files import read_json
+
     if (path / "table.json").exists() or not (path / "config.json").is_file():
         return False
-    before = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    before = read_json(path / "config.json")
     return before == json.loads(json.dumps(settings))
 
 

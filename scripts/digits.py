@@ -281,4 +281,6 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    from bert_of_theseus.commands.running import run_command
+
+    sys.exit(run_command(Path(__file__).name, lambda: main() and None))
