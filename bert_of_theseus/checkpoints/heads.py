@@ -97,7 +97,8 @@ def read_task(checkpoint: Checkpoint) -> HeadFacts:
     activation = family.pooler_activation
     if family.model_type == "deberta-v2":
         input_rate = _rate(raw, "pooler_dropout", 0.0, path)
-        spelling = raw.get("pooler_hidden_act") or "gelu"
+        spelling = raw.get("pooler_hidden_act")
+        spelling = "gelu" if spelling is None else spelling
         activation = ACTIVATIONS.get(spelling) if isinstance(spelling, str) else None
         if activation not in pooler_activations(family):
             raise ValueError(

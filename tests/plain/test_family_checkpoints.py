@@ -317,7 +317,7 @@ def test_heads_that_are_refused(folder_of, tmp_path):
     (folder / "head.keras").write_text("another head, and which is the model's?")
     refused(folder, "neither of its encoder nor of a head that is known: classifier.bias, classifi")
     deberta = folder_of("deberta-v2")
-    for number, act in enumerate(("leaky_relu", "gelu_new", 3)):
+    for number, act in enumerate(("leaky_relu", "gelu_new", 3, "")):
         folder = changed(deberta, tmp_path / f"d{number}", {"pooler_hidden_act": act})
         refused(folder, "pooler_hidden_act must be one of")
     folder = changed(deberta, tmp_path / "e", {"pooler_hidden_act": "silu", "pooler_dropout": 0.3})
@@ -407,6 +407,35 @@ OWN = {
 def test_options_that_are_not_computed(family, folder_of, tmp_path):
     for number, (change, text) in enumerate(ANY + OWN.get(family, [])):
         refused(changed(folder_of(family), tmp_path / str(number), change), text, "config.json")
+
+
+HOSTILE = [
+    *(True, -1, 0, 3, 0.5, 10**30, 1e400, float("nan")),
+    *("", "x", "\ud800", [], [["a"]], {}, {"0": "a"}, ["BertForSequenceClassification"]),
+]  # fmt: skip
+LESS = [
+    pytest.param(family, marks=[] if family in ("bert", "deberta-v2") else pytest.mark.slow)
+    for family in EACH
+]
+
+
+@pytest.mark.parametrize("family", LESS)
+def test_values_of_any_kind_are_read_or_refused_by_name(family, folder_of, tmp_path):
+    folder = changed(folder_of(family), tmp_path / "a")
+    raw, path = read(folder), folder / "config.json"
+    more = ("num_labels", "quantization_config", "auto_map", "cls_dropout")
+    refusals = 0
+    for key in [*raw, *more, "classifier_activation"]:
+        for value in HOSTILE:
+            path.write_text(json.dumps({**raw, key: value}))
+            try:
+                facts = read_task(find_checkpoint(folder))
+            except ValueError as error:
+                assert str(folder) in str(error)
+                refusals += 1
+            else:
+                assert facts.kind == "sequence" and facts.num_outputs == 3
+    assert refusals > 200
 
 
 @pytest.mark.parametrize("family", EACH)
