@@ -170,6 +170,17 @@ def test_threads_and_forks(calls, tmp_path):
     assert exit_status(child) == 0
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="LiteRT needs TensorFlow")
+def test_in_lite_rt(tmp_path):
+    model, tokenizer = write(tmp_path / "a", "bert")
+    assert export_folder(tmp_path / "a", onnx=(), litert=(None,)) == [tmp_path / "a/model.tflite"]
+    row = Predictor.load(tmp_path / "a", kind="tflite").predict("a b")
+    check(row, scipy.special.softmax(logits(model, tokenizer, "a b")), "Sequence")
+    write(tmp_path / "b", "roberta")
+    with pytest.raises(ValueError, match=r"must be a BERT.*Received: a roberta.*Use export_onnx"):
+        export_folder(tmp_path / "b", onnx=(), litert=(None,))
+
+
 def test_what_cannot_be_exported(tmp_path):
     write(tmp_path, "roberta")
     encoder, classifier, _ = load_pretrained(tmp_path)
