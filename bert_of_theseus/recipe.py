@@ -14,7 +14,7 @@ from .distribution import is_chief, num_devices
 from .encoders import as_encoder, as_head
 from .encoders.base import Encoder
 from .encoders.initialize import copy_weights
-from .files import check_room, write_json
+from .files import check_room, remove_scratch, write_json
 from .layers import set_replacement_rate
 from .measure import environment, measure_latency, single_examples
 from .method import DEFAULTS, Method
@@ -245,6 +245,8 @@ class _Recipe:
         self.results, self.rows = [], []
 
     def check_room(self):
+        if is_chief():
+            remove_scratch(self.directory)
         if is_chief() and not (self.directory / "report.json").exists():
             # Two stages leave weights, and the third needs 8 more copies while it trains.
             check_room(self.directory, 4 * (2 + 8) * self.predecessor_model.count_params())

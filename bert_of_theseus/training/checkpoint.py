@@ -136,7 +136,7 @@ class StageFolder:
                 self._check_file(self.directory / name, listed.get(name))
             result = StageResult(**content)
         if is_chief():
-            self.checkpoint.unlink(missing_ok=True)  # a process killed in `write_result` leaves it
+            self._remove_the_rest()  # which a process that is killed in `write_result` leaves
         self._load(self.directory / WEIGHTS)
         return result
 
@@ -154,7 +154,13 @@ class StageFolder:
         digests = {WEIGHTS: sha256(self.directory / WEIGHTS), _RESULT: sha256(scratch)}
         write_json(self.directory / CHECKSUMS, digests)
         os.replace(scratch, self.directory / _RESULT)
+        self._remove_the_rest()
+
+    def _remove_the_rest(self):
+        """Leaves only what belongs to a stage that has ended."""
         self.checkpoint.unlink(missing_ok=True)
+        self._remove_best(but=None)
+        remove_scratch(self.directory)
 
     def _final_weights(self):
         return weights_checksum(self.weights.weights)
@@ -229,9 +235,12 @@ class StageFolder:
 
         self._write(_CHECKPOINT, write)
         if is_chief():
-            for path in self.directory.glob(_BEST.format("*")):
-                if path.name != progress.best_file:
-                    path.unlink(missing_ok=True)
+            self._remove_best(but=progress.best_file)
+
+    def _remove_best(self, but):
+        for path in self.directory.glob(_BEST.format("*")):
+            if path.name != but:
+                path.unlink(missing_ok=True)
 
     def _write(self, name, write):
         if is_chief():

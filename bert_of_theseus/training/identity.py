@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import platform
+import sys
 import types
 import zlib
 
@@ -120,7 +122,25 @@ _LEFT_OUT = {"name", "rng_type", "layers", "input_layers", "output_layers", "bui
 def architecture(model: keras.Model) -> list[dict]:
     """The layers of `model`, those within layers included, each by its class and config."""
     layers = {id(layer): layer for layer in model._flatten_layers()}
-    return [_layer(layer) for layer in layers.values()]
+    with _no_import_of_tensorflow():
+        return [_layer(layer) for layer in layers.values()]
+
+
+@contextlib.contextmanager
+def _no_import_of_tensorflow():
+    """A context in which Keras 3 does not import TensorFlow to see whether a value is one of its.
+
+    On another backend that takes seconds. Nothing is TensorFlow's while it is not imported.
+    """
+    lazy = getattr(sys.modules.get("keras.src.utils.module_utils"), "tensorflow", None)
+    if "tensorflow" in sys.modules or not hasattr(lazy, "_available"):
+        yield
+        return
+    before, lazy._available = lazy._available, False
+    try:
+        yield
+    finally:
+        lazy._available = before
 
 
 def _layer(layer):

@@ -5,6 +5,7 @@ many. Forks, so that Keras is imported once. Prints counts.
 """
 
 import collections
+import contextlib
 import hashlib
 import os
 import random
@@ -21,6 +22,10 @@ from bert_of_theseus.backend import keras
 from bert_of_theseus.locks import InUseError
 from bert_of_theseus.recipe import compress
 from bert_of_theseus.training import Stage
+
+# Once, and not in each process: Keras imports it when a model is copied.
+with contextlib.suppress(ImportError):
+    import tensorflow  # noqa: F401
 
 RANDOM = random.Random(4)
 EVENTS = ("open", "os.rename", "os.remove", "os.truncate", "os.mkdir")
