@@ -144,7 +144,7 @@ class TokenPositions(keras.layers.Layer):
 # The first backbone that is made changes the base of the class `Backbone` (to Keras' functional
 # models), which Keras cannot do for classes that inherit it twice, as those below.
 _any = keras.Input((1,))
-keras_hub.models.Backbone(_any, _any)
+keras_hub.models.Backbone(_any, keras.layers.Identity()(_any))
 
 
 class _Backbone(keras_hub.models.Backbone):
