@@ -138,7 +138,8 @@ def kills(folder, moments, events):
         assert files == clean, files
         shutil.rmtree(directory)
         runs += 1
-    print(f"{done['after']} kills at random moments, {done['event']} at file events, {runs} runs:")
+        count = f"{done['after']} kills at random moments, {done['event']} at file events"
+        print(f"{count}, {runs} runs", flush=True)
     print("all ended with the same weights")
 
 
