@@ -130,7 +130,8 @@ def build_backbone(config: dict, num_hidden_layers: int | None = None, *, pooler
         A `keras_hub.models.Backbone`.
 
     Raises:
-        ValueError: if there are more layers than in the config, or the family is unknown.
+        ValueError: if there are more layers than in the config, the family is unknown, or a BERT's
+            embeddings have another size than its layers.
     """
     kind = config.get("model_type", "bert")
     if kind not in CLASSES:
@@ -143,6 +144,12 @@ def build_backbone(config: dict, num_hidden_layers: int | None = None, *, pooler
         "num_hidden_layers", num_hidden_layers, 1, config["num_hidden_layers"], optional=True
     )
     options = {option: config[key] for option, key in _OPTIONS.items() if key in config}
+    hidden_size = config["hidden_size"]
+    if kind == "bert" and options.pop("embedding_dim", hidden_size) != hidden_size:
+        raise ValueError(
+            f"KerasHub's BERT has embeddings of hidden_size {hidden_size}. Received: "
+            f"embedding_size {config['embedding_size']}."
+        )
     if depth:
         options["num_layers"] = depth
         if "num_groups" in options:

@@ -289,6 +289,8 @@ def test_what_is_refused(tmp_path):
         describe_backbone(gpt)
     with pytest.raises(ValueError, match=r"must be of a KerasHub backbone.*Received: 'gpt2'"):
         build_backbone({"model_type": "gpt2"})
+    with pytest.raises(ValueError, match=r"hidden_size 8\. Received: embedding_size 4"):
+        build_backbone({"model_type": "bert", **SIZES, "embedding_size": 4})
 
     config = json.loads((tmp_path / "config.json").read_text())
     for changes, problem in [
