@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .callbacks import ReplacementRateScheduler
-    from .deploy import Predictor
+    from .deploy import Predictor, export_litert, export_onnx
     from .encoders import as_encoder, build_successor_backbone, initialize_successor
     from .layers import BinaryRandomChoice, ModuleChoice, get_replacement_rate, set_replacement_rate
     from .models import bert_of_theseus, build_successor_model, build_theseus_model
@@ -49,6 +49,8 @@ __all__ = [
     "build_theseus_model",
     "compress",
     "compress_pretrained",
+    "export_litert",
+    "export_onnx",
     "get_replacement_rate",
     "initialize_successor",
     "load_model",
@@ -70,6 +72,8 @@ if not TYPE_CHECKING:
         "build_theseus_model": "models",
         "compress": "recipe",
         "compress_pretrained": "pretrained",
+        "export_litert": "deploy",
+        "export_onnx": "deploy",
         "get_replacement_rate": "layers",
         "initialize_successor": "encoders",
         "load_model": "saving",

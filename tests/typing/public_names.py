@@ -27,6 +27,8 @@ from bert_of_theseus import (
     build_theseus_model,
     compress,
     compress_pretrained,
+    export_litert,
+    export_onnx,
     get_replacement_rate,
     initialize_successor,
     load_model,
@@ -99,3 +101,8 @@ def deployment() -> None:
     predictor = Predictor.load("model")
     assert_type(predictor, Predictor)
     predictor.predict(["A fine film."])
+
+
+def exports(model: Any) -> None:
+    export_onnx("model.onnx", model, quantize="int8")
+    export_litert("model.tflite", model)
