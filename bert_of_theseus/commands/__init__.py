@@ -20,11 +20,12 @@ def positive(value: str) -> int:
 
 
 def quieten_tensorflow() -> None:
-    """Turns off TensorFlow's start-up notices and its warnings about retracing."""
+    """Turns off TensorFlow's start-up notices, its warnings about retracing, and KerasHub's."""
     import logging
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    for name in ("tensorflow", "absl"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def choose_backend() -> None:

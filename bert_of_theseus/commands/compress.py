@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 
 from . import choose_backend, positive, quieten_tensorflow
+from .running import warnings_in_a_line
 
 EXAMPLES = """\
 examples:
@@ -73,7 +73,8 @@ def _add_data(parser) -> None:
     add = parser.add_argument_group(title).add_argument
     what = "the column with the text; twice for pairs of texts; default: usual names"
     add("--text-column", action="append", metavar="NAME", help=what)
-    add("--label-column", metavar="NAME", help="default: usual names")
+    what = "the column with the labels; '' for none; default: usual names"
+    add("--label-column", metavar="NAME", help=what)
     what = "more texts; the model's own answers are learned in place of labels"
     add("--unlabeled", metavar="FILE", help=what)
     what = "to choose the best weights; default: a part of the training texts"
@@ -81,7 +82,7 @@ def _add_data(parser) -> None:
     add(
         "--test", metavar="FILE", help="for the report alone; default: a part of the training texts"
     )
-    what = "share of a part that is cut off; default: %(default)s"
+    what = "share of each part that is cut off; default: %(default)s"
     add("--validation-fraction", type=_share, metavar="X", default=0.1, help=what)
     add("--limit", type=positive, metavar="N", help="use at most N random texts of each file")
     what = "cut texts to N tokens; default: the most that the model takes"
@@ -135,10 +136,7 @@ def compress(args: argparse.Namespace) -> int:
     choose_backend()
     from ..pretrained import compress_pretrained
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # from libraries
-        warnings.filterwarnings("default", module=r"(__main__|bert_of_theseus\..*)$")
-        warnings.showwarning = _show_warning
+    with warnings_in_a_line():
         try:
             result = compress_pretrained(
                 args.model,
@@ -163,7 +161,3 @@ _SAME_NAMES = (
     *("max_length", "lowercase", "metric", "batch_size", "epochs", "learning_rate", "seed"),
     *("onnx", "overwrite", "dry_run"),
 )
-
-
-def _show_warning(message, *args, **kwargs):
-    print(f"warning: {message}", file=sys.stderr)

@@ -3,12 +3,6 @@
 Nothing here imports Keras before the model and the texts are checked.
 """
 
+from .run import CompressedFolder, compress_pretrained
+
 __all__ = ["CompressedFolder", "compress_pretrained"]
-
-
-def __getattr__(name):
-    if name in __all__:
-        from . import run
-
-        return getattr(run, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
