@@ -11,6 +11,7 @@ import sys
 import warnings
 
 from . import positive, quieten_tensorflow
+from .running import warnings_in_a_line
 
 # Of those of `data.tables`, which would import NumPy.
 _FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt")
@@ -121,6 +122,7 @@ def predict(args: argparse.Namespace) -> int:
     if (args.output or "").lower().endswith((".csv", ".tsv", ".parquet")):
         raise ValueError(f"--output {args.output}: results are JSON lines; name the file .jsonl.")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings_in_a_line())
         source = _open_source(args, stack)
         predictor = _load(args)
         if args.output and _is_same(args.output, source):
@@ -225,19 +227,16 @@ class _Labeller:
 
     def run(self, source) -> int:
         """Returns the exit status."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # from libraries
-            warnings.filterwarnings("default", module=r"(__main__|bert_of_theseus\..*)$")
-            warnings.showwarning = lambda message, *_, **__: self._say(f"warning: {message}")
-            try:
-                for row in self._rows(source):
-                    self._take(row)
-            except ValueError as error:
-                if self.has_failed:
-                    raise
-                self._flush()
-                raise ValueError(f"{self.args.file or 'stdin'}: {error}") from error
+        warnings.showwarning = lambda message, *_, **__: self._say(f"warning: {message}")
+        try:
+            for row in self._rows(source):
+                self._take(row)
+        except ValueError as error:
+            if self.has_failed:
+                raise
             self._flush()
+            raise ValueError(f"{self.args.file or 'stdin'}: {error}") from error
+        self._flush()
         if self.num_bad:
             self._say(f"{self.num_bad} of {self.number} {self.key}s could not be used.")
         return _BAD_LINES if self.num_bad else 0
@@ -304,7 +303,14 @@ class _Labeller:
         if not rows:
             return
         try:
-            results = self.predictor.predict([text for _, text in rows])
+            try:
+                results = self.predictor.predict([text for _, text in rows])
+            except ValueError:
+                usable = self._without_refused(rows)
+                if len(usable) == len(rows):
+                    raise
+                rows = usable
+                results = self.predictor.predict([text for _, text in rows])
             lines = [self._line(*row, result) for row, result in zip(rows, results)]
             # JSON escapes for lone surrogates, which UTF-8 cannot encode.
             self.output.write("".join(lines).encode("utf-8", "backslashreplace"))
@@ -313,6 +319,17 @@ class _Labeller:
             raise
         if self.bar is not None:
             self.bar.update(len(rows))
+
+    def _without_refused(self, rows):
+        """Leaves out the rows whose text the tokenizer refuses."""
+        left = []
+        for row, text in rows:
+            try:
+                self.predictor.tokenizer.encode_batch([text], self.predictor.max_length)
+                left.append((row, text))
+            except ValueError as error:
+                self._refuse(row, str(error).removeprefix("Example 0: "))
+        return left
 
     def _line(self, row, text, result) -> str:
         found = {self.key: row.number}

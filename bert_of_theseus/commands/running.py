@@ -6,9 +6,11 @@ import contextlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 
 CANNOT, _INTERRUPTED, _NO_READER = 2, 130, 141
+_LONGEST = 1500  # characters of a line; a value in it may be as long as its file
 # What is raised for what a user gave, in words of its own.
 _EXPECTED = (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError)
 
@@ -60,8 +62,20 @@ def open_standard_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  until the end
 
 
+@contextlib.contextmanager
+def warnings_in_a_line():
+    """Prints this package's warnings on stderr, in one line each, and no others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # from libraries
+        warnings.filterwarnings("default", module=r"(__main__|bert_of_theseus\..*)$")
+        warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+        yield
+
+
 def _in_a_line(error: Exception) -> str:
     said = " ".join(str(error).split())
+    if len(said) > _LONGEST:
+        said = f"{said[: _LONGEST // 2]} ... {said[-_LONGEST // 2 :]}"
     if isinstance(error, MemoryError):
         return f"out of memory. {said}".rstrip()
     is_expected = isinstance(error, _EXPECTED)

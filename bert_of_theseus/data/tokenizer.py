@@ -110,7 +110,7 @@ class Tokenizer:
         self.vocab_size = 1 + max(built.tokenizer.get_vocab(with_added_tokens=True).values())
         limit = source.settings.get("model_max_length")
         # Without a limit `transformers` writes a huge one.
-        self.model_max_length = int(limit) if is_number(limit) and limit < 1e9 else None
+        self.model_max_length = int(limit) if is_number(limit) and 0 < limit < 1e9 else None
 
     def encode(self, examples: list[Example], max_length: int) -> Encoded:
         """Token ids with the special tokens, `[CLS] text [SEP]` or `[CLS] text [SEP] second_text

@@ -124,9 +124,9 @@ def _declared(source, settings):
 
     path = source.path("tokenizer_config.json")
     for name, value in settings.items():
-        if value is not None and (
-            name in SPECIAL or (isinstance(value, dict) and "content" in value)
-        ):
+        is_token = isinstance(value, dict) and "content" in value
+        is_token |= isinstance(value, str) and name.endswith("_token")
+        if is_token or (name in SPECIAL and value is not None):
             settings[name] = as_token(value, f"{path}, {name}")
     for name in ("additional_special_tokens", "extra_special_tokens"):
         if isinstance(settings.get(name), list):

@@ -388,8 +388,8 @@ def _read_facts(kind: str, path: Path, raw: dict) -> HeadFacts:
     own = "classifier_activation" in raw or path.with_name(HEAD_FILE).is_file()
     if said and kind is None and not own:
         raise _no_head(path, said)
-    number = len(raw.get("id2label") or (0, 1))
     labels = read_labels(raw.get("id2label"), path)
+    number = len(raw.get("id2label") or (0, 1))
     return HeadFacts(kind, labels, stored_activation(raw, number, path, kind or SEQUENCE), number)
 
 
