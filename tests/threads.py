@@ -5,6 +5,7 @@ import random
 import threading
 import time
 import traceback
+import warnings
 
 import numpy as np
 
@@ -43,7 +44,9 @@ def count_wrong(predictor, texts, expected, calls, atol=1e-5):
 
 def exit_status(child, seconds=60):
     """0 if `child` returns in a forked process, 1 if it raises, and `None` if it hangs."""
-    process = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python and JAX warn of what is tried here
+        process = os.fork()
     if process == 0:
         try:
             child()

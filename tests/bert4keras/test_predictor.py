@@ -176,13 +176,13 @@ def test_which_kind_is_picked(exported, tmp_path):
     assert not [*Saved(again, "pooler").folder.glob("**/*.onnx"), *again.glob("*.tflite")]
 
 
-@pytest.mark.parametrize("calls", [10, pytest.param(1250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("calls", [10, pytest.param(250, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["onnx", "tflite", "keras"])
 def test_threads_share_a_predictor(kind, calls, exported, expected):
     """LiteRT's runner has one memory for all of its callers."""
     some = dict(zip(*expected))
     predictor = Predictor.load(exported.folder, kind=kind, batch_size=4)
-    calls = min(calls, 3 if calls == 10 else 100) if kind == "keras" else calls
+    calls = calls // 3 if kind == "keras" else calls  # it is not compiled here
     assert count_wrong(predictor, list(some), some, calls, atol=1e-4) == (0, 8 * calls)
 
 

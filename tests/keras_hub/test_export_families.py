@@ -153,7 +153,7 @@ def test_models_of_16_bits_are_exported_in_32(policy, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("calls", [5, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("calls", [5, pytest.param(250, marks=pytest.mark.slow)])
 def test_threads_and_forks(calls, tmp_path):
     """Threads share Keras' form; a process that is forked is told to load its own."""
     write(tmp_path, "bert")

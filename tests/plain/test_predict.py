@@ -257,7 +257,7 @@ def test_outputs_that_are_not_finite(predictor):
 # Where it runs.
 
 
-@pytest.mark.parametrize("calls", [60, pytest.param(1250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("calls", [60, pytest.param(250, marks=pytest.mark.slow)])
 def test_threads_share_a_predictor(calls, folder):
     some = texts(200, seed=9)
     predictor = Predictor.load(folder, batch_size=4, num_threads=2)
