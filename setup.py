@@ -20,6 +20,7 @@ def read_version() -> str:
 # Loose floors for users of the package. The exact versions that it is tested with are in
 # requirements.txt and requirements-dev.txt.
 INSTALL_REQUIRES = [
+    "h5py>=3.7",
     "keras>=3.6",
     "numpy>=1.26",
     # Keras 3 does not import without a backend. To run on JAX or PyTorch install that too and
