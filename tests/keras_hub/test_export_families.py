@@ -109,6 +109,27 @@ def test_other_outputs(tmp_path):
     assert abs(row["value"] - logits(model, tokenizer, "a b")[0]) < 1e-5
 
 
+def test_a_file_of_another_program(tmp_path):
+    """The same without this package's note: logits, and config.json says what is padding."""
+    model, tokenizer = write(tmp_path, "roberta")
+    export_folder(tmp_path)
+    path = tmp_path / "onnx/model.onnx"
+    expected = Predictor.load(tmp_path, kind="onnx").predict(texts(4))
+    bare = onnx.load(path)
+    del bare.metadata_props[:]
+    onnx.save(bare, tmp_path / "model.onnx")
+    path.unlink()
+    predictor = Predictor.load(tmp_path, kind="onnx")
+    for row, other in zip(predictor.predict(texts(4)), expected):
+        np.testing.assert_allclose(
+            [*row["probabilities"].values()], [*other["probabilities"].values()], atol=1e-6
+        )
+    runtime = open_runtime(tmp_path / "model.onnx")
+    ids = tokenizer("a b")["input_ids"]
+    found = runtime([ids + [model.config.pad_token_id] * 3])
+    np.testing.assert_allclose(found[0], logits(model, tokenizer, "a b"), atol=1e-5)
+
+
 def test_an_encoder_alone(tmp_path):
     model, _ = write(tmp_path, "bert")
     encoder, _, _ = load_pretrained(tmp_path)
