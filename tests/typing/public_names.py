@@ -106,3 +106,7 @@ def deployment() -> None:
 def exports(model: Any) -> None:
     export_onnx("model.onnx", model, quantize="int8")
     export_litert("model.tflite", model)
+
+
+def whole_folder() -> None:
+    compress_pretrained("model", train="train.csv", num_hidden_layers=6, directory="small")
