@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import inspect
+import io
 import json
+import math
 import os
 import sys
+import threading
 import warnings
 import zipfile
 from pathlib import Path
@@ -12,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .backend import SAFE_MODE_IMPORTS, keras, quiet_about_masks, safe_mode, to_numpy
+from .validation import is_integer
 
 
 def load_model(path: str | os.PathLike):
@@ -70,6 +77,8 @@ def load_keras_file(path: Path, check_names: bool = True):
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+                _check_packed(size, path.stat().st_size)
                 broken = archive.testzip()
                 if broken:
                     raise ValueError(f"{broken} does not match its checksum")
@@ -80,7 +89,7 @@ def load_keras_file(path: Path, check_names: bool = True):
             if check_names:
                 # The model is not compiled, so the compile_config is not read.
                 _check_names({**config, "compile_config": None})
-        with safe_mode():
+        with safe_mode(), _as_many_weights_as(_stored_weights(path)):
             model = keras.models.load_model(str(path), compile=False, safe_mode=True)
         if not isinstance(model, keras.Model):  # a config may describe any object
             raise ValueError(f"it holds a {type(model).__name__}, not a model")
@@ -93,6 +102,83 @@ def load_keras_file(path: Path, check_names: bool = True):
         raise
     except Exception as error:  # Keras, h5py and zipfile each raise errors of their own
         raise ValueError(f"{str(path)!r} cannot be loaded: {error}") from error
+
+
+# What a file may say beyond what it holds, as few layers leave some of their numbers out.
+_MORE_NUMBERS, _MORE_WEIGHTS = 2**24, 1000
+_RATIO = 20  # as good as weights can be packed
+_LOADING = threading.RLock()
+
+
+def _check_packed(size: int, packed: int) -> None:
+    """Refuses what is far larger than the file that it is in, before any of it is read."""
+    if size > _RATIO * packed + 4 * _MORE_NUMBERS:
+        raise ValueError(f"it is said to hold {size} bytes, and has {packed}")
+
+
+def _stored_weights(path: Path) -> list[int] | None:
+    """How many numbers each weight in a Keras file has; `None` for what is no such file."""
+    if path.suffix not in (".keras", ".h5", ".hdf5") or path.is_dir():
+        return None
+    import h5py
+
+    with contextlib.ExitStack() as stack:
+        file = path
+        if path.suffix == ".keras":
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            names = [name for name in archive.namelist() if name.endswith(".h5")]
+            if not names:
+                return None  # Keras says what is wrong, or the model is without weights
+            file = io.BytesIO(archive.read(names[0]))
+        found = list(_datasets(stack.enter_context(h5py.File(file, "r"))))
+        _check_packed(sum(dataset.nbytes for dataset in found), path.stat().st_size)
+        return [dataset.size or 0 for dataset in found]
+
+
+def _datasets(group):
+    import h5py
+
+    for name in group:
+        item = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+        if isinstance(item, h5py.Group):
+            yield from _datasets(item)
+        elif isinstance(item, h5py.Dataset) and not (item.external or item.is_virtual):
+            yield item
+        else:
+            raise ValueError(f"its {name!r} is in another file")
+
+
+@contextlib.contextmanager
+def _as_many_weights_as(stored: list[int] | None):
+    """Refuses weights for which the file has no values, before there is memory for them."""
+    if stored is None:
+        yield
+        return
+    base, thread = keras.layers.Layer, threading.get_ident()
+    numbers, count = 2 * sum(stored) + _MORE_NUMBERS, 2 * len(stored) + _MORE_WEIGHTS
+
+    @functools.wraps(base.add_weight)
+    def add_weight(*args, **kwargs):
+        nonlocal numbers, count
+        if threading.get_ident() == thread:
+            shape = inspect.signature(original).bind(*args, **kwargs).arguments.get("shape")
+            shape = shape if isinstance(shape, (list, tuple)) else (shape,)
+            sizes = (abs(size) for size in shape if is_integer(size))
+            numbers, count = numbers - math.prod(sizes), count - 1
+            if numbers < 0 or count < 0:
+                raise ValueError(
+                    f"its config asks for more than the {sum(stored)} numbers in {len(stored)} "
+                    "weights that it holds"
+                )
+        return original(*args, **kwargs)
+
+    with _LOADING:
+        original = base.add_weight
+        base.add_weight = add_weight
+        try:
+            yield
+        finally:
+            base.add_weight = original
 
 
 def _check_names(config) -> None:
