@@ -127,13 +127,13 @@ class StageFolder:
             content, listed = read_json(path), read_checksums(self.directory)
             before, final = content.pop("settings"), content.pop("final weights", None)
             if _RESULT in listed:  # before differences are told that are none
-                self._check_file(path, listed[_RESULT])
+                self._check_file(path, listed[_RESULT], CHECKSUMS)
         # The model may have been trained already: in a notebook, by the same call.
         has_final = final is not None and final == self._final_weights()
         self._check_settings(before, but="initial weights" if has_final else None)
         with self._told(path):
             for name in (_RESULT, WEIGHTS):
-                self._check_file(self.directory / name, listed.get(name))
+                self._check_file(self.directory / name, listed.get(name), CHECKSUMS)
             result = StageResult(**content)
         if is_chief():
             self._remove_the_rest()  # which a process that is killed in `write_result` leaves
@@ -181,7 +181,7 @@ class StageFolder:
         path, named = self.directory / progress.best_file, self.directory / WEIGHTS
         if path.is_file():
             os.replace(path, named)
-        self._check_file(named, progress.best_sha256)
+        self._check_file(named, progress.best_sha256, _CHECKPOINT)
 
     def read_best(self) -> None:
         """Loads the best weights into the model that is kept."""
@@ -220,7 +220,8 @@ class StageFolder:
                 variable.assign(value)
         best = self.directory / progress.best_file
         # The first name is there until the stage is about to end.
-        self._check_file(best if best.is_file() else self.directory / WEIGHTS, progress.best_sha256)
+        best = best if best.is_file() else self.directory / WEIGHTS
+        self._check_file(best, progress.best_sha256, _CHECKPOINT)
         return progress
 
     def write_checkpoint(self, model: keras.Model, progress: Progress) -> None:
@@ -265,14 +266,14 @@ class StageFolder:
                 reason = f"{reason.rstrip('.')}. Delete {self.directory} to train this stage again."
             raise ValueError(reason) from error
 
-    def _check_file(self, path, expected):
+    def _check_file(self, path, expected, listed_in):
         what = None
         if not path.is_file():
             what = "is missing"
         elif expected is not None and sha256(path) != expected:
-            what = "does not match its checksum: it is truncated, corrupt or another stage's"
+            what = f"does not match its checksum in {listed_in}: one of the two is damaged"
         elif expected is None and is_chief():
-            what = f"has no checksum in {CHECKSUMS}"
+            what = f"has no checksum in {listed_in}"
         if what is not None:
             raise ValueError(f"{path} {what}. Delete {self.directory} to train this stage again.")
 
