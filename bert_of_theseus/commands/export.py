@@ -31,9 +31,7 @@ Exit status: 0; 2 if a file could not be written. An older file is then left as 
     parser.add_argument("directory", metavar="DIR", help="folder of the saved model")
     form = parser.add_argument_group("formats (default: --onnx)")
     form.add_argument("--onnx", action="store_true", help="for ONNX Runtime")
-    form.add_argument(
-        "--litert", action="store_true", help="for LiteRT (TensorFlow Lite); BERT"
-    )
+    form.add_argument("--litert", action="store_true", help="for LiteRT (TensorFlow Lite); BERT")
     stored = parser.add_argument_group("how weights are stored (default: --float32)")
     stored.add_argument("--float32", action="store_true", help="unchanged")
     stored.add_argument("--float16", action="store_true", help="half the size, with --litert only")
