@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -21,6 +22,7 @@ from typing import NamedTuple
 
 from bert_of_theseus.locks import exclusive
 
+_MOST_FILES = 10_000  # in an archive
 _LONGEST_WAIT = 3600  # seconds, for another process that downloads the same
 
 
@@ -167,7 +169,10 @@ def _download(source, cache, progress, retries) -> Path:
 
 
 # What `zipfile` raises for archives that are broken, or not what they say.
-_UNZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError)
+_UNZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError),
+    *(struct.error, LookupError, TypeError, MemoryError),
+)
 
 
 def _unpack(archive, folder, source) -> None:
@@ -179,6 +184,11 @@ def _unpack(archive, folder, source) -> None:
         try:
             with zipfile.ZipFile(archive) as file:
                 members = file.infolist()
+                if len(members) > _MOST_FILES:
+                    raise DownloadError(
+                        f"{archive} must hold at most {_MOST_FILES} files. Received: "
+                        f"{len(members)} files."
+                    )
                 size = sum(member.file_size for member in members)
                 if size > source.limit:
                     raise DownloadError(
