@@ -91,7 +91,8 @@ def compare(source, tokenizer, kind, stacklevel):
     if {v["id"]: _described(as_token(v, path)) for v in content.get("added_tokens") or ()} != added:
         differs.append("added_tokens")
     if kind.model == "WordPiece" and "vocab.txt" in source.files:
-        tokens = models.WordPiece.read_file(str(source.directory / "vocab.txt"))
+        with reading(source.path("vocab.txt")):
+            tokens = models.WordPiece.read_file(str(source.directory / "vocab.txt"))
         if tokens != model.get("vocab"):
             warnings.warn(
                 f"{source.path('vocab.txt')} and {path} hold different vocabularies. The latter is "

@@ -7,7 +7,7 @@ from tiny_texts import make_model, texts
 from bert_of_theseus.deploy import open_runtime
 
 
-@pytest.mark.parametrize("places", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("places", [4, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_damaged_file(places, tmp_path):
     make_model().save(tmp_path / "a.keras")
     batch = [ids.astype("int32") for ids in texts(9, 4)]

@@ -240,3 +240,26 @@ def test_closed_streams(streams, directory, folder, tmp_path):
         assert done.returncode == 0 and done.stderr == ""
         rows = [json.loads(row) for row in output.read_text(encoding="utf-8").splitlines()]
         assert len(rows) == 2  # nothing else was written into the file
+
+
+@pytest.mark.parametrize("name", ["model", "model.keras", "head.keras"])
+def test_a_saved_model_is_not_opened_for_a_folder_of_ours(name, folder, tmp_path):
+    """It is a program of TensorFlow's, which may write files."""
+    code = f"""
+import sys
+from bert_of_theseus.checkpoints import find_checkpoint
+from bert_of_theseus.deploy import Predictor, open_runtime
+
+for read in (find_checkpoint, Predictor.load, open_runtime):
+    try:
+        read({str(tmp_path / name)!r})
+        raise SystemExit(f"{{read}} opened it")
+    except FileNotFoundError as error:
+        assert "lacks what was looked for" in str(error) and {name!r} in str(error)
+assert "tensorflow" not in sys.modules and "keras" not in sys.modules
+"""
+    (tmp_path / name / "variables").mkdir(parents=True)
+    (tmp_path / name / "saved_model.pb").write_bytes(b"\x08\x01")
+    (tmp_path / name / "keras_metadata.pb").write_bytes(b"")
+    (tmp_path / name / "variables" / "variables.index").write_bytes(b"")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
