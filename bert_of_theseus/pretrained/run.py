@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import os
 import shutil
@@ -214,13 +215,19 @@ def _check_arguments(num_hidden_layers, keep, max_ms, onnx):
 
 
 def _import_keras():
-    """Imports Keras without TensorFlow's start-up lines, which no setting of its turns off."""
+    """Imports Keras without TensorFlow's start-up lines, which no setting of its turns off.
+
+    TensorFlow is imported on any backend, by KerasHub.
+    """
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
             from . import trainer  # noqa: F401
+
+            if importlib.util.find_spec("tensorflow"):
+                importlib.import_module("tensorflow")
         except BaseException:
             log.seek(0)
             os.write(terminal, log.read())
