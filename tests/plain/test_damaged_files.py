@@ -8,6 +8,7 @@ import gzip
 import json
 import random
 import shutil
+import time
 import warnings
 
 import numpy as np
@@ -142,3 +143,22 @@ def test_damaged_files(count, folder, capsys):
             f"{(total - listed)[1]} without effect, {(total - listed)[2]} read as others"
         )
     assert not silent
+
+
+@pytest.mark.parametrize("size", [10**9, 10**18, 10**40])
+def test_sizes_that_a_config_states(size, folder, tmp_path):
+    """They are compared with the table of contents, in no time and memory."""
+    shutil.copy(folder / "model.safetensors", tmp_path)
+    whole = json.loads((folder / "config.json").read_text())
+    sizes = [key for key, value in whole.items() if isinstance(value, int)]
+    assert len(sizes) == 6
+    changes = [{key: size} for key in sizes] + [dict.fromkeys(sizes, size)]
+    groups = {"embedding_size": 8, "num_hidden_groups": size, "inner_group_num": size}
+    changes += [{"model_type": "albert", **groups}, {"model_type": "distilbert", "n_layers": size,
+                "dim": size, "n_heads": 1, "hidden_dim": size}]  # fmt: skip
+    for change in changes:
+        (tmp_path / "config.json").write_text(json.dumps({**whole, **change}))
+        begin = time.perf_counter()
+        with memory_limit(0.5), pytest.raises(ValueError, match=str(tmp_path)):
+            read_task(find_checkpoint(tmp_path))
+        assert time.perf_counter() - begin < 5, change
