@@ -39,10 +39,10 @@ class Estimate:
 
     def __str__(self):
         parts = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in self.parts.items())
-        memory = "unknown" if self.memory is None else f"{self.memory / 1e9:.1f} GB"
+        memory = "unknown" if self.memory is None else _size(self.memory)
         return (
             f"time: about {_duration(self.seconds)} ({parts})\n"
-            f"disk: {self.disk / 1e9:.2f} GB meanwhile, {self.size / 1e9:.2f} GB at the end\n"
+            f"disk: {_size(self.disk)} meanwhile, {_size(self.size)} at the end\n"
             f"memory: {memory}"
         )
 
@@ -123,6 +123,10 @@ def _peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _duration(seconds: float) -> str:
