@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import lzma
 import os
 import re
 import shutil
 import struct
 import subprocess
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,9 @@ from limits import memory_limit
 
 from bert_of_theseus.__main__ import main
 from bert_of_theseus.checkpoints import find_checkpoint, read_task
+from bert_of_theseus.commands.running import run_command
 from bert_of_theseus.data import Tokenizer
+from scripts import iflytek
 
 VALUES = [
     *("null", "true", "false", "0", "1", "-1", "7", "1.5", "-0.0", "1e400", "NaN", "-Infinity"),
@@ -263,3 +268,50 @@ assert "tensorflow" not in sys.modules and "keras" not in sys.modules
     (tmp_path / name / "keras_metadata.pb").write_bytes(b"")
     (tmp_path / name / "variables" / "variables.index").write_bytes(b"")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def raised(error):
+    def work():
+        raise error
+
+    return work
+
+
+ERRORS = [
+    RecursionError("maximum recursion depth exceeded"), MemoryError(), KeyError("x"), EOFError(),
+    lzma.LZMAError("Corrupt"), zlib.error("Error -3"), zipfile.BadZipFile("no"), RuntimeError(),
+    struct.error("unpack"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), AssertionError(),
+    ValueError("a\nb" * 10**6), OSError(28, "No space", "/x/\udc80"), NotImplementedError(),
+    ValueError("half of \ud83d"), IndexError(), AttributeError("x"), OverflowError("x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_whatever_is_raised_is_one_line(error, capsys):
+    assert run_command("name", raised(error)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("name: error: ") and said.count("\n") == 1 and 14 < len(said) < 2000
+    assert isinstance(error, (ValueError, OSError)) or type(error).__name__ in said or (
+        str(error) or "memory"
+    ) in said  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["labels.json", "train.json", "dev.json"])
+def test_hostile_corpora_of_a_script(file, tmp_path, capsys):
+    whole = {
+        "labels.json": '{"label": "0", "label_des": "a"}\n{"label": "1", "label_des": "b"}\n',
+        **{
+            name: "".join(f'{{"label": "{n % 2}", "sentence": "a{n}"}}\n' for n in range(20))
+            for name in ("train.json", "dev.json")
+        },
+    }
+    for name, content in whole.items():
+        (tmp_path / name).write_text(content)
+    arguments = ["--data-dir", tmp_path, "--bert-dir", tmp_path, "--output-dir", tmp_path / "out"]
+    for value in VALUES:
+        for content in (value, whole[file] + value, f'{{"label": {value}, "sentence": {value}}}'):
+            (tmp_path / file).write_text(content + "\n", encoding="utf-8")
+            assert iflytek.main([*map(str, arguments)]) == 2
+            said = capsys.readouterr().err
+            assert said.count("\n") == 1 and str(tmp_path) in said, (content[:80], said[:300])
+            assert not re.search(r"\.py, line \d+\)", said), said[:2000]
