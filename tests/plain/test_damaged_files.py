@@ -12,12 +12,14 @@ import time
 import warnings
 
 import numpy as np
+import onnx
 import pyarrow
 import pyarrow.parquet
 import pytest
 import tiny_onnx
 from damage import KINDS, damaged
 from limits import memory_limit
+from onnx import helper, numpy_helper
 from safetensors.numpy import save_file
 
 from bert_of_theseus.checkpoints import find_checkpoint, read_task
@@ -162,3 +164,34 @@ def test_sizes_that_a_config_states(size, folder, tmp_path):
         with memory_limit(0.5), pytest.raises(ValueError, match=str(tmp_path)):
             read_task(find_checkpoint(tmp_path))
         assert time.perf_counter() - begin < 5, change
+
+
+@pytest.mark.parametrize("where", ["while it is loaded", "with a batch"])
+def test_an_onnx_file_that_asks_for_terabytes(where, folder, tmp_path):
+    tiny_onnx.write(tmp_path / "model")
+    path = tmp_path / "model" / "model.onnx"
+    model = onnx.load(path)
+    size = numpy_helper.from_array(np.array([10**12]), "size")
+    zero = numpy_helper.from_array(np.array([0]), "zero_index")
+    model.graph.initializer.extend([size, zero])
+    nodes = list(model.graph.node)
+    last = nodes.pop()
+    length = "size"
+    if where == "with a batch":
+        nodes += [
+            helper.make_node("Shape", ["token_ids"], ["shape"]),
+            helper.make_node("Gather", ["shape", "zero_index"], ["rows"]),
+            helper.make_node("Mul", ["rows", "size"], ["length"]),
+        ]
+        length = "length"
+    nodes += [
+        helper.make_node("ConstantOfShape", [length], ["many"]),
+        helper.make_node("ReduceSum", ["many"], ["none"], keepdims=0),
+        helper.make_node("Add", [last.input[0], "none"], ["more"]),
+        helper.make_node(last.op_type, ["more"], last.output),
+    ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, path)
+    with memory_limit(2), pytest.raises((ValueError, RuntimeError), match=r"model\.onnx"):
+        Predictor.load(path.parent)
