@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from ..startup import hide_startup_lines
+
 
 def positive(value: str) -> int:
     """The type of an argument that is a whole number of at least 1."""
@@ -20,9 +22,10 @@ def positive(value: str) -> int:
 
 
 def quieten_tensorflow() -> None:
-    """Turns off TensorFlow's start-up notices, its warnings about retracing, and KerasHub's."""
+    """Turns off TensorFlow's start-up lines, its warnings about retracing, and KerasHub's."""
     import logging
 
+    hide_startup_lines()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)

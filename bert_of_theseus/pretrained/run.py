@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import importlib.util
 import os
 import shutil
-import sys
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data import NO_LABEL
+from ..startup import hide_startup_lines
 from ..table import report_table
 from .budget import check_budget
 from .card import card_facts, write_card
@@ -174,7 +172,7 @@ def compress_pretrained(
         say(f"{folder.directory} is finished. This is its report.")
     else:
         say(inputs.describe())
-        _import_keras()
+        hide_startup_lines()
         from .trainer import Trainer
 
         trainer = Trainer(inputs, verbose=verbose, **training)
@@ -212,29 +210,6 @@ def _check_arguments(num_hidden_layers, keep, max_ms, onnx):
         raise ImportError(
             f"ONNX files need {' and '.join(missing)}: pip install 'bert-of-theseus[export]'"
         )
-
-
-def _import_keras():
-    """Imports Keras without TensorFlow's start-up lines, which no setting of its turns off.
-
-    TensorFlow is imported on any backend, by KerasHub.
-    """
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            from . import trainer  # noqa: F401
-
-            if importlib.util.find_spec("tensorflow"):
-                importlib.import_module("tensorflow")
-        except BaseException:
-            log.seek(0)
-            os.write(terminal, log.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
 
 
 def _check_score(trainer, say):
