@@ -75,6 +75,8 @@ def _add_data(parser) -> None:
     add("--text-column", action="append", metavar="NAME", help=what)
     what = "the column with the labels; '' for none; default: usual names"
     add("--label-column", metavar="NAME", help=what)
+    what = "names of the model's outputs in their order, where it has but LABEL_0, LABEL_1, ..."
+    add("--labels", nargs="+", metavar="NAME", help=what)
     what = "more texts; the model's own answers are learned in place of labels"
     add("--unlabeled", metavar="FILE", help=what)
     what = "to choose the best weights; default: a part of the training texts"
@@ -157,7 +159,7 @@ def compress(args: argparse.Namespace) -> int:
 
 # Of arguments here and of `compress_pretrained`.
 _SAME_NAMES = (
-    *("keep", "max_ms", "unlabeled", "validation", "test", "validation_fraction", "limit"),
-    *("max_length", "lowercase", "metric", "batch_size", "epochs", "learning_rate", "seed"),
-    *("onnx", "overwrite", "dry_run"),
+    *("keep", "max_ms", "labels", "unlabeled", "validation", "test", "validation_fraction"),
+    *("limit", "max_length", "lowercase", "metric", "batch_size", "epochs", "learning_rate"),
+    *("seed", "onnx", "overwrite", "dry_run"),
 )

@@ -350,7 +350,7 @@ def class_numbers(
         named = {item: by_name(said[item]) for item in first if item not in outside}
         if None not in named.values() and not outside:
             return named
-        if not (_are_unnamed(names) and len(said) == len(names)) or outside:
+        if not (are_unnamed(names) and len(said) == len(names)) or outside:
             item = (
                 outside[0] if outside else next(i for i, number in named.items() if number is None)
             )
@@ -372,15 +372,16 @@ def class_numbers(
 
 def _unknown(table, row, item, found, names):
     more = ""
-    if _are_unnamed(names) and not isinstance(item, int):
-        more = " The model's classes have no names: give them, in its order, as `labels`."
+    if are_unnamed(names) and not isinstance(item, int):
+        more = " The model's classes have no names: give them, in its order, as labels."
     return ValueError(
         f"{table.path}, {row.where}: label {item!r} is none of the model's. The model has "
         f"{shown(names)}; the file has {shown(found)}.{more}"
     )
 
 
-def _are_unnamed(names):
+def are_unnamed(names: Sequence[str]) -> bool:
+    """Whether these are the names that `transformers` gives to classes without any."""
     return all(re.fullmatch(r"LABEL_\d+", name) for name in names)
 
 

@@ -78,7 +78,8 @@ class OutputFolder:
             now = {**request.given, **(request.wanted if finished else {})}
             what = f"holds the work of another request ({', '.join(_changes(before, now))})"
         raise FileExistsError(
-            f"{self.directory} {what}. Choose another folder, or allow to overwrite this one."
+            f"{self.directory} {what}. Choose another folder, or allow to overwrite this one "
+            "(--overwrite, or overwrite=True in Python)."
         )
 
     @contextlib.contextmanager

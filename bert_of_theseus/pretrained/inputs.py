@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from ..checkpoints import find_checkpoint
 from ..checkpoints.base import Checkpoint
 from ..checkpoints.heads import HeadFacts, read_task
 from ..data import Encoded, TextTask, Tokenizer, load_texts, task_for
+from ..data.labels import are_unnamed
 from ..data.tokenizer import check_tokenizer
 from ..files import sha256
 from ..validation import integer
@@ -66,6 +68,7 @@ class Inputs(NamedTuple):
             "model": _checksum(sha256(path) for path in files),
             "tokenizer": _checksum(sha256(path) for path in self.tokenizer.files()),
             "metric": self.task.metric,
+            "list of labels": _checksum(self.task.labels),
             **{f"set of {name} texts": _checksum(_parts(self.texts.get(name))) for name in SETS},
         }
 
@@ -97,12 +100,13 @@ def read_inputs(
     max_length: int | None = None,
     lowercase: bool | None = None,
     metric: str | None = None,
+    labels: Sequence[str] | None = None,
     **data,
 ) -> Inputs:
     """Reads a model's folder and files of texts, and checks that they fit each other.
 
     Args:
-        model, train, unlabeled, num_hidden_layers, max_length, lowercase, metric: As in
+        model, train, unlabeled, num_hidden_layers, max_length, lowercase, metric, labels: As in
             `compress_pretrained`.
         **data: Other arguments of `data.load_texts`.
 
@@ -132,6 +136,8 @@ def read_inputs(
     if max_length is None:  # as transformers does
         max_length = min(limit, tokenizer.model_max_length or limit)
     kind = _kind(model, head)
+    if labels is not None:
+        head = head._replace(labels=_named(model, head, labels))
     labels = head.labels or [f"LABEL_{number}" for number in range(head.num_outputs)]
     task = task_for(kind, labels, metric)
     task.check()
@@ -155,8 +161,27 @@ def _read_unlabeled(path, kind, labels, data) -> list:
     options = {name: data[name] for name in ("text_columns", "limit", "seed") if name in data}
     if str(path).endswith((".txt", ".txt.gz")):  # has no columns
         options.pop("text_columns", None)
-    corpus = load_texts(path, kind=kind, labels=labels, label_column="", **options)
+    options |= {"label_column": "", "validation_fraction": 0}
+    corpus = load_texts(path, kind=kind, labels=labels, **options)
     return [*corpus.train, *corpus.validation, *corpus.dev]
+
+
+def _named(model, head, labels) -> list[str]:
+    """The labels that are given to a model that has none of its own, checked."""
+    labels, own = list(labels), head.labels
+    if not all(isinstance(name, str) and name.strip() for name in labels):
+        raise TypeError(f"`labels` must be names. Received: {labels}")
+    if len(labels) != head.num_outputs or len(set(labels)) < len(labels):
+        raise ValueError(
+            f"`labels` must be {head.num_outputs} different names, one for each output of "
+            f"{str(model)!r} in their order. Received {len(labels)}: {', '.join(labels)}"
+        )
+    if own and own != labels and not are_unnamed(own):
+        raise ValueError(
+            f"`labels` must be left out: {str(model)!r} has names of its own, {', '.join(own)}. "
+            f"Received: {', '.join(labels)}"
+        )
+    return labels
 
 
 def _check_depth(num_hidden_layers, depth):

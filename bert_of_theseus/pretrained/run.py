@@ -69,6 +69,7 @@ def compress_pretrained(
     unlabeled: str | os.PathLike | None = None,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
+    labels: Sequence[str] | None = None,
     validation: str | os.PathLike | None = None,
     test: str | os.PathLike | None = None,
     validation_fraction: float = 0.1,
@@ -111,6 +112,8 @@ def compress_pretrained(
             are computed once. Defaults to `None`.
         text_columns: Names of the columns with the text, one or two. Defaults to usual names.
         label_column: Name of the column with the label. Defaults to usual names.
+        labels: List of strings, the names of the model's outputs in their order, where the model
+            has none (LABEL_0, LABEL_1, ...). The smaller model has them. Defaults to `None`.
         validation, test: Files for the choice of the best weights, and for the report. Defaults
             to `None`: those in the folder `train`, or parts of the training texts.
         validation_fraction: Float, the share of a part that is cut off. Defaults to `0.1`.
@@ -158,6 +161,7 @@ def compress_pretrained(
         metric=metric,
         text_columns=text_columns,
         label_column=label_column,
+        labels=labels,
         validation=validation,
         test=test,
         validation_fraction=validation_fraction,

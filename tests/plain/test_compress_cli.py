@@ -9,6 +9,7 @@ from damage import contents
 from docs_blocks import ROOT, write_bert
 
 from bert_of_theseus.__main__ import main
+from bert_of_theseus.pretrained.inputs import read_inputs
 
 LABELS = ["bad", "good"]
 ROWS = "text,label\na joy,good\ntwo hours,bad\nmy life,bad\nto watch,good\n"
@@ -101,6 +102,9 @@ BAD_ARGUMENTS = [
     (["--learning-rate", "2"], ["--learning-rate", "2"]),
     (["--keep", "0.9"], ["--layers", "--keep"]),
     (["--speed"], ["--speed"]),
+    (["--labels", "fine"], ["`labels`", "2 different names", "Received 1: fine"]),
+    (["--labels", "fine", "fine"], ["`labels`", "2 different names"]),
+    (["--labels", "dull", "fine"], ["`labels`", "names of its own, bad, good"]),
 ]
 
 
@@ -125,8 +129,23 @@ def test_places_for_the_output(folder, tmp_path, capsys):
     (tmp_path / "full" / "notes.txt").write_text("mine")
     output(tmp_path / "file", ["file", "folder"])
     output(tmp_path / "file" / "below", ["file", "folder"])
-    output(tmp_path / "full", ["full", "not empty"])
+    output(tmp_path / "full", ["full", "not empty", "--overwrite", "overwrite=True"])
     output(folder / "model", ["model itself"])
+
+
+def test_labels_for_a_model_without_names(folder, tmp_path, capsys):
+    write_bert(tmp_path / "model", labels=["LABEL_0", "LABEL_1"])
+    refused(capsys, tmp_path, tmp_path / "model", folder / "train.csv", [], ["no names", "labels"])
+    inputs = read_inputs(tmp_path / "model", folder / "train.csv", labels=LABELS)
+    assert inputs.head.labels == inputs.task.labels == LABELS
+    assert sorted(inputs.texts["train"].labels) == [0, 1]
+
+
+@pytest.mark.parametrize("texts", [1, 2])
+def test_very_few_unlabeled_texts(folder, tmp_path, texts):
+    (tmp_path / "more.txt").write_text("".join(["a life\n", "to watch my hours\n"][:texts]))
+    more = {"unlabeled": tmp_path / "more.txt"}
+    assert read_inputs(folder / "model", folder / "train.csv", **more).count("unlabeled") == texts
 
 
 def refused(capsys, place, model, train, more, words):
