@@ -105,7 +105,7 @@ def load_keras_file(path: Path, check_names: bool = True):
 
 
 # What a file may say beyond what it holds, as few layers leave some of their numbers out.
-_MORE_NUMBERS, _MORE_WEIGHTS = 2**24, 1000
+_MORE_NUMBERS, _MORE_WEIGHTS = 2**24, 200
 _RATIO = 20  # as good as weights can be packed
 _LOADING = threading.RLock()
 
