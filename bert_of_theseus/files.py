@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import hashlib
@@ -10,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .locks import exclusive
@@ -102,6 +103,23 @@ def remove_scratch(directory: str | os.PathLike, name: str | None = None) -> Non
         path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def writing(directory: str | os.PathLike) -> Iterator[None]:
+    """A context for one writer of a folder at a time: the second waits for the first.
+
+    The folder itself may not be there yet. Its parent must be.
+    """
+    directory, options = Path(directory).resolve(), {"wait": _LONGEST_WAIT}
+    with contextlib.ExitStack() as stack:
+        if not directory.is_dir():
+            beside = directory.with_name(f".{directory.name}.writing.lock")
+            stack.enter_context(exclusive(beside, str(directory), **options))
+        if directory.is_dir():  # by now
+            inside = directory / ".writing.lock"
+            stack.enter_context(exclusive(inside, str(directory), **options))
+        yield
+
+
 def replace_listed_file(path: str | os.PathLike, write: Callable[[Path], None]) -> None:
     """As `replace_file`, and lists the file in its folder's checksums.json.
 
@@ -110,7 +128,7 @@ def replace_listed_file(path: str | os.PathLike, write: Callable[[Path], None]) 
     processes that write files of one folder, the second waits for the first.
     """
     path = Path(path)
-    with exclusive(path.parent / ".writing.lock", str(path.parent), wait=_LONGEST_WAIT):
+    with writing(path.parent):
         remove_scratch(path.parent, path.name)
         _replace_listed_file(path, write)
 

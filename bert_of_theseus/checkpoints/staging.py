@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..data.tokenizer_files import FILES as TOKENIZER_FILES
-from ..files import CHECKSUMS, check_files, read_checksums, sha256, write_json
+from ..files import CHECKSUMS, check_files, read_checksums, sha256, write_json, writing
 from .base import Checkpoint
 from .google import GoogleCheckpoint
 from .heads import HEAD_FILE
@@ -37,6 +37,8 @@ def staged(
 ) -> Iterator[Path]:
     """A scratch folder whose content replaces the `owned` files in `directory` after the block.
 
+    Of two that write one folder, the second waits for the first.
+
     Args:
         directory: The folder.
         kind: The checkpoint that it is to hold.
@@ -48,35 +50,43 @@ def staged(
     directory = Path(directory).resolve()
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"{str(directory)!r} must be a folder; it is a file.")
-    exists = directory.is_dir()
-    if exists:
-        _check_place(directory, kind, owned, overwrite)
-    else:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-    owned = [*owned, HEAD_FILE, CHECKSUMS, *_EXPORTED]
-    # On the same file system in any case, so that moving a file can hardly fail.
-    scratch = tempfile.TemporaryDirectory(
-        prefix=f".{directory.name}-", suffix=".part", dir=directory if exists else directory.parent
-    )
-    with scratch as name:
-        new, old = Path(name, "new"), Path(name, "old")
-        new.mkdir()
-        old.mkdir()
-        if write_tokenizer is not None:
-            write_tokenizer(new)
-            owned += TOKENIZER_FILES
-        elif exists and (directory / "vocab.txt").is_file():
-            check_files(directory, _VOCABULARY)
-            for file in _VOCABULARY:  # it is checked there whether they fit
-                if (directory / file).is_file():
-                    shutil.copyfile(directory / file, new / file)
-            owned += _VOCABULARY
-        yield new
-        _write_checksums(new, directory, owned)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        exists = directory.is_dir()
         if exists:
-            _replace(directory, new, old, owned)
-        else:
-            os.rename(new, directory)
+            _check_place(directory, kind, owned, overwrite)
+        with _scratch(directory) as name:
+            new, old = Path(name, "new"), Path(name, "old")
+            new.mkdir()
+            old.mkdir()
+            owned = [*owned, HEAD_FILE, CHECKSUMS, *_EXPORTED]
+            owned += _write_tokenizer(new, directory, write_tokenizer)
+            yield new
+            _write_checksums(new, directory, owned)
+            if exists:
+                _replace(directory, new, old, owned)
+            else:
+                os.rename(new, directory)
+
+
+def _scratch(directory: Path) -> tempfile.TemporaryDirectory:
+    # On the same file system in any case, so that moving a file can hardly fail.
+    place = directory if directory.is_dir() else directory.parent
+    return tempfile.TemporaryDirectory(prefix=f".{directory.name}-", suffix=".part", dir=place)
+
+
+def _write_tokenizer(new: Path, directory: Path, write) -> tuple[str, ...]:
+    """Writes the tokenizer's files, or takes those that are there; returns which it replaces."""
+    if write is not None:
+        write(new)
+        return TOKENIZER_FILES
+    if not (directory / "vocab.txt").is_file():
+        return ()
+    check_files(directory, _VOCABULARY)
+    for file in _VOCABULARY:  # it is checked there whether they fit
+        if (directory / file).is_file():
+            shutil.copyfile(directory / file, new / file)
+    return _VOCABULARY
 
 
 def _write_checksums(new: Path, directory: Path, owned) -> None:

@@ -4,12 +4,16 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from bert_of_theseus.checkpoints import check_vocab, find_checkpoint
+from bert_of_theseus.checkpoints.huggingface import HuggingFaceCheckpoint
+from bert_of_theseus.checkpoints.staging import staged
 from bert_of_theseus.files import check_files, read_checksums, replace_listed_file, sha256
 
 TINY = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
@@ -167,3 +171,29 @@ def test_a_mixed_folder_is_refused(tmp_path):
         (folder / name).write_bytes((tmp_path / "1" / name).read_bytes())
         with pytest.raises(ValueError, match=f"{name}' does not match its checksum"):
             read(folder)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_two_write_one_folder(tmp_path, exists):
+    """They take turns, whether the folder was there or not, and it is that of the last one."""
+    folder, inside, most = tmp_path / "model", [], []
+    if exists:
+        write(folder, 0)
+
+    def save(number):
+        owned = ["config.json", "model.safetensors"]
+        with staged(folder, HuggingFaceCheckpoint, owned, None, True) as scratch:
+            inside.append(number)
+            write(scratch, number)
+            time.sleep(0.1)
+            most.append(len(inside))
+            inside.remove(number)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(save, [1, 2, 3]))
+    assert most == [1, 1, 1]
+    assert len(read(folder)) == 1
+    check_files(folder, ["config.json", "model.safetensors"])
+    left = {path.name for path in [*tmp_path.iterdir(), *folder.iterdir()]}
+    files = {"config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors"}
+    assert left == {"model", "checksums.json"} | files
