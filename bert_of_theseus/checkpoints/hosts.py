@@ -109,8 +109,11 @@ def _load_backbone(checkpoint: Checkpoint, depth: int | None, prefix: str, optio
     fill(backbone, checkpoint.tensors(name for name, _ in encoder_shapes(config)))
     backbone.name = prefix + backbone.name
     # `save_pretrained` warns about these. Only a head of texts has the pooler.
-    unused = set(checkpoint.left_out)
-    if classifier is None or len(classifier.output_shape) == 3:
-        unused.update(POOLER)
+    unused, pooler = set(checkpoint.left_out), [n for n in POOLER if n in checkpoint.names]
+    if classifier is None and checkpoint.family.encoder_pooler:
+        # It is no part of the backbone, whose outputs would then be two, but is saved with it.
+        backbone.unused_pooler = tuple(checkpoint.tensors(pooler).items())
+    elif classifier is None or len(classifier.output_shape) == 3:
+        unused.update(pooler)
     backbone.left_out = tuple(name for name in checkpoint.names if name in unused)
     return backbone, classifier, labels

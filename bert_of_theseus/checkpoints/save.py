@@ -217,6 +217,8 @@ class _Parts:
             num_classes = self.keras_head.num_classes
         self.head_config.update(_labels(labels, num_classes))
         self.notes = _notes(encoder, set(head.tensors) if head else set(), self.keras_head)
+        if classifier is None and POOLER[0] not in self.tensors:
+            self.tensors.update(getattr(encoder, "unused_pooler", ()))
         broken = [name for name, value in self.tensors.items() if not np.isfinite(value).all()]
         if broken:
             raise ValueError(f"The model holds NaN or infinity: {', '.join(broken)}.")

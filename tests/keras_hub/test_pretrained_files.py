@@ -41,14 +41,6 @@ def bert(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def encoder_only(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder")
-    model, _ = tiny_transformers.write(folder, "bert")
-    model.base_model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def electra(tmp_path_factory):
     folder = tmp_path_factory.mktemp("electra")
     tiny_transformers.write(folder, "electra", problem_type="multi_label_classification")
@@ -76,20 +68,30 @@ def warned(text):
         yield
 
 
-def test_without_a_head(encoder_only, tmp_path):
-    """All comes out as it came in, but for the pooler, for which there is no place."""
-    encoder, classifier, labels = load_pretrained(encoder_only)
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert"])
+def test_without_a_head(tmp_path, family):
+    """All comes out as it came in, bit by bit, the pooler too."""
+    model, _ = tiny_transformers.write(tmp_path / "a", family)
+    pooled = type(model.base_model)(model.config)  # RoBERTa's with a head has none
+    pooled.save_pretrained(tmp_path / "a")
+    encoder, classifier, labels = load_pretrained(tmp_path / "a")
     assert classifier is None and labels == tiny_transformers.LABELS
-    with warned(r"not written: bert/pooler/dense/bias.*an identity is written"):
-        save_pretrained(tmp_path / "b", encoder, labels=labels)
-    before, after = values(encoder_only), values(tmp_path / "b")
-    assert before.keys() == after.keys()
+    save_pretrained(tmp_path / "b", encoder, labels=labels)
+    before, after = values(tmp_path / "a"), values(tmp_path / "b")
+    assert before.keys() == after.keys() and any("pooler" in name for name in before)
     for name, value in before.items():
-        expected = value
-        if "pooler" in name:
-            expected = np.eye(16) if value.ndim == 2 else np.zeros(16)
-        np.testing.assert_array_equal(after[name], expected)
-    assert config(tmp_path / "b")["architectures"] == ["BertModel"]
+        np.testing.assert_array_equal(after[name], value)
+    assert config(tmp_path / "b")["architectures"] == [type(pooled).__name__]
+
+
+def test_without_the_head_that_it_had(bert, tmp_path):
+    encoder, *_ = load_pretrained(bert)
+    with warned("an identity is written"):
+        save_pretrained(tmp_path, encoder)
+    pooler = {name: value for name, value in values(tmp_path).items() if "pooler" in name}
+    assert len(pooler) == 2
+    for value in pooler.values():
+        np.testing.assert_array_equal(value, np.eye(16) if value.ndim == 2 else np.zeros(16))
 
 
 def test_first_layers_and_names(bert):
