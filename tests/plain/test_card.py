@@ -64,6 +64,7 @@ def card(tmp_path):
         (folder / "config.json").write_text(json.dumps({"model_type": "bert", **(config or {})}))
         report = {"rows": ROWS, "settings": SETTINGS, "search": None, **(report or {})}
         write_card(folder, json.loads(json.dumps(report)), {**FACTS, **facts})
+        assert (folder / "README.md").read_bytes().endswith(b".\n")
         loaded = hub.ModelCard.load(folder / "README.md")
         return loaded.data, loaded.text
 
