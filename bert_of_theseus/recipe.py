@@ -388,7 +388,7 @@ class _Recipe:
             "loss": described(scoring["loss"]),
             "metrics": [described(metric) for metric in scoring["metrics"]],
             "monitor": scoring["monitor"],
-            "score": scoring["score"] and described(scoring["score"]),
+            "score": scoring["score"] and described(scoring["score"], attributes=False),
             "from_logits": method.from_logits,
             "seed": method.seed,
             "command": sys.argv,

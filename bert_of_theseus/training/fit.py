@@ -142,7 +142,7 @@ def fit(
         "loss": described(loss),
         "metrics": [described(metric) for metric in metrics],
         "monitor": monitor,
-        "score": score and described(score),
+        "score": score and described(score, attributes=False),  # it may count its calls
         "class_weight": weighted and weighted.settings,
         "seed": seed,
         **(settings or {}),

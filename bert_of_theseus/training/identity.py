@@ -18,23 +18,61 @@ from ..backend import KERAS_ON_BACKEND, keras, to_numpy
 
 _SIMPLE = (str, bytes, int, float, complex, bool, type(None), type(...))
 # Their code is that of a version, which is told by its number.
+# Keras gives names that tell how many objects there are.
+_NAMES = ("name", "_name", "_name_scope", "built")
 _LIBRARIES = ("bert_of_theseus", "keras", "tf_keras", "keras_hub", "bert4keras", "tensorflow")
 
 
-def described(value):
-    """Describes a loss, metric or function by name, config and code, alike in every process."""
+class _Seen(set):
+    """The functions and objects that have been described. `attributes`: whether objects' count."""
+
+    attributes = True
+
+
+def described(value, attributes: bool = True):
+    """Describes a loss, metric or function by name, config and code, alike in every process.
+
+    Args:
+        value: The loss, metric or function.
+        attributes: Boolean. Whether the attributes of users' objects count. Defaults to `True`.
+    """
     if isinstance(value, str):
         return value
+    seen = _Seen()
+    seen.attributes = attributes
     owner = getattr(value, "__self__", value)
     if hasattr(owner, "get_config"):
-        return [*_kind(owner), owner.get_config()]
+        config = owner.get_config()
+        if isinstance(owner, keras.losses.Loss):  # its name tells how many there are
+            config = {key: item for key, item in config.items() if key != "name"}
+        return [*_kind(owner), config, *_attributes(owner, seen)]
+    if _is_method(value) and not _is_librarys(value):
+        return f"{value.__qualname__} (code {_digest(_code(value, seen))})"
     value = getattr(value, "__func__", value)
     if isinstance(value, (types.FunctionType, functools.partial)) and not _is_librarys(value):
         # Bytecode, defaults, what it is a closure over, and the functions and constants of its
         # module that it names, as they are now.
         name = getattr(value, "__qualname__", "partial")
-        return f"{name} (code {_digest(_code(value, set()))})"
-    return value.__qualname__ if hasattr(value, "__qualname__") else " ".join(_kind(value))
+        return f"{name} (code {_digest(_code(value, seen))})"
+    if hasattr(value, "__qualname__"):
+        return value.__qualname__
+    return " ".join([*_kind(value), *_attributes(value, seen)])
+
+
+def _is_method(value):
+    return isinstance(value, types.MethodType) and not isinstance(value.__self__, type)
+
+
+def _attributes(value, seen):
+    """Checksum of the attributes of an object of a user's class; for others nothing."""
+    if not seen.attributes or _is_librarys(type(value)) or isinstance(value, keras.Model):
+        return []
+    own = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in _NAMES}
+    if isinstance(value, keras.layers.Layer):  # which has a state; metrics of Keras 2 are layers
+        simple = (str, int, float)
+        own = {k: v for k, v in own.items() if k[0] != "_" and isinstance(v, simple)}
+    found = [(key, _code(own[key], seen)) for key in sorted(own)]
+    return [f"(attributes {_digest(found)})"] if found else []
 
 
 def _kind(value):
@@ -46,7 +84,7 @@ def _kind(value):
     if not _is_librarys(kind):
         own = vars(kind)
         methods = [own[name] for name in sorted(own) if _is_function(own[name])]
-        code.append(f"(code {_digest([_code(method, set()) for method in methods])})")
+        code.append(f"(code {_digest([_code(method, _Seen()) for method in methods])})")
     return [kind.__name__, *code]
 
 
@@ -72,14 +110,18 @@ def _code(value, seen):
         return sorted(repr(_code(item, seen)) for item in value)
     if isinstance(value, dict):
         return sorted((repr(key), _code(item, seen)) for key, item in value.items())
-    if isinstance(value, np.ndarray):
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind == "O":
+        return _code(value.tolist(), seen)
+    if isinstance(value, (np.ndarray, np.generic)):
         return [value.dtype.str, value.shape, zlib.crc32(np.ascontiguousarray(value).tobytes())]
     if isinstance(value, functools.partial):
         return [_code(part, seen) for part in (value.func, value.args, value.keywords)]
     if isinstance(value, types.CodeType):
         return [value.co_code, value.co_names, _code(value.co_consts, seen)]
+    if _is_method(value):
+        return [_code(value.__func__, seen), _code(value.__self__, seen)]
     if not _is_function(value):
-        return type(value).__name__
+        return _object(value, seen)
     if value in seen:
         return value.__qualname__
     seen.add(value)
@@ -89,6 +131,20 @@ def _code(value, seen):
     cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
     parts = (value.__defaults__, value.__kwdefaults__, cells, same)
     return [_code(value.__code__, seen), *(_code(part, seen) for part in parts)]
+
+
+def _object(value, seen):
+    """An object by its class; a loss, a metric, a tensor and a user's object by its content too."""
+    if isinstance(value, (keras.losses.Loss, keras.metrics.Metric)):
+        return described(value, seen.attributes)
+    if hasattr(value, "__array__") and not hasattr(value, "assign"):  # no variable, which changes
+        with contextlib.suppress(Exception):
+            return _code(np.asarray(value.detach() if hasattr(value, "detach") else value), seen)
+    root = type(value).__module__.split(".")[0]
+    if root in sys.stdlib_module_names - {"__main__"} or id(value) in seen:
+        return type(value).__name__
+    seen.add(id(value))
+    return [*_kind(value), *_attributes(value, seen)]
 
 
 def _is_of(value, module):
@@ -152,7 +208,7 @@ def _layer(layer):
         wiring = _wiring(config)
     # A user's layer may have no config, or one that is no JSON.
     except (NotImplementedError, TypeError, ValueError, RecursionError):
-        return entry
+        return {**entry, "attributes": _attributes(layer, _Seen())}
     if wiring is not None:
         entry["wiring"] = wiring
     if callable(getattr(layer, "function", None)):  # a Lambda layer

@@ -141,6 +141,85 @@ def test_another_call_is_refused(what, finished):
         run(finished[0], model, **options)
 
 
+crossentropy = keras.losses.sparse_categorical_crossentropy
+
+
+class Weighted:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, true, predicted):
+        return self.factor * crossentropy(true, predicted)
+
+    def method(self, true, predicted):
+        return self(true, predicted)
+
+
+class OwnLoss(keras.losses.Loss):  # its config does not have the factor
+    def __init__(self, factor):
+        super().__init__()
+        self._factor = factor
+
+    def call(self, true, predicted):
+        return self._factor * crossentropy(true, predicted)
+
+
+class OwnLayer(keras.layers.Layer):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, x):
+        return self.factor * x
+
+
+def around(loss):
+    return lambda true, predicted: loss(true, predicted)
+
+
+def with_layer(factor):
+    inputs = keras.Input((5,), dtype="int32")
+    x = keras.layers.Flatten()(keras.layers.Embedding(9, 2, embeddings_initializer="ones")(inputs))
+    outputs = keras.layers.Dense(3, "softmax", kernel_initializer="zeros")(OwnLayer(factor)(x))
+    return keras.Model(inputs, outputs)
+
+
+OBJECTS = {
+    "object": lambda factor: {"loss": Weighted(factor)},
+    "bound method": lambda factor: {"loss": Weighted(factor).method},
+    "own loss": lambda factor: {"loss": OwnLoss(factor)},
+    "closure over an object": lambda factor: {"loss": around(Weighted(factor))},
+    "closure over a method": lambda factor: {"loss": around(Weighted(factor).method)},
+    "closure over a number of NumPy": lambda factor: {"loss": loss_of(np.float32(factor))},
+    "closure over a loss of Keras": lambda factor: {
+        "loss": around(keras.losses.SparseCategoricalCrossentropy(from_logits=factor > 1))
+    },
+    "own layer without a config": lambda factor: {"model": with_layer(factor)},
+}
+
+
+@pytest.mark.parametrize("what", OBJECTS)
+def test_the_attributes_of_objects_are_part_of_a_call(what, tmp_path):
+    keras.utils.set_random_seed(1)
+    before = run(tmp_path, **OBJECTS[what](1.0))
+    assert run(tmp_path, **OBJECTS[what](1.0)) == before
+    with pytest.raises(ValueError, match=r"other settings \((loss|model)"):
+        run(tmp_path, **OBJECTS[what](2.0))
+
+
+def test_a_score_may_count_its_calls(tmp_path):
+    class Score:
+        calls = 0
+
+        def __call__(self, model, data):
+            self.calls += 1
+            return 1.0 / self.calls
+
+    score = Score()
+    before = run(tmp_path, score=score)
+    assert run(tmp_path, score=score) == before and score.calls == 1
+
+
 @pytest.mark.parametrize("change", ["helper", "constant"])
 def test_what_a_function_calls_is_part_of_it(change, finished, monkeypatch):
     if change == "helper":
