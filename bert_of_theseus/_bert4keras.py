@@ -84,6 +84,9 @@ def _attention_dropout(keras):
     from .backend import shared_generators
 
     generator = keras.layers.Dropout(0.1, rng_type="stateful")._random_generator
+    # It takes a seed from Keras' own generator: now, so that under one seed the first model that is
+    # built gets the same initial weights as later ones.
+    generator._maybe_init()
     shared_generators.append(generator)
 
     class AttentionDropout(keras.layers.Dropout):

@@ -213,7 +213,7 @@ def train(args: argparse.Namespace, inputs: dict, models: tuple, output: Path) -
         row["seconds"], row["cpu_seconds"] = outcome.seconds, outcome.cpu_seconds
         row["history"] = outcome.history
 
-    warnings.filterwarnings("ignore", message=".*none of BERT's own")  # the article's head
+    warnings.filterwarnings("ignore", message=".*none of the family's own")  # the article's head
     parts = [(predecessor, head), *[(successor, result.classifier)] * 2, (direct, direct_head)]
     options = {"vocab": inputs["tokenizer"], "labels": inputs["corpus"].labels}
     for row, (encoder, classifier) in zip(rows, parts):

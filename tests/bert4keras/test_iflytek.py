@@ -362,7 +362,7 @@ def lacking(given, tmp_path):
 def assert_lacks(message, tmp_path):
     last = message.strip().splitlines()[-1]
     assert last.startswith("iflytek.py: error: ")
-    assert "missing: bert/encoder/layer_0/attention/self/query/kernel" in last
+    assert "missing: bert/embeddings/LayerNorm/gamma" in last
     assert not (tmp_path / "out").exists()
 
 

@@ -28,7 +28,7 @@ from bert_of_theseus.data import (
 from bert_of_theseus.data.decoding import decode_entities
 
 # What save_pretrained says of heads that others do not know: test_saving.py has it.
-pytestmark = pytest.mark.filterwarnings("ignore:Saved to .*head is none of BERT's own")
+pytestmark = pytest.mark.filterwarnings("ignore:Saved to .*head is none of the family's own")
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "tasks.py"
 WORDS = "甲乙丙丁天地人在和"
