@@ -7,6 +7,7 @@ beside it, read back and compared, and then moved into place.
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from ..data import Tokenizer
 from ..data.tokenizer import stored_lowercase
-from ..files import replace_file, write_json
+from ..files import read_json, replace_file, write_json
 from .base import Checkpoint
 from .configs import SPELLINGS, write_config
 from .describe import describe, parts_of
@@ -31,6 +32,9 @@ _GOOGLE_CONFIG = "bert_config.json"
 _GOOGLE_PREFIX = "bert_model.ckpt"
 _SHARDS = ("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")
 _MLM, _NSP = "predictions/output_bias", "seq_relationship/output_weights"
+
+# Files with a tokenizer's settings, beside a vocab.txt.
+_BESIDE_VOCAB = ("tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
 
 
 def save_pretrained(
@@ -351,16 +355,23 @@ def _tokenizer_writer(tokenizer, vocab, lowercase, config: dict) -> Callable | N
 
 
 def _write_vocab(scratch: Path, vocab, lowercase: bool | None) -> None:
-    """Writes vocab.txt and tokenizer_config.json."""
+    """Writes vocab.txt and tokenizer_config.json, with the settings that stand beside `vocab`."""
     content, own_lowercase = _vocab_text(vocab)
-    lowercase = own_lowercase if lowercase is None else lowercase
+    vocab = getattr(vocab, "vocab_file", vocab)  # of a data.Tokenizer
+    stored = {}
+    if isinstance(vocab, (str, os.PathLike)):
+        settings, *others = (Path(vocab).with_name(name) for name in _BESIDE_VOCAB)
+        stored = read_json(settings) if settings.is_file() else {}
+        for path in filter(Path.is_file, others):
+            shutil.copyfile(path, scratch / path.name)
     replace_file(scratch / "vocab.txt", lambda path: path.write_bytes(content))
     write_json(
         scratch / "tokenizer_config.json",
         {
             "tokenizer_class": "BertTokenizer",
-            "do_lower_case": lowercase,
             **{f"{n}_token": f"[{n.upper()}]" for n in ("unk", "sep", "pad", "cls", "mask")},
+            **stored,
+            "do_lower_case": own_lowercase if lowercase is None else lowercase,
         },
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..files import read_json, remove_scratch, write_json
+from ..files import check_files, read_checksums, read_json, remove_scratch, write_json
 from ..locks import exclusive
 
 REPORT = "report.json"
@@ -65,9 +65,11 @@ class OutputFolder:
 
         Raises:
             FileExistsError: if something else stands there that must not be overwritten.
+            ValueError: if one of the result's files is missing or has changed.
         """
         finished, started = self._finished(), self._started()
         if finished == request:
+            check_files(self.directory, read_checksums(self.directory))
             return True
         goes_on = finished is None and started == request.given
         if goes_on or self.overwrite or self._is_empty():

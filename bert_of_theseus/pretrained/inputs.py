@@ -128,7 +128,7 @@ def read_inputs(
             f"{str(model)!r} must be a fine-tuned model for the classification of texts or of "
             f"tokens. It has {what}."
         )
-    _check_depth(num_hidden_layers, checkpoint.config["num_hidden_layers"])
+    _check_depth(num_hidden_layers, checkpoint)
     tokenizer = Tokenizer.from_folder(model, lowercase=lowercase)
     check_tokenizer(tokenizer, checkpoint.config)
     limit = checkpoint.config["max_position_embeddings"]
@@ -184,10 +184,16 @@ def _named(model, head, labels) -> list[str]:
     return labels
 
 
-def _check_depth(num_hidden_layers, depth):
+def _check_depth(num_hidden_layers, checkpoint):
+    where, depth = repr(str(checkpoint.directory)), checkpoint.config["num_hidden_layers"]
     if depth < 2:
-        raise ValueError("The model has one layer. It must have several, of which some are left.")
-    integer("num_hidden_layers", num_hidden_layers, 1, depth - 1, optional=True)
+        raise ValueError(f"{where} has one layer. It must have several, of which some are left.")
+    given = integer("num_hidden_layers", num_hidden_layers, optional=True)
+    if given is not None and not 1 <= given < depth:
+        raise ValueError(
+            f"{where} has {depth} layers. The number of those that are left (`num_hidden_layers`, "
+            f"--layers) must be from 1 to {depth - 1}. Received: {given}"
+        )
 
 
 def _num_cut(tokenizer, encoded, max_length) -> int:

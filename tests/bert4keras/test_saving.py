@@ -331,6 +331,14 @@ def test_vocabularies(bert, tmp_path):
         assert (tmp_path / "b/vocab.txt").read_bytes() == (tmp_path / "vocab.txt").read_bytes()
         settings = json.loads((tmp_path / "b/tokenizer_config.json").read_text())
         assert settings["do_lower_case"] is (vocab is words or vocab is VOCAB)
+    # All that stands beside a vocab.txt is part of the tokenizer.
+    settings = {"do_lower_case": True, "strip_accents": False, "tokenize_chinese_chars": False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"[E]": len(VOCAB)}))
+    quietly(save_pretrained, tmp_path / "c", bert, vocab=tmp_path / "vocab.txt")
+    kept = json.loads((tmp_path / "c/tokenizer_config.json").read_text())
+    assert settings.items() <= kept.items()
+    assert json.loads((tmp_path / "c/added_tokens.json").read_text()) == {"[E]": len(VOCAB)}
 
 
 # What is refused, with nothing written.
