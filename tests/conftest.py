@@ -42,7 +42,14 @@ if FLAVOUR == "jax":
 # Before pytest's own, which leaves out what `-m` says.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks what is slow here; refuses tests that need Keras 2 under Keras 3, and conversely."""
+    """Marks what is slow here, leaves out what runs elsewhere alone.
+
+    Refuses tests that need Keras 2 under Keras 3, and conversely.
+    """
+    for item in list(items):
+        flavours = [flavour for mark in item.iter_markers("only") for flavour in mark.args]
+        if flavours and FLAVOUR not in flavours:
+            items.remove(item)
     for item in items:
         fast = [flavour for mark in item.iter_markers("slow_unless") for flavour in mark.args]
         unknown = set(fast) - {"tf_keras", "tensorflow", "jax", "torch"}

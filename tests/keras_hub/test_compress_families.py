@@ -13,7 +13,8 @@ from bert_of_theseus import Predictor
 from bert_of_theseus.__main__ import main
 
 transformers = pytest.importorskip("transformers")
-pytestmark = pytest.mark.slow
+# The families on each backend: test_whole_families.py.
+pytestmark = [pytest.mark.slow, pytest.mark.only("torch")]
 
 
 def compress(folder, train, *more):

@@ -40,6 +40,7 @@ def file_and_model(path, model, fed):
     return session.run(["logits"], fed)[0], expected
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("task", ["Sequence", pytest.param("Token", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_other_programs_find(family, task, tmp_path):
@@ -82,6 +83,7 @@ def check(row, scores, task):
     assert "".join(token["text"] for token in row["tokens"]).isalpha()
 
 
+@pytest.mark.only("torch")
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_in_8_bits(family, tmp_path):
@@ -174,6 +176,7 @@ def test_models_of_16_bits_are_exported_in_32(policy, tmp_path):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("calls", [5, pytest.param(250, marks=pytest.mark.slow)])
 def test_threads_and_forks(calls, tmp_path):
     """Threads share Keras' form; a process that is forked is told to load its own."""

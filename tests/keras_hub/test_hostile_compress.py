@@ -31,6 +31,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("step", [601, pytest.param(23, marks=pytest.mark.slow)])
 def test_hostile_values(step, command, folder, capsys):

@@ -14,7 +14,6 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import scipy.special
@@ -25,7 +24,7 @@ from bert_of_theseus.deploy import export_folder
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(keras.backend.backend() != "torch", reason="the same files on each backend"),
+    pytest.mark.only("torch"),
 ]
 
 JS = Path(__file__).parents[1] / "js"

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Minutes each; the code is the same on every backend.
+pytestmark = pytest.mark.only("torch")
+
 if not hasattr(os, "fork"):
     pytest.skip("needs processes that fork", allow_module_level=True)
 

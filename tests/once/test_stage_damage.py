@@ -69,6 +69,7 @@ def check(folder, files, name, end):
     return False
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("examples", FEW_OR_MANY)
 def test_no_damage_is_silent(examples, folders, tmp_path):
     files, end = folders
