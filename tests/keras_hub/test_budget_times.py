@@ -13,7 +13,7 @@ from bert_of_theseus.heads import pooler_classification_head
 from bert_of_theseus.pretrained import budget
 from bert_of_theseus.pretrained.budget import time_answers
 
-pytestmark = pytest.mark.slow_unless("torch")
+pytestmark = pytest.mark.only("torch")
 
 
 def batches_of(lengths, names):

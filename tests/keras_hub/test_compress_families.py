@@ -13,8 +13,10 @@ from bert_of_theseus import Predictor
 from bert_of_theseus.__main__ import main
 
 transformers = pytest.importorskip("transformers")
-# The families on each backend: test_whole_families.py.
-pytestmark = [pytest.mark.slow, pytest.mark.only("torch")]
+# The families on each backend: test_whole_families.py. The command runs for minutes where each length
+# of a batch is compiled, so on those backends with one family.
+pytestmark = pytest.mark.slow
+ONCE = pytest.mark.only("torch")
 
 
 def compress(folder, train, *more):
@@ -50,7 +52,9 @@ def files_went_through(folder):
         assert (folder / "small" / name).read_bytes() == (folder / "model" / name).read_bytes()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[ONCE] if name != "bert" else []) for name in FAMILIES]
+)
 def test_texts(family, tmp_path):
     tiny_transformers.write(tmp_path / "model", family, num_hidden_layers=4)
     write_texts(tmp_path / "train.csv", 40)
@@ -67,6 +71,7 @@ def test_texts(family, tmp_path):
     )
 
 
+@ONCE
 @pytest.mark.parametrize("family", FAMILIES)
 def test_words(family, tmp_path):
     tiny_transformers.write(tmp_path / "model", family, "Token", num_hidden_layers=4)
@@ -100,6 +105,7 @@ def rows_of(kind):
     return [{"premise": a, "hypothesis": b, "label": c} for a, b, c in rows], LABELS, {}
 
 
+@ONCE
 @pytest.mark.parametrize("kind", ["several labels", "number", "pairs"])
 def test_tasks(kind, tmp_path):
     rows, labels, config = rows_of(kind)
@@ -122,6 +128,7 @@ def test_tasks(kind, tmp_path):
             assert set(found["labels"]) == {LABELS[i] for i in np.flatnonzero(logits >= 0)}
 
 
+@ONCE
 @pytest.mark.parametrize("kind", ["single label", "several labels", "number", "words"])
 def test_no_labels(kind, tmp_path):
     task = "Token" if kind == "words" else "Sequence"

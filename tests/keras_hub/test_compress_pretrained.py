@@ -16,7 +16,7 @@ from bert_of_theseus.__main__ import main
 
 transformers = pytest.importorskip("transformers")
 pytestmark = [
-    pytest.mark.slow_unless("torch"),
+    pytest.mark.only("torch"),
     # Its weights and the labels are random.
     pytest.mark.filterwarnings("ignore:The model's accuracy on the validation texts is"),
 ]
