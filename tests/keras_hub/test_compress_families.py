@@ -13,8 +13,8 @@ from bert_of_theseus import Predictor
 from bert_of_theseus.__main__ import main
 
 transformers = pytest.importorskip("transformers")
-# The families on each backend: test_whole_families.py. The command runs for minutes where each length
-# of a batch is compiled, so on those backends with one family.
+# The families on each backend: test_whole_families.py. The command runs for minutes where every
+# length of a batch is compiled, so there with one family.
 pytestmark = pytest.mark.slow
 ONCE = pytest.mark.only("torch")
 
