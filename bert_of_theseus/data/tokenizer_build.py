@@ -114,6 +114,13 @@ def _missing_files(name, kind, source, settings, tokenizer, special, lowercase):
     return {file: content.encode() for file, content in written.items()}
 
 
+def _token_list(value, name, path):
+    """The tokens of a list; nothing where it is null or empty."""
+    if value and not isinstance(value, list):
+        raise ValueError(f"{path}: {name} must be a list of tokens, not {value!r:.80}.")
+    return [as_token(token, path, special=True) for token in value or ()]
+
+
 def _text(token):
     return token if isinstance(token, str) else token.content
 
@@ -129,8 +136,8 @@ def _declared(source, settings):
         if is_token or (name in SPECIAL and value is not None):
             settings[name] = as_token(value, f"{path}, {name}")
     for name in ("additional_special_tokens", "extra_special_tokens"):
-        if isinstance(settings.get(name), list):
-            settings[name] = [as_token(value, path, special=True) for value in settings[name]]
+        if name in settings:
+            settings[name] = _token_list(settings[name], name, path)
     if settings.get("additional_special_tokens") and not settings.get("extra_special_tokens"):
         settings["extra_special_tokens"] = settings.pop("additional_special_tokens")
     if "added_tokens_decoder" in settings:
@@ -142,11 +149,11 @@ def _declared(source, settings):
     if "special_tokens_map.json" in source.files:
         path = source.path("special_tokens_map.json")
         for name, value in read_json(source.directory / "special_tokens_map.json").items():
-            if name.endswith("_special_tokens") and isinstance(value, list):
-                value = [as_token(one, path, special=True) for one in value]
+            if name.endswith("_special_tokens"):
+                value = _token_list(value, name, path)
                 if name == "extra_special_tokens":
                     value = [*(settings.get(name) or []), *value]
-            elif value is not None and name != "extra_special_tokens":
+            elif value is not None:
                 value = as_token(value, path, special=True)
             settings[name] = value
     declared = {}
