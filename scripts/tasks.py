@@ -236,6 +236,7 @@ def read_corpus(args, head=None):
 def read_texts(args, head, cuts):
     """Texts of one's own."""
     from bert_of_theseus import data
+    from bert_of_theseus.data.labels import are_unnamed
     from bert_of_theseus.data.texts import find_files
 
     files = find_files(args.data_dir) if args.data_dir.is_dir() else {}
@@ -246,7 +247,7 @@ def read_texts(args, head, cuts):
     if head is not None:
         labels = head.labels or [f"LABEL_{number}" for number in range(head.num_outputs)]
         if args.labels:
-            if len(args.labels) != head.num_outputs or not is_unnamed(labels):
+            if len(args.labels) != head.num_outputs or not are_unnamed(labels):
                 raise ValueError(
                     f"--labels must name {head.num_outputs} classes, and the head must have no "
                     f"names of its own. It has {', '.join(labels)}."
@@ -261,16 +262,13 @@ def read_texts(args, head, cuts):
     return corpus
 
 
-def is_unnamed(labels) -> bool:
-    """Whether these are the names of a head whose classes were not named."""
-    return all(name.startswith("LABEL_") for name in labels)
-
-
 def check_labels(args, labels, known):
     """Compares the labels of a published corpus with those of a head."""
+    from bert_of_theseus.data.labels import are_unnamed
+
     if (
         known
-        and not is_unnamed(known)
+        and not are_unnamed(known)
         and [name.lower() for name in known] != [name.lower() for name in labels]
     ):
         raise ValueError(
@@ -285,7 +283,7 @@ def describe_sets(task, batches) -> dict:
     for name, part in zip(("train", "validation", "dev"), batches):
         encoded = part.encoded
         sets[name] = {"texts": len(encoded.token_ids)}
-        if encoded.cut is not None:
+        if encoded.offsets is not None:
             labels = [example.label for example in encoded.examples]
             if task.metric == "accuracy" or hasattr(task, "has_entities"):
                 what, number = "tags", sum(map(len, labels))
