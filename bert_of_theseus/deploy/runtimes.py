@@ -53,8 +53,8 @@ def open_runtime(path: str | os.PathLike, num_threads: int | None = None) -> Run
     if not path.exists():
         raise FileNotFoundError(f"{str(path)!r} does not exist.")
     if not path.is_dir():
-        check_files(path.parent, [path.name])
-        check_files(home(path), [path.relative_to(home(path)).as_posix()])
+        for folder in dict.fromkeys((path.parent, home(path))):
+            check_files(folder, [path.relative_to(folder).as_posix()])
     return kind(path, num_threads)
 
 
