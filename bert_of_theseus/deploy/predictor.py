@@ -274,7 +274,7 @@ class Predictor:
                 stacklevel=stacklevel,
             )
         results: list = [None] * len(texts)
-        order = sorted(range(len(texts)), key=lambda number: len(encodings[number].ids))
+        order = sorted(range(len(texts)), key=lambda number: len(encodings[number]))
         for first in range(0, len(order), self.batch_size):
             rows = order[first : first + self.batch_size]
             batch = [encodings[row] for row in rows]
@@ -285,17 +285,17 @@ class Predictor:
 
     def _outputs(self, encodings: list, names: list[str]) -> np.ndarray:
         """The outputs for the texts of a batch; `names` is what errors call them."""
-        longest = max(len(encoding.ids) for encoding in encodings)
+        longest = max(map(len, encodings))
         length = min(-(-longest // self._MULTIPLE) * self._MULTIPLE, self.max_length)
         token_ids = np.full((len(encodings), length), self.tokenizer.pad_token_id, "int32")
         segment_ids, mask = np.zeros_like(token_ids), np.zeros_like(token_ids)
         has_segments = self.tokenizer.num_segments > 1
         has_segments = has_segments and getattr(self._runtime, "takes_segments", True)
         for row, encoding in enumerate(encodings):
-            token_ids[row, : len(encoding.ids)] = encoding.ids
-            mask[row, : len(encoding.ids)] = 1
+            token_ids[row, : len(encoding)] = encoding.ids
+            mask[row, : len(encoding)] = 1
             if has_segments:
-                segment_ids[row, : len(encoding.ids)] = encoding.type_ids
+                segment_ids[row, : len(encoding)] = encoding.type_ids
         outputs = np.asarray(self._runtime(token_ids, segment_ids, mask))
         if getattr(self._runtime, "returns_logits", False):
             outputs = activated(outputs, self.activation)
@@ -325,8 +325,10 @@ class Predictor:
             raise TypeError("The model tags tokens, of single texts. Received: a pair of texts.")
         best = outputs.argmax(-1)
         tokens = []
-        for row, (start, end) in enumerate(encoding.offsets):
-            if encoding.special_tokens_mask[row]:
+        # Each look at one of its lists makes the list anew.
+        places = zip(encoding.offsets, encoding.special_tokens_mask)
+        for row, ((start, end), is_special) in enumerate(places):
+            if is_special:
                 continue
             part = text[start:end]
             start += len(part) - len(part.lstrip())  # some tokens include the space before them
