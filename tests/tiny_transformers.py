@@ -10,6 +10,13 @@ LABELS = ["no", "so-so", "yes"]
 TAGS = ["O", "B-X", "I-X"]
 LETTERS = string.ascii_lowercase
 LENGTH = 24
+_SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": LENGTH,
+}
 _SPECIAL = {
     "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
     "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
@@ -40,6 +47,7 @@ FAMILIES = {
     "deberta-v2": ("DebertaV2", _DEBERTA),
 }
 _DISTILBERT = {
+    "hidden_act": "activation",
     "hidden_size": "dim",
     "num_hidden_layers": "n_layers",
     "num_attention_heads": "n_heads",
@@ -67,6 +75,18 @@ def _numbered(tokens):
     return {token: number for number, token in enumerate(tokens)}
 
 
+def make_model(family, kind, labels=(), **config):
+    """As `transformers` makes it, `kind` being the end of its class; `config` by BERT's names."""
+    classes, own = FAMILIES[family]
+    options = {**_SIZES, **own, **config}
+    if labels:
+        options["id2label"], options["label2id"] = dict(enumerate(labels)), _numbered(labels)
+    if family == "distilbert":
+        options = {_DISTILBERT.get(name, name): value for name, value in options.items()}
+    model_class = getattr(transformers, f"{classes}{kind}")
+    return model_class(model_class.config_class(**options)).eval()
+
+
 def write(folder, family, task="Sequence", labels=None, scale=0.3, **config):
     """Writes a model of random weights, of which none is like another.
 
@@ -74,25 +94,10 @@ def write(folder, family, task="Sequence", labels=None, scale=0.3, **config):
         `(model, tokenizer)`, those of `transformers`.
     """
     tokenizer = make_tokenizer(family)
-    classes, own = FAMILIES[family]
     labels = labels or (LABELS if task == "Sequence" else TAGS)
-    options = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 24,
-        "max_position_embeddings": LENGTH,
-        "id2label": dict(enumerate(labels)),
-        "label2id": _numbered(labels),
-        **own,
-        **config,
-    }
-    if family == "distilbert":
-        options = {_DISTILBERT.get(name, name): value for name, value in options.items()}
+    config = {"vocab_size": len(tokenizer), **config}
     transformers.set_seed(0)
-    config = getattr(transformers, f"{classes}Config")(**options)
-    model = getattr(transformers, f"{classes}For{task}Classification")(config).eval()
+    model = make_model(family, f"For{task}Classification", labels, **config)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(scale * torch.randn(weight.shape))

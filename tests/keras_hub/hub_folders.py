@@ -7,27 +7,8 @@ import pytest
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
 
-# Its name in the classes of `transformers`, and what its config has beside `SIZES`.
-FAMILIES = {
-    "albert": ("Albert", {"embedding_size": 4}),
-    "bert": ("Bert", {}),
-    "deberta-v2": (
-        "DebertaV2",
-        {
-            "relative_attention": True,
-            "position_biased_input": False,
-            "share_att_key": True,
-            "norm_rel_ebd": "layer_norm",
-            "pos_att_type": ["p2c", "c2p"],
-            "position_buckets": 4,
-            "type_vocab_size": 0,
-        },
-    ),
-    "distilbert": ("DistilBert", {}),
-    "electra": ("Electra", {"embedding_size": 4}),
-    "roberta": ("Roberta", {"type_vocab_size": 1}),
-    "xlm-roberta": ("XLMRoberta", {"type_vocab_size": 1}),
-}
+from tiny_transformers import FAMILIES, make_model  # noqa: E402, F401
+
 SIZES = {
     "vocab_size": 40,
     "hidden_size": 8,
@@ -36,27 +17,19 @@ SIZES = {
     "intermediate_size": 16,
     "max_position_embeddings": 16,
 }
-DISTILBERT = {
-    "hidden_act": "activation",
-    "hidden_size": "dim",
-    "intermediate_size": "hidden_dim",
-    "num_attention_heads": "n_heads",
-    "num_hidden_layers": "n_layers",
+# What a family's config has beside them, where it is not as in `tiny_transformers`.
+OWN = {
+    "albert": {"embedding_size": 4, "num_hidden_groups": 1, "inner_group_num": 1},
+    "deberta-v2": {"position_buckets": 4},
+    "electra": {"embedding_size": 4},
 }
 LABELS = ["bad", "fine", "good"]
 
 
-def save(family, folder, kind="ForSequenceClassification", labels=LABELS, **changes):
+def save(family, folder, kind="ForSequenceClassification", **changes):
     """Writes a model of random weights, so large that each of its parts matters; returns it."""
-    name, own = FAMILIES[family]
-    model_class = getattr(transformers, name + kind)
-    options = {**SIZES, **own, **changes}
-    if family == "distilbert":
-        options = {DISTILBERT.get(key, key): value for key, value in options.items()}
-    if kind.endswith("Classification"):
-        options["id2label"] = dict(enumerate(labels))
-        options["label2id"] = {label: number for number, label in enumerate(labels)}
-    model = model_class(model_class.config_class(**options)).eval()
+    labels = LABELS if kind.endswith("Classification") else ()
+    model = make_model(family, kind, labels, **{**SIZES, **OWN.get(family, {}), **changes})
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
