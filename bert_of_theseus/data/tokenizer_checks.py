@@ -112,12 +112,17 @@ def _described(token):
     return token.content, *(getattr(token, name) for name in _FLAGS)
 
 
-def _state(part):
+def steps_of(part):
     """What a normalizer or pre-tokenizer does, step by step."""
     if part is None:
         return []
     state = json.loads(part.__getstate__())
-    steps = state.get("normalizers", state.get("pretokenizers", [state]))
+    return state.get("normalizers", state.get("pretokenizers", [state]))
+
+
+def _state(part):
+    """The steps, the same for parts that do the same."""
+    steps = steps_of(part)
     for step in steps:
         if step["type"] == "BertNormalizer" and step["strip_accents"] is None:
             step["strip_accents"] = step["lowercase"]

@@ -18,6 +18,8 @@ import json
 import math
 import re
 
+from .tokenizer_checks import steps_of
+
 # Characters of more than this are not given to a tokenizer at once: it takes about 250 bytes for
 # each.
 MOST_CHARACTERS = 1_000_000
@@ -69,7 +71,7 @@ class Cutter:
 
 
 def _places(tokenizer):
-    normalizers, splitters = _steps(tokenizer.normalizer), _steps(tokenizer.pre_tokenizer)
+    normalizers, splitters = steps_of(tokenizer.normalizer), steps_of(tokenizer.pre_tokenizer)
     known = all(step["type"] in _NORMALIZERS for step in normalizers) and all(
         step["pattern"] in _PATTERNS and step["content"] in (" ", '"')
         for step in normalizers
@@ -131,13 +133,6 @@ def _ends_of_clauses(tokenizer):
                 if character == form
             }
     return marks, within
-
-
-def _steps(part):
-    if part is None:
-        return []
-    state = json.loads(part.__getstate__())
-    return state.get("normalizers", state.get("pretokenizers", [state]))
 
 
 def window(count: float) -> float:
