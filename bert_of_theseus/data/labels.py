@@ -119,7 +119,7 @@ class LabelReader:
 
     def _items(self, cell) -> list:
         """The names or numbers of classes in a cell."""
-        raise NotImplementedError
+        return cell
 
     def _cell(self, row, columns):
         """What the column of labels holds, parsed."""
@@ -173,15 +173,11 @@ class ListLabels(LabelReader):
             return [text] if text else []
         return [item.strip() for item in text.split("|" if "|" in text else ",")]
 
-    def _items(self, cell):
-        return cell
-
     def _labels(self, part):
         count, cells = len(self.names), part.cells
         flags = all(len(cell) == count and set(cell) <= {0, 1} for cell in cells)
-        if isinstance(part.columns.label, list):
-            return [[i for i, flag in enumerate(cell) if flag] for cell in cells]
-        if flags and any(len(set(cell)) < len(cell) for cell in cells):
+        are_columns = isinstance(part.columns.label, list)
+        if are_columns or (flags and any(len(set(cell)) < len(cell) for cell in cells)):
             return [[i for i, flag in enumerate(cell) if flag] for cell in cells]
         if flags and any(cells):
             raise ValueError(
@@ -257,9 +253,6 @@ class TagLabels(LabelReader):
                 raise ValueError(f"entity {entity!r} overlaps another one")
             tags[start:end] = [f"B-{type_}"] + [f"I-{type_}"] * (end - start - 1)
         return tags
-
-    def _items(self, cell):
-        return cell
 
     def _found(self):
         names = super()._found()
@@ -346,14 +339,14 @@ def class_numbers(
         return number if number is not None and 0 <= number < len(names) else None
 
     if said and all(type(item) is int for item in first):
-        outside = [item for item in first if not 0 <= item < len(said)]
-        named = {item: by_name(said[item]) for item in first if item not in outside}
-        if None not in named.values() and not outside:
+        for item, row in first.items():
+            if not 0 <= item < len(said):
+                raise _unknown(table, row, item, said, names)
+        named = {item: by_name(said[item]) for item in first}
+        if None not in named.values():
             return named
-        if not (are_unnamed(names) and len(said) == len(names)) or outside:
-            item = (
-                outside[0] if outside else next(i for i, number in named.items() if number is None)
-            )
+        if not (are_unnamed(names) and len(said) == len(names)):
+            item = next(item for item, number in named.items() if number is None)
             raise _unknown(table, first[item], item, said, names)
     used = (by_name, by_number) if may_be_numbers else (by_name,)
     ways = [{item: way(item) for item in first} for way in used]
