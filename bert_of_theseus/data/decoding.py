@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,6 +70,11 @@ def tag_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
             spans.append((start, index + 1, type))
         before, type_before = part, type
     return spans
+
+
+def is_entity_tag(tag: str) -> bool:
+    """Whether a tag is one of those of entities, as `tag_spans` takes them."""
+    return re.fullmatch("O|[BIESLU]-.+", tag) is not None
 
 
 def decode_answer(

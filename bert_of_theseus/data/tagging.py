@@ -10,7 +10,7 @@ import numpy as np
 
 from ..validation import is_integer
 from .batches import Encoded
-from .decoding import tag_spans
+from .decoding import is_entity_tag, tag_spans
 from .examples import NO_LABEL, Words
 from .span_tasks import MaskedTask
 
@@ -39,9 +39,7 @@ class TokenClassification(MaskedTask):
     _metrics: ClassVar = dict.fromkeys(("accuracy", "f1", "precision", "recall"))
 
     def __init__(self, labels: Sequence[str], metric: str | None = None):
-        self.has_entities = "O" in labels and all(
-            re.fullmatch("O|[BIESLU]-.+", label) for label in labels
-        )
+        self.has_entities = "O" in labels and all(map(is_entity_tag, labels))
         super().__init__(labels, metric or ("f1" if self.has_entities else "accuracy"))
         if self.metric != "accuracy" and not self.has_entities:
             raise ValueError(

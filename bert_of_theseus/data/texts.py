@@ -10,6 +10,7 @@ from pathlib import Path
 from ..validation import one_of
 from . import columns as find
 from .columns import are_numbers, check_no_header
+from .decoding import is_entity_tag
 from .examples import Corpus, at_most, split_off
 from .labels import READERS, Columns
 from .tables import Table, format_of, read_table
@@ -185,9 +186,7 @@ def _is_conll(table, labels):
     tags = [fields[-1] for fields in lines]
     if len({len(fields) for fields in lines if fields[0] != "-DOCSTART-"}) > 1 or len(tags) < 2:
         return False
-    return len(lines[-1]) > 1 and (
-        set(tags) <= set(labels or ()) or any(re.fullmatch("O|[BIESLU]-.+", tag) for tag in tags)
-    )
+    return len(lines[-1]) > 1 and (set(tags) <= set(labels or ()) or any(map(is_entity_tag, tags)))
 
 
 def _choose(table, texts, label, kind, labels, before: Columns | None) -> Columns:
