@@ -169,7 +169,7 @@ def _find(folder, names):
 
 def _read(path, kind, labels, options) -> Table:
     format = options["format"] or format_of(path)
-    table = read_table(path, **{**options, "format": format})
+    table = read_table(path, **options)
     if kind == "tagging" and format == "txt" and _is_conll(table, labels):
         return read_table(path, format="conll")
     if not options["header"] and format in ("csv", "tsv"):
