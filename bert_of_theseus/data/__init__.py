@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .batches import Batches
+from .batches import Batches, Encoded
 from .corpora import load_cluener, load_folder, load_iflytek, load_sst2
 from .decoding import decode_answer, decode_entities, decode_labels
 from .docstrings import load_stdlib_docstrings
@@ -27,7 +27,7 @@ from .tables import Table, read_table
 from .tagging import TokenClassification
 from .tasks import Classification, MultiLabel, Regression, TextTask
 from .texts import load_texts, task_for
-from .tokenizer import Encoded, Tokenizer, check_tokenizer
+from .tokenizer import Tokenizer, check_tokenizer
 
 if TYPE_CHECKING:
     from .losses import MaskedAccuracy, MaskedCrossentropy

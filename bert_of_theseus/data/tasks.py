@@ -14,10 +14,10 @@ from typing import ClassVar
 import numpy as np
 
 from ..validation import is_integer, is_number, number, one_of
-from .batches import Batches
+from .batches import Batches, Encoded
 from .decoding import decode_labels
 from .examples import NO_LABEL, Example
-from .tokenizer import Encoded, Tokenizer
+from .tokenizer import Tokenizer
 
 _INSTALL = {
     "sklearn": "pip install scikit-learn",
