@@ -279,15 +279,17 @@ def check_labels(args, labels, known):
 
 def describe_sets(task, batches) -> dict:
     """The number of texts in each set, and how many texts and labels are truncated."""
+    from bert_of_theseus.data import Tagging, TokenClassification
+
     sets = {}
     for name, part in zip(("train", "validation", "dev"), batches):
         encoded = part.encoded
         sets[name] = {"texts": len(encoded.token_ids)}
         if encoded.offsets is not None:
             labels = [example.label for example in encoded.examples]
-            if task.metric == "accuracy" or hasattr(task, "has_entities"):
+            if isinstance(task, TokenClassification):
                 what, number = "tags", sum(map(len, labels))
-            elif task.labels[0] == "O":
+            elif isinstance(task, Tagging):
                 what, number = "entities", sum(map(len, labels))
             else:
                 what, number = "answers", len(labels) - labels.count(None)
@@ -302,9 +304,9 @@ def describe_sets(task, batches) -> dict:
 def guess(task, examples) -> float:
     """The best score of a constant prediction; 0 where none is of any use."""
     labels = [example.label for example in examples]
-    if labels and isinstance(labels[0], tuple) and task.metric == "accuracy":
-        labels = [tag for tags in labels for tag in tags]
     if task.metric == "accuracy":
+        if isinstance(labels[0], tuple):
+            labels = [tag for tags in labels for tag in tags]
         return max(collections.Counter(labels).values()) / len(labels)
     return labels.count(None) / len(labels)  # for spans: "no answer"
 
