@@ -1,7 +1,6 @@
 """33 answers of a server, and 430 archives: the files that were published, or one line."""
 
 import hashlib
-import io
 import itertools
 import random
 import socket
@@ -9,24 +8,15 @@ import threading
 import zipfile
 
 import pytest
-from damage import damaged
+from damage import KINDS, damaged
 from limits import memory_limit
+from test_download import make_zip
 
 from scripts import download
 from scripts.download import DownloadError, Source, get
 
 FILES = {"data/a.json": bytes(range(256)) * 4, "data/b.json": b"b" * 500}
 MB = 1 << 20
-
-
-def make_zip(files, compression=zipfile.ZIP_DEFLATED):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", compression) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
 ZIP = make_zip(FILES)
 
 
@@ -167,10 +157,9 @@ def stated(content, size):
 def archives():
     """430 archives that are not the published one."""
     rng = random.Random(5)
-    kinds = ("cut", "flip", "insert", "remove", "zero")
     for number in range(400):
         place, bit = rng.randrange(len(ZIP)), rng.randrange(8)
-        yield damaged(ZIP, kinds[number % 5], place, bit)
+        yield damaged(ZIP, KINDS[number % 5], place, bit)
     for name in ("../c", "../../c", "/c", "C:\\c", "data/../../c", "c\0d", "c" * 5000, "..", "."):
         yield make_zip({**FILES, name: b"c"})
     for size in (0, 1, 2**31, 2**32 - 1):
