@@ -1,5 +1,6 @@
 """Texts with labels for a model that is there, from files as people have them."""
 
+import functools
 import json
 
 import pyarrow
@@ -293,10 +294,12 @@ def test_numbers_that_the_file_itself_names(tmp_path):
             first_three(labels)
 
 
-def bad(problem, content, name="a.csv", kind="classification", labels=NAMES, **options):
+def bad(problem, content, name=None, kind="classification", labels=NAMES, **options):
+    name = name or ("a.csv" if isinstance(content, str) else "a.jsonl")
     return pytest.param(problem, content, name, kind, labels, options, id=problem[:40])
 
 
+bad_tags = functools.partial(bad, kind="tagging", labels=TAGS)
 ENTITIES = {"text": "Ada #", "label": [[0, 3, "PER"]]}
 
 
@@ -343,22 +346,18 @@ ENTITIES = {"text": "Ada #", "label": [[0, 3, "PER"]]}
         bad(
             r"a\.jsonl, line 2: column 'text' must be a string, received int",
             lines({"text": "a", "label": 0}, {"text": 5, "label": 1}),
-            "a.jsonl",
         ),
         bad(
             r"a\.jsonl, line 2: no column 'text', but 'label'",
             lines({"text": "a", "label": 0}, {"label": 1}),
-            "a.jsonl",
         ),
         bad(
             r"a\.jsonl, line 1: column 'text' must be a string, received nothing",
             lines({"text": None, "label": 0}, {"text": "a", "label": 1}),
-            "a.jsonl",
         ),
         bad(
             r"a\.jsonl, line 2: column 'text' is not valid Unicode: .* character 3, .* an emoji",
             lines({"text": "a", "label": 0}, {"text": "b \ud83d", "label": 1}),
-            "a.jsonl",
         ),
         # Labels.
         bad(
@@ -368,7 +367,6 @@ ENTITIES = {"text": "Ada #", "label": [[0, 3, "PER"]]}
         bad(
             r"label 3 is none of the model's",
             lines({"text": "a", "label": 0}, {"text": "b", "label": 3}),
-            "a.jsonl",
         ),
         bad(r"label '-1' is none", csv("t#,0", "t#,-1")),
         bad(r"label '0' is none of the model's", csv("t#,positive", "t#,0")),
@@ -390,8 +388,8 @@ ENTITIES = {"text": "Ada #", "label": [[0, 3, "PER"]]}
             r"row 2 \(line 3\): column 'label' must be the name or number of a class, .*nothing",
             csv("t#,0", "t#,"),
         ),
-        bad(r"received True", lines({"text": "a", "label": True}), "a.jsonl"),
-        bad(r"received 0\.5", lines({"text": "a", "label": 0.5}), "a.jsonl"),
+        bad(r"received True", lines({"text": "a", "label": True})),
+        bad(r"received 0\.5", lines({"text": "a", "label": 0.5})),
         bad(r"a\.csv: `examples` must be enough to split", csv("t,0", "u,1", count=2)),
         bad(r"a\.csv is empty", "text,label\n"),
         # Several labels.
@@ -401,8 +399,7 @@ ENTITIES = {"text": "Ada #", "label": [[0, 3, "PER"]]}
         bad(
             r"must be a list of classes\. Received: 1",
             lines({"text": "a", "labels": 1}),
-            "a.jsonl",
-            "multi-label",
+            kind="multi-label",
         ),
         bad(
             r"column 'neutral' must be 0 or 1\. Received: '2'",
@@ -412,9 +409,8 @@ ENTITIES = {"text": "Ada #", "label": [[0, 3, "PER"]]}
         bad(
             r"may hold numbers of classes, or 0 or 1 for each",
             lines({"text": "a", "labels": [0, 1]}, {"text": "b", "labels": [1, 0]}),
-            "a.jsonl",
-            "multi-label",
-            ["x", "y"],
+            kind="multi-label",
+            labels=["x", "y"],
         ),
         # Numbers.
         bad(
@@ -425,90 +421,58 @@ ENTITIES = {"text": "Ada #", "label": [[0, 3, "PER"]]}
         bad(
             r"must be a finite number\. Received: True",
             lines({"text": "a", "score": True}),
-            "a.jsonl",
-            "regression",
+            kind="regression",
         ),
         bad(r"every label is 2\.0", csv("t#,2"), kind="regression"),
         # Tags.
-        bad(
+        bad_tags(
             r"line 1: label 'B-LOC' is none .* has B-PER, I-PER, O; .* has B-LOC, O",
             lines({"tokens": ["a", "b"], "tags": ["B-LOC", "O"]}),
-            "a.jsonl",
-            "tagging",
-            TAGS,
         ),
-        bad(r"label 'b-per' is none", "a b-per\nb O\n\n" * 9, "a.conll", "tagging", TAGS),
-        bad(
+        bad_tags(r"label 'b-per' is none", "a b-per\nb O\n\n" * 9, "a.conll"),
+        bad_tags(
             r"there are 2 words, and 1 tags",
             lines({"tokens": ["a", "b"], "tags": ["O"]}),
-            "a.jsonl",
-            "tagging",
-            TAGS,
         ),
-        bad(
+        bad_tags(
             r"there are 3 characters, and 1 tags",
             lines({"text": "a b", "tags": ["O"]}),
-            "a.jsonl",
-            "tagging",
-            TAGS,
         ),
-        bad(
+        bad_tags(
             r"must be a list of tags\. Received: 3",
             lines({"tokens": ["a"], "tags": 3}),
-            "a.jsonl",
-            "tagging",
-            TAGS,
         ),
-        bad(
+        bad_tags(
             r"words must be strings",
             lines({"tokens": ["a", 1], "tags": [0, 1]}),
-            "a.jsonl",
-            "tagging",
-            TAGS,
         ),
-        bad(
+        bad_tags(
             r"column 'tokens' is empty",
             lines({"tokens": ["\u00a0", ""], "tags": [0, 1]}),
-            "a.jsonl",
-            "tagging",
-            TAGS,
         ),
-        bad(
+        bad_tags(
             r"entity \[0, 9, 'PER'\] must lie within 0 to 5",
             lines({**ENTITIES, "label": [[0, 9, "PER"]]}, count=9),
-            "a.jsonl",
-            "tagging",
-            TAGS,
         ),
-        bad(
+        bad_tags(
             r"overlaps another",
             lines({**ENTITIES, "label": [[0, 3, "PER"], [1, 2, "PER"]]}),
-            "a.jsonl",
-            "tagging",
-            TAGS,
         ),
-        bad(
+        bad_tags(
             r"must be a list of \[start, end, type\]",
             lines({**ENTITIES, "label": [[0, "PER"]]}),
-            "a.jsonl",
-            "tagging",
-            TAGS,
         ),
-        bad(
+        bad_tags(
             r"label 'B-PER' is none of the model's",
             lines(ENTITIES),
-            "a.jsonl",
-            "tagging",
-            ["O", "I-PER"],
+            labels=["O", "I-PER"],
         ),
-        bad(
+        bad_tags(
             r"entities must be given as tags: the model marks their ends",
             lines(ENTITIES),
-            "a.jsonl",
-            "tagging",
-            ["O", "B-PER", "I-PER", "E-PER", "S-PER"],
+            labels=["O", "B-PER", "I-PER", "E-PER", "S-PER"],
         ),
-        bad(r"every label is", "a O\nb O\n\n" * 9, "a.conll", "tagging", TAGS),
+        bad_tags(r"every label is", "a O\nb O\n\n" * 9, "a.conll"),
         bad(r"`kind` must be one of", "", kind="ranking"),
     ],
 )
