@@ -40,9 +40,12 @@ class DebertaGraph(EncoderGraph):
         `falling` holds those of n, n - 1, ..., 1 - n, `rising` those of -n, ..., n - 1, and
         `of_first` those of 0, -1, ..., 1 - n.
         """
+        from ..encoders.distances import distance_buckets
+
         most = self.config["max_position_embeddings"]
         span = self.config["position_buckets"]
-        buckets = distance_buckets(np.arange(most, -most - 1, -1), span, most)
+        distances = np.arange(most, -most - 1, -1)
+        buckets = np.sign(distances) * distance_buckets(span, most)[np.abs(distances)]
         buckets = np.clip(buckets + span, 0, 2 * span - 1)
         shape = self.node("Shape", "input_ids")
         self.length = self.node("Gather", shape, self.integers_of("length_axis", [1]))
@@ -126,15 +129,3 @@ class DebertaGraph(EncoderGraph):
 
     def integers_of(self, name, values):
         return self.constant(name, np.array(values, "int64"))
-
-
-def distance_buckets(distances, size: int, furthest: int):
-    """The bucket of each distance: exact up to `size // 2`, then of logarithmic width.
-
-    In float32 like the models' own code, as rounding decides at the edges.
-    """
-    middle = size // 2
-    far = np.maximum(np.abs(distances), middle - 1).astype("float32")
-    logs = np.log(far / np.float32(middle)) / np.log(np.float32((furthest - 1) / middle))
-    far_buckets = np.ceil(logs * np.float32(middle - 1)) + middle
-    return np.where(far <= middle, distances, far_buckets * np.sign(distances)).astype("int64")

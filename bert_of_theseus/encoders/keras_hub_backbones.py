@@ -8,7 +8,6 @@ positions. Here these are arguments, so that a model computes what it was traine
 from typing import ClassVar
 
 import keras_hub
-import numpy as np
 from keras_hub.src.models.deberta_v3.disentangled_attention_encoder import (
     DisentangledAttentionEncoder,
 )
@@ -16,6 +15,7 @@ from keras_hub.src.models.deberta_v3.relative_embedding import RelativeEmbedding
 
 from ..backend import keras, ops, register
 from ..validation import one_of
+from .distances import distance_buckets
 
 
 @register
@@ -85,28 +85,13 @@ class DisentangledLayer(_OwnRate, DisentangledAttentionEncoder):
         attention._attn_dropout_layer.rate = self.attention_dropout
         attention._position_dropout_layer.rate = self.dropout
         # KerasHub's formula, rounded by some backends to another bucket.
-        self._buckets = _buckets(self.bucket_size, self.max_position_embeddings)
+        self._buckets = distance_buckets(self.bucket_size, self.max_position_embeddings)
         attention._make_log_bucket_position = self._bucket
 
     def _bucket(self, distances):
         near = ops.minimum(ops.abs(distances), len(self._buckets) - 1)
         found = ops.take(ops.convert_to_tensor(self._buckets), near, axis=0)
         return ops.sign(distances) * ops.cast(found, distances.dtype)
-
-
-def _buckets(bucket_size: int, max_positions: int) -> np.ndarray:
-    """The bucket of each distance: near ones have their own, farther ones share, in log steps.
-
-    In the precision and the order of `transformers`. All beyond the longest text are in the last
-    bucket, `bucket_size`.
-    """
-    middle = np.float32(bucket_size // 2)
-    distances = np.arange(2 * max_positions, dtype="float32")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        far = np.log(np.maximum(distances, middle) / middle)
-        far /= np.log(np.float32((max_positions - 1) / middle))
-        far = np.minimum(np.ceil(far * (middle - 1)) + middle, bucket_size)
-    return np.where(distances <= middle, distances, far).astype("int32")
 
 
 @register

@@ -16,7 +16,7 @@ from bert_of_theseus import build_successor_backbone, build_theseus_model, load_
 from bert_of_theseus.checkpoints import find_checkpoint, load_backbone
 from bert_of_theseus.checkpoints.families import encoder_shapes
 from bert_of_theseus.checkpoints.keras_hub import build_backbone, describe_backbone, fill
-from bert_of_theseus.encoders.keras_hub_backbones import _buckets
+from bert_of_theseus.encoders.distances import distance_buckets
 from bert_of_theseus.heads import pooler_classification_head
 
 # Each family as it was published, and with options that KerasHub's own backbones do not have.
@@ -118,7 +118,7 @@ def test_the_buckets_of_distances():
         distances = torch.arange(2 * positions)
         theirs = make_log_bucket_position(distances, size, positions).numpy()
         # All that are not below `size` are the last one.
-        np.testing.assert_array_equal(_buckets(size, positions), np.minimum(theirs, size))
+        np.testing.assert_array_equal(distance_buckets(size, positions), np.minimum(theirs, size))
 
 
 def test_the_dropout_of_attention_has_its_own_rate(tmp_path):
