@@ -15,6 +15,7 @@ import numpy as np
 from ..files import read_json, replace_file
 from ..validation import integer, is_number
 from .batches import Encoded
+from .decoding import trimmed
 from .examples import Example
 from .tokenizer_build import build, without_ends
 from .tokenizer_cut import Cutter, check_length, grown, kept, part_of, window
@@ -417,7 +418,7 @@ def _without_spaces(offsets, text):
     for row, (start, end) in enumerate(offsets):
         part = text[start:end]
         if part[:1].isspace() or part[-1:].isspace():
-            offsets[row] = start + len(part) - len(part.lstrip()), start + len(part.rstrip())
+            offsets[row] = trimmed(text, start, end)
     return offsets
 
 
