@@ -84,9 +84,7 @@ def _summary(batches):
     count, total, ranges = 0, 0, {}
     for batch in batches.chunks(_ROWS):
         leaves = named_leaves(batch)
-        hashes = np.zeros(len(next(iter(leaves.values()))), "uint64")
-        for number, leaf in enumerate(leaves.values()):
-            hashes = _mix(hashes + _hashes(leaf, number))
+        hashes = _hashes_of_examples(leaves)
         count += len(hashes)
         total = (total + int(hashes.sum(dtype="uint64"))) % 2**64
         for name, leaf in leaves.items():
@@ -98,6 +96,14 @@ def _summary(batches):
         f"{count} examples, checksum {total:016x}",
         ranges,
     )
+
+
+def first_batch(batches: BatchAccess) -> str:
+    """What tells the first batch from others: the order of its examples and its padding too."""
+    leaves = named_leaves(batches.first)
+    sizes = repr([leaf.size for leaf in leaves.values()])
+    total = zlib.crc32(_hashes_of_examples(leaves).tobytes(), zlib.crc32(sizes.encode()))
+    return f"checksum {total:08x}"
 
 
 def join(before: Range | None, name: str, leaf: np.ndarray) -> Range:
@@ -113,6 +119,13 @@ def join(before: Range | None, name: str, leaf: np.ndarray) -> Range:
     whole = leaf.dtype.kind != "f" or bool((np.rint(leaf) == leaf).all())
     now = Range(leaf.min().item(), leaf.max().item(), whole, leaf.ndim)
     return now if before is None else before.joined(now)
+
+
+def _hashes_of_examples(leaves):
+    hashes = np.zeros(len(next(iter(leaves.values()))), "uint64")
+    for number, leaf in enumerate(leaves.values()):
+        hashes = _mix(hashes + _hashes(leaf, number))
+    return hashes
 
 
 def _hashes(leaf, number):

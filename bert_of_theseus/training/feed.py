@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
-import zlib
 
 import numpy as np
 
 from ..backend import keras, to_numpy
-from ..distribution import needs_equal_parts, num_devices
+from ..distribution import as_dataset, needs_equal_parts, num_devices
 
 
 class Rounds:
@@ -27,9 +27,6 @@ class Rounds:
         self.length = max(1, per_epoch // stage.evaluations_per_epoch)
         self.count = stage.epochs * min(stage.evaluations_per_epoch, per_epoch)
         self.total_steps = self.length * self.count
-        self.checksum = 0
-        for leaf in named_leaves(batches.get(0, 0)).values():
-            self.checksum = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), self.checksum)
 
     def stream(self, done):
         """Yields all batches after the first `done` rounds.
@@ -38,8 +35,11 @@ class Rounds:
         end of its epochs, at different times on each backend.
         """
         for step in range(done * self.length, self.total_steps):
-            batch = self.batches.get(*divmod(step, self.batches.length))
-            yield batch if self.change is None else self.change(batch)
+            yield self.changed(self.batches.get(*divmod(step, self.batches.length)))
+
+    def changed(self, batch):
+        """A batch as the model gets it."""
+        return batch if self.change is None else self.change(batch)
 
 
 class BatchAccess:
@@ -94,6 +94,11 @@ class BatchAccess:
                     f"that JAX divides a batch among. Received: {size} examples in batch {index}. "
                     "Change the batch size or the number of examples."
                 )
+
+    @functools.cached_property
+    def first(self):
+        """The first batch of the first epoch."""
+        return self.get(0, 0)
 
     def get(self, epoch, index):
         """Returns batch `index` of `epoch`, as a tuple."""
@@ -197,8 +202,8 @@ class _Arrays:
         return (x, *(part[rows] for part in self.rest))
 
 
-def as_sequence(data, batch_size=32):
-    """Wraps data in the `Sequence` of the Keras in use; `None` stays `None`."""
+def as_sequence(data, model, batch_size=32):
+    """Wraps data in what the Keras in use takes to evaluate `model`; `None` stays `None`."""
     if data is None:
         return None
     batches = data if isinstance(data, BatchAccess) else BatchAccess(data, batch_size)
@@ -210,7 +215,11 @@ def as_sequence(data, batch_size=32):
         def __getitem__(self, index):
             return batches.get(0, index)
 
-    return _Sequence()
+    def stream():
+        return (batches.get(0, index) for index in range(batches.length))
+
+    dataset = as_dataset(stream, batches.first, model, batches.length)
+    return _Sequence() if dataset is None else dataset
 
 
 def _as_arrays(x):

@@ -19,10 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..backend import keras, reseed, to_numpy
-from ..distribution import repeatable, same_on_all_workers
+from ..distribution import as_dataset, same_on_all_workers
 from ..layers import get_replacement_rate
 from .checkpoint import StageFolder, non_finite
 from .checks import Limits
+from .examples import first_batch
 from .feed import BatchAccess, Rounds, as_sequence
 from .identity import (
     architecture,
@@ -137,7 +138,7 @@ def fit(
         "steps": rounds.total_steps,
         "training data": data["train"],
         "validation data": data.get("validation"),
-        "first batch": f"checksum {rounds.checksum:08x}",
+        "first batch": first_batch(batches["train"]),
         **_identity(model),
         "loss": described(loss),
         "metrics": [described(metric) for metric in metrics],
@@ -193,12 +194,14 @@ def _identity(model):
 
 
 def _train(model, rounds, batches, done, callbacks, verbose):
+    stream = functools.partial(rounds.stream, done)
+    dataset = as_dataset(stream, rounds.changed(batches["train"].first), model)
     try:
         model.fit(
-            repeatable(functools.partial(rounds.stream, done)),
+            stream() if dataset is None else dataset,
             steps_per_epoch=rounds.length,
             shuffle=False,  # Keras 3 would warn that it cannot shuffle a generator
-            validation_data=as_sequence(batches.get("validation")),
+            validation_data=as_sequence(batches.get("validation"), model),
             epochs=rounds.count,
             initial_epoch=done,
             callbacks=callbacks,

@@ -10,7 +10,8 @@ from helpers import assert_same, package, values
 
 from bert_of_theseus import Stage
 from bert_of_theseus.backend import keras
-from bert_of_theseus.training import fit
+from bert_of_theseus.training import BatchAccess, fit
+from bert_of_theseus.training.examples import first_batch, summary
 
 RNG = np.random.default_rng(0)
 IDS = RNG.integers(0, 9, (40, 5)).astype("int32")
@@ -130,6 +131,8 @@ def test_the_same_call_gives_the_same_result(finished):
     assert run(folder, again) == result
     assert_same(values(again.weights), values(model.weights))
     assert run(folder, model) == result  # which is trained already, as in a notebook
+    wider = (IDS.astype("int64"), LABELS.tolist())
+    assert run(folder, train=wider, validation=tuple(part[:8] for part in wider)) == result
 
 
 @pytest.mark.parametrize("what", CHANGES)
@@ -262,9 +265,6 @@ def test_a_folder_of_an_earlier_version_is_refused(tmp_path):
 
 
 def test_examples_in_any_order_and_form_are_the_same():
-    from bert_of_theseus.training.examples import summary
-    from bert_of_theseus.training.feed import BatchAccess
-
     text = functools.partial(lambda *data: summary(BatchAccess(data, 8)).text)
     first = text(IDS, LABELS)
     rows = np.random.default_rng(1).permutation(40)
@@ -277,3 +277,15 @@ def test_examples_in_any_order_and_form_are_the_same():
     assert len(flat | {first}) == 201
     batches = [(IDS[i : i + 8], LABELS[i : i + 8]) for i in range(0, 40, 8)]
     assert summary(BatchAccess(batches, 8)).text == first
+
+
+def test_the_first_batch_has_an_order_and_a_padding():
+    text = functools.partial(lambda *data: first_batch(BatchAccess(data, 8)))
+    first = text(IDS, LABELS)
+    assert text(IDS.astype("int64"), LABELS.tolist()) == first
+    assert text(IDS[REST], LABELS[REST]) != first
+    assert text(IDS[[1, 0, *range(2, 40)]], LABELS[[1, 0, *range(2, 40)]]) != first
+    assert text(np.pad(IDS, [(0, 0), (0, 3)]), LABELS) != first
+    # Texts are told by what they say, not by where they are in memory.
+    words = [str(row) for row in IDS]
+    assert text(np.array(words, object), LABELS) == text(np.array(words), LABELS) != first
