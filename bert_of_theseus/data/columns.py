@@ -117,16 +117,11 @@ def text_of(row: dict, columns: Sequence[str]) -> str | tuple[str, ...]:
         if not isinstance(text, str):
             kind = "nothing" if text is None else type(text).__name__
             raise ValueError(f"column {column!r} must be a string, received {kind}")
-        texts.append(checked_text(text, column))
+        check_unicode(text, f"column {column!r}")
+        if not text.strip():
+            raise ValueError(f"column {column!r} is empty")
+        texts.append(text)
     return tuple(texts) if len(texts) > 1 else texts[0]
-
-
-def checked_text(text: str, column: str) -> str:
-    """`text`, if it is valid Unicode, and not empty."""
-    check_unicode(text, f"column {column!r}")
-    if not text.strip():
-        raise ValueError(f"column {column!r} is empty")
-    return text
 
 
 def check_no_header(row: dict) -> None:

@@ -378,10 +378,10 @@ def are_unnamed(names: Sequence[str]) -> bool:
     return all(re.fullmatch(r"LABEL_\d+", name) for name in names)
 
 
-def shown(names, at_most: int = 30) -> str:
+def shown(names) -> str:
     """A list of labels for an error."""
     names = [str(name) for name in names]
-    return ", ".join(names[:at_most]) + f", ... ({len(names)} in all)" * (len(names) > at_most)
+    return ", ".join(names[:30]) + f", ... ({len(names)} in all)" * (len(names) > 30)
 
 
 def parsed_list(text: str) -> list:
