@@ -45,6 +45,16 @@ class Limits(NamedTuple):
 
     KEY = "bert_of_theseus"
 
+    @classmethod
+    def of(cls, config: dict) -> Limits:
+        """Those of a canonical config."""
+        return cls(
+            config["max_position_embeddings"],
+            config["vocab_size"],
+            config["type_vocab_size"],
+            config.get("pad_token_id", 0),
+        )
+
     def to_json(self) -> str:
         return json.dumps(self._asdict())
 

@@ -69,17 +69,10 @@ def read_source(encoder, classifier) -> Source:
     model = whole_model(encoder, classifier)
     if description is None:
         return _read_traced(encoder, model)
-    config = description.config
-    limits = Limits(
-        config["max_position_embeddings"],
-        config["vocab_size"],
-        config["type_vocab_size"],
-        config.get("pad_token_id", 0),
-    )
     inner = encoder.output if not isinstance(encoder.output, dict) else model.output
     dtypes = {getattr(tensor.dtype, "name", tensor.dtype) for tensor in (inner, model.output)}
     rounding = max(_ROUNDING.get(dtype, 0.0) for dtype in dtypes)
-    return Source(model, description, None, limits, rounding)
+    return Source(model, description, None, Limits.of(description.config), rounding)
 
 
 def can_be_described(encoder, classifier) -> bool:

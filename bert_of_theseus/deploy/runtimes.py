@@ -170,14 +170,8 @@ class KerasRuntime(Runtime):
     def _load_folder(self):
         from ..checkpoints import find_checkpoint, load_pretrained
 
-        config = find_checkpoint(self.path).config
+        self._limits = Limits.of(find_checkpoint(self.path).config)
         encoder, classifier, _ = load_pretrained(self.path)
-        self._limits = Limits(
-            config["max_position_embeddings"],
-            config["vocab_size"],
-            config["type_vocab_size"],
-            config["pad_token_id"],
-        )
         return whole_model(encoder, classifier)
 
     def _load_file(self):
