@@ -66,15 +66,11 @@ def export_folder(
     directory = Path(directory)
     encoder, classifier, _ = load_pretrained(directory)
     known = can_be_described(encoder, classifier)
-    jobs = [
-        (export_onnx, FILES["int8.onnx" if quantize else "onnx"][not known], quantize)
-        for quantize in onnx
-    ]
-    for quantize in litert:
-        jobs.append((export_litert, f"model.{f'{quantize}.' if quantize else ''}tflite", quantize))
+    jobs = [(export_onnx, "onnx", quantize) for quantize in onnx]
+    jobs += [(export_litert, "tflite", quantize) for quantize in litert]
     paths = []
-    for export, name, quantize in jobs:
-        path = directory / name
+    for export, suffix, quantize in jobs:
+        path = directory / FILES[f"{quantize}.{suffix}" if quantize else suffix][0 if known else -1]
         export(path, encoder, classifier, quantize=quantize)
         paths.append(path)
         if report is not None:
