@@ -22,7 +22,7 @@ class Graph:
     def __init__(self):
         self.nodes, self.constants = [], {}
 
-    def constant(self, name, value=None):
+    def constant(self, name, value):
         if name not in self.constants:
             self.constants[name] = value
         return name

@@ -8,9 +8,10 @@ import zipfile
 
 import numpy as np
 
+from ..checkpoints.describe import Description
 from ..validation import one_of
 from .base import Limits
-from .export import Description, keras_function, read_source, traced, write_export
+from .export import keras_function, read_source, traced, write_export
 
 _PROJECTION = "bert/encoder/embedding_hidden_mapping_in"
 
