@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 SEQUENCE, TOKEN = "sequence", "token"  # the kinds of heads
+# What the names of the classes with such a head end in.
+HEAD_CLASSES = {SEQUENCE: "ForSequenceClassification", TOKEN: "ForTokenClassification"}
 
 POOLER = ("bert/pooler/dense/kernel", "bert/pooler/dense/bias")
 CLASSIFIER = ("classifier/kernel", "classifier/bias")
@@ -207,8 +209,7 @@ class Family:
 
     def architecture(self, kind: str | None) -> str:
         """`transformers`' class of a model with a head of this kind."""
-        ends = {SEQUENCE: "ForSequenceClassification", TOKEN: "ForTokenClassification"}
-        return self.classes + ends.get(kind, "Model")
+        return self.classes + HEAD_CLASSES.get(kind, "Model")
 
 
 def encoder_shapes(config: dict, most_layers: int | None = None) -> Iterator[tuple[str, tuple]]:

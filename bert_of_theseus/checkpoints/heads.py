@@ -15,7 +15,7 @@ from ..files import check_files
 from ..validation import is_number
 from .base import Checkpoint, misfit
 from .configs import ACTIVATIONS
-from .families import CLASSIFIER, POOLER, SEQUENCE, TOKEN, Family
+from .families import CLASSIFIER, HEAD_CLASSES, POOLER, SEQUENCE, TOKEN, Family
 
 HEAD_FILE = "head.keras"
 KERAS = "keras"  # the kind of a head in HEAD_FILE
@@ -80,7 +80,7 @@ def read_task(checkpoint: Checkpoint) -> HeadFacts:
         return HeadFacts(KERAS, labels, stored_activation(raw, number, path), number)
     names = _output_names(checkpoint)
     _refuse_unknown(checkpoint, names)
-    kind = _kind(checkpoint, labels)
+    kind = _kind(checkpoint, names, labels)
     if kind is None:
         return HeadFacts(None, labels)
     number = _num_outputs(checkpoint, kind, names)
@@ -132,15 +132,14 @@ def _refuse_unknown(checkpoint: Checkpoint, output) -> None:
         )
 
 
-def _kind(checkpoint: Checkpoint, labels) -> str | None:
+def _kind(checkpoint: Checkpoint, output, labels) -> str | None:
     """The kind of the head that the tensors make, or `None`."""
     family, path = checkpoint.family, checkpoint.config_file
     said = checkpoint.raw_config.get("architectures")
     said = said[0] if isinstance(said, list) and said else said
     said = said if isinstance(said, str) else ""
-    ends = {kind: family.architecture(kind)[len(family.classes) :] for kind in (SEQUENCE, TOKEN)}
-    kind = next((kind for kind, end in ends.items() if said.endswith(end)), None)
-    if not _output_names(checkpoint):
+    kind = next((kind for kind, end in HEAD_CLASSES.items() if said.endswith(end)), None)
+    if not output:
         if kind:
             _require(checkpoint, kind, CLASSIFIER)
         return None
@@ -184,16 +183,14 @@ def _require(checkpoint: Checkpoint, kind: str, output) -> tuple[str, ...]:
 
 def _num_outputs(checkpoint: Checkpoint, kind: str, output) -> int:
     """The number of outputs, after checking that the head fits the encoder."""
-    wanted = _require(checkpoint, kind, output)
+    _require(checkpoint, kind, output)
     shape = checkpoint.shape(output[1])
     number, hidden = (*shape, 1)[0], checkpoint.config["hidden_size"]
     kernel = (number, hidden) if output == GOOGLE_CLASSIFIER else (hidden, number)
-    shapes = {POOLER[0]: (hidden, hidden), POOLER[1]: (hidden,)}
-    shapes.update({output[0]: kernel, output[1]: (number,)})
-    problems = [
+    problems = [  # those of the pooler are known from `checkpoint.check`
         f"{checkpoint.stored_name(name)}: {problem}"
-        for name in wanted
-        for problem in [misfit(checkpoint, name, shapes[name])]
+        for name, shape in zip(output, (kernel, (number,)))
+        for problem in [misfit(checkpoint, name, shape)]
         if problem
     ]
     if problems or number < 1:
