@@ -21,17 +21,21 @@ def positive(value: str) -> int:
     raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, received {value!r}")
 
 
-def quieten_tensorflow() -> None:
-    """Turns off TensorFlow's start-up lines, its warnings about retracing, and KerasHub's."""
+def prepare_keras() -> None:
+    """Has Keras start on a backend that is there, if it is imported, and without lines of others.
+
+    Those are TensorFlow's at its start, its warnings about retracing, and KerasHub's.
+    """
     import logging
 
+    _choose_backend()
     hide_startup_lines()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("tensorflow", "absl"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def choose_backend() -> None:
+def _choose_backend():
     """Lets Keras run on what is installed, where the user has not chosen a backend."""
     if "KERAS_BACKEND" in os.environ or "keras" in sys.modules:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import choose_backend, positive, quieten_tensorflow
+from . import positive, prepare_keras
 from .running import warnings_in_a_line
 
 EXAMPLES = """\
@@ -134,8 +134,7 @@ def compress(args: argparse.Namespace) -> int:
     """Compresses a model; returns the exit status."""
     if (args.layers is None) == (args.keep is None and args.max_ms is None):
         raise ValueError("how small? Give --layers, or a budget: --keep, --max-ms or both.")
-    quieten_tensorflow()
-    choose_backend()
+    prepare_keras()
     from ..pretrained import compress_pretrained
 
     with warnings_in_a_line():

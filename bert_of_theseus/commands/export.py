@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from . import quieten_tensorflow
+from . import prepare_keras
 
 
 def add_command(commands) -> None:
@@ -47,7 +47,7 @@ def export(args: argparse.Namespace) -> int:
     if args.float16 and not args.litert:
         raise ValueError("--float16 needs --litert.")
     stored = [None if name == "float32" else name for name in stored or ["float32"]]
-    quieten_tensorflow()
+    prepare_keras()
     from ..deploy import export_folder
 
     def report(path: Path) -> None:

@@ -10,7 +10,7 @@ import stat
 import sys
 import warnings
 
-from . import positive, quieten_tensorflow
+from . import positive, prepare_keras
 from .running import warnings_in_a_line
 
 # Of those of `data.tables`, which would import NumPy.
@@ -173,7 +173,7 @@ def _open_source(args, stack):
 
 
 def _load(args):
-    quieten_tensorflow()
+    prepare_keras()
     from ..deploy import Predictor
 
     return Predictor.load(
