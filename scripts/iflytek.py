@@ -227,8 +227,7 @@ def train(args: argparse.Namespace, inputs: dict, models: tuple, output: Path) -
 
 def report(results: dict) -> str:
     """The table, and what is needed to read it, in Markdown."""
-    from bert_of_theseus.compressed import TITLES
-    from bert_of_theseus.table import markdown_table
+    from bert_of_theseus.table import TITLES, markdown_table
 
     titles = {**TITLES, "direct": "first layers, fine-tuned directly"}
     columns = {
