@@ -62,8 +62,7 @@ def estimate(trainer: Trainer, num_hidden_layers: int | None, search: bool) -> E
     successor = trainer.new_successor(num_hidden_layers)
     theseus = build_theseus_model(predecessor, successor, classifier, seed=trainer.seed)
     set_replacement_rate(theseus, _MEAN_RATE)
-    encoders = [as_encoder(predecessor), as_encoder(successor)]
-    models = [encoder.model(classifier, name="timed") for encoder in encoders]
+    models = [trainer.predecessor_model, as_encoder(successor).model(classifier, name="timed")]
     stages, parts, evaluations = trainer.stages, {}, 0
     for name, model in (("theseus", theseus), ("successor", models[1])):
         stage = stages[f"{name}_stage"]
