@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import bisect
 import copy
+import functools
 import hashlib
 import itertools
 import json
@@ -179,7 +180,7 @@ def _compute(model, batches, directory, lengths, verbose):
         values = np.concatenate(parts)
         if not np.isfinite(values).all():
             raise ArithmeticError("The predecessor's answers hold NaN or infinite numbers.")
-        replace_file(files[-1], _saver(values))
+        replace_file(files[-1], functools.partial(np.save, arr=values))
     return files
 
 
@@ -194,14 +195,6 @@ def _outputs(model, inputs, rows, lengths):
             f"{outputs.shape} for texts of {lengths[rows].max()} tokens"
         )
     return [output[: lengths[row]] for row, output in zip(rows, outputs)]
-
-
-def _saver(values):
-    def write(path):
-        with open(path, "wb") as file:
-            np.save(file, values)
-
-    return write
 
 
 def _merge(files, rows, lengths, path):
