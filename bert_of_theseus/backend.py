@@ -108,6 +108,11 @@ def to_numpy(weight):
     return np.array(weight.numpy() if KERAS_2 else ops.convert_to_numpy(weight))
 
 
+def is_finite(value: np.ndarray) -> bool:
+    """Whether no number in `value` is NaN or infinite."""
+    return value.dtype.kind in "biuSUO" or bool(np.isfinite(value).all())
+
+
 def identity(tensor):
     """`tensor`; in Keras 2, which tells layers apart by their outputs, a new object."""
     return tf.identity(tensor) if KERAS_2 else tensor

@@ -15,9 +15,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import numpy as np
-
-from .backend import SAFE_MODE_IMPORTS, keras, quiet_about_masks, safe_mode, to_numpy
+from .backend import SAFE_MODE_IMPORTS, is_finite, keras, quiet_about_masks, safe_mode, to_numpy
 from .validation import is_integer
 
 
@@ -94,8 +92,7 @@ def load_keras_file(path: Path, check_names: bool = True):
         if not isinstance(model, keras.Model):  # a config may describe any object
             raise ValueError(f"it holds a {type(model).__name__}, not a model")
         for weight in model.weights:
-            value = to_numpy(weight)
-            if value.dtype.kind not in "biuSUO" and not np.isfinite(value).all():
+            if not is_finite(to_numpy(weight)):
                 raise ValueError(f"its weight {weight.name!r} is NaN or infinite")
         return model
     except FileNotFoundError:

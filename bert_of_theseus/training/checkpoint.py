@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backend import keras, to_numpy
+from ..backend import is_finite, keras, to_numpy
 from ..distribution import is_chief
 from ..files import (
     CHECKSUMS,
@@ -25,14 +25,7 @@ from ..files import (
     write_json,
 )
 from ..locks import exclusive
-from .identity import (
-    check_finite,
-    differences,
-    is_finite,
-    plain,
-    split_weights,
-    weights_checksum,
-)
+from .identity import differences, finite_value, plain, split_weights, weights_checksum
 from .stage import StageResult
 
 WEIGHTS = "model.weights.h5"
@@ -191,7 +184,7 @@ class StageFolder:
         with self._told(path):
             self.weights.load_weights(str(path))
             for weight in self.weights.weights:
-                check_finite(to_numpy(weight), getattr(weight, "path", weight.name))
+                finite_value(weight)
 
     # Checkpoints.
 

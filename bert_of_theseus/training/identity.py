@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 
 from .. import __version__
-from ..backend import KERAS_ON_BACKEND, keras, to_numpy
+from ..backend import KERAS_ON_BACKEND, is_finite, keras, to_numpy
 
 _SIMPLE = (str, bytes, int, float, complex, bool, type(None), type(...))
 # Their code is that of a version, which is told by its number.
@@ -260,21 +260,18 @@ def weights_checksum(weights) -> str:
     """
     total = 0
     for weight in weights:
-        value = np.ascontiguousarray(to_numpy(weight))
-        check_finite(value, getattr(weight, "path", weight.name))
+        value = np.ascontiguousarray(finite_value(weight))
         total = zlib.crc32(value.view(np.uint8).data if value.size else b"", total)
     return f"checksum {total:08x}"
 
 
-def check_finite(value: np.ndarray, name: str) -> None:
-    """Raises a `ValueError` if the weight `name` is NaN or infinite."""
+def finite_value(weight) -> np.ndarray:
+    """The value of `weight`. Raises a `ValueError` if it is NaN or infinite."""
+    value = to_numpy(weight)
     if not is_finite(value):
+        name = getattr(weight, "path", weight.name)
         raise ValueError(f"The weight {name!r} must be finite. Received: NaN or infinite values")
-
-
-def is_finite(value: np.ndarray) -> bool:
-    """Whether no number in `value` is NaN or infinite."""
-    return value.dtype.kind in "biuSUO" or bool(np.isfinite(value).all())
+    return value
 
 
 def split_weights(model: keras.Model) -> tuple[list, list]:
