@@ -75,7 +75,9 @@ class Limits:
     def _check_batch(self, name, batch, before=None):
         leaves = named_leaves(batch)
         size = len(next(iter(leaves.values())))
-        problem = self._problem({key: join(None, key, leaf) for key, leaf in leaves.items()})
+        # Other inputs may hold anything.
+        checked = {k: v for k, v in leaves.items() if k in self.rows or not k.startswith("input")}
+        problem = self._problem({key: join(None, key, leaf) for key, leaf in checked.items()})
         if problem is None:
             return size
         key, expected, kind = problem
@@ -100,12 +102,11 @@ class Limits:
             if bounds is None or found.low > found.high:
                 continue
             low, high, whole = bounds
-            if not (low <= found.low and found.high <= high) or (whole and not found.whole):
-                return (
-                    key,
-                    _expected(*bounds, self.ignored if key == "labels" else None),
-                    ValueError,
-                )
+            ignored = self.ignored if key == "labels" else None
+            # -1 for no label is next to the classes, so no other number is let through.
+            least = ignored if whole and ignored == low - 1 else low
+            if not (least <= found.low and found.high <= high) or (whole and not found.whole):
+                return key, _expected(*bounds, ignored), ValueError
         return None
 
     def _wrong(self, key, leaf):

@@ -88,6 +88,21 @@ def test_what_fits_passes():
         limits.check(BatchAccess((x, at(tags, 3, 5)), 4), "train")
 
 
+def test_examples_without_a_label_are_read_once():
+    class Counted(list):
+        reads = 0
+
+        def __getitem__(self, index):
+            self.reads += 1
+            return super().__getitem__(index)
+
+    inputs = keras.Input((2, 4))
+    tagger = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(inputs))
+    data = Counted([(np.ones((6, 2, 4)), np.array([[-1, 2]] * 6))] * 3)
+    Limits(tagger, MaskedCrossentropy()).check(BatchAccess(data, 4), "train")
+    assert data.reads == 3
+
+
 class Stream:
     """A length and an iterator, and no access to a batch."""
 
