@@ -17,9 +17,9 @@ from .. import __version__
 from ..backend import KERAS_ON_BACKEND, is_finite, keras, to_numpy
 
 _SIMPLE = (str, bytes, int, float, complex, bool, type(None), type(...))
-# Their code is that of a version, which is told by its number.
 # Keras gives names that tell how many objects there are.
 _NAMES = ("name", "_name", "_name_scope", "built")
+# Their code is that of a version, which is told by its number.
 _LIBRARIES = ("bert_of_theseus", "keras", "tf_keras", "keras_hub", "bert4keras", "tensorflow")
 
 
@@ -45,18 +45,18 @@ def described(value, attributes: bool = True):
         config = owner.get_config()
         if isinstance(owner, keras.losses.Loss):  # its name tells how many there are
             config = {key: item for key, item in config.items() if key != "name"}
-        return [*_kind(owner), config, *_attributes(owner, seen)]
-    if _is_method(value) and not _is_librarys(value):
-        return f"{value.__qualname__} (code {_digest(_code(value, seen))})"
-    value = getattr(value, "__func__", value)
-    if isinstance(value, (types.FunctionType, functools.partial)) and not _is_librarys(value):
+        return [*_kind(owner, seen), config, *_attributes(owner, seen)]
+    if not _is_method(value):
+        value = getattr(value, "__func__", value)  # of a class method
+    functions = (types.FunctionType, types.MethodType, functools.partial)
+    if isinstance(value, functions) and not _is_librarys(value):
         # Bytecode, defaults, what it is a closure over, and the functions and constants of its
         # module that it names, as they are now.
         name = getattr(value, "__qualname__", "partial")
         return f"{name} (code {_digest(_code(value, seen))})"
     if hasattr(value, "__qualname__"):
         return value.__qualname__
-    return " ".join([*_kind(value), *_attributes(value, seen)])
+    return " ".join([*_kind(value, seen), *_attributes(value, seen)])
 
 
 def _is_method(value):
@@ -75,7 +75,7 @@ def _attributes(value, seen):
     return [f"(attributes {_digest(found)})"] if found else []
 
 
-def _kind(value):
+def _kind(value, seen):
     """The class of `value` by name and, unless it is a library's, by the code of its methods."""
     kind = type(value)
     # What Keras wraps a function in.
@@ -84,7 +84,7 @@ def _kind(value):
     if not _is_librarys(kind):
         own = vars(kind)
         methods = [own[name] for name in sorted(own) if _is_function(own[name])]
-        code.append(f"(code {_digest([_code(method, _Seen()) for method in methods])})")
+        code.append(f"(code {_digest([_code(method, _Seen(seen)) for method in methods])})")
     return [kind.__name__, *code]
 
 
@@ -144,7 +144,7 @@ def _object(value, seen):
     if root in sys.stdlib_module_names - {"__main__"} or id(value) in seen:
         return type(value).__name__
     seen.add(id(value))
-    return [*_kind(value), *_attributes(value, seen)]
+    return [*_kind(value, seen), *_attributes(value, seen)]
 
 
 def _is_of(value, module):
@@ -200,7 +200,7 @@ def _no_import_of_tensorflow():
 
 
 def _layer(layer):
-    kind, *code = _kind(layer)
+    kind, *code = _kind(layer, _Seen())
     entry = {"layer": kind, **({"code": code} if code else {})}
     try:
         config = layer.get_config()
