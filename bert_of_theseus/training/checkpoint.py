@@ -95,12 +95,6 @@ class StageFolder:
     def checkpoint(self) -> Path:
         return self.directory / _CHECKPOINT
 
-    @contextlib.contextmanager
-    def lock(self):
-        """A context in which no other run uses the folder."""
-        with run_lock(self.directory):
-            yield
-
     def check_room(self, allocate: bool = True) -> None:
         """Creates the folder and checks that everything fits; see `files.check_room`."""
         # Checkpoint (weights and Adam's two moments) and best weights, twice each: a new file is
@@ -133,7 +127,7 @@ class StageFolder:
         self._load(self.directory / WEIGHTS)
         return result
 
-    def write_result(self, result: StageResult) -> None:
+    def write_result(self, progress: Progress, result: StageResult) -> None:
         """Writes the result, which ends the stage: the checkpoint is deleted."""
         if not is_chief():
             return
@@ -144,7 +138,7 @@ class StageFolder:
         }
         scratch = self.directory / f"new-{_RESULT}"
         write_json(scratch, content)
-        digests = {WEIGHTS: sha256(self.directory / WEIGHTS), _RESULT: sha256(scratch)}
+        digests = {WEIGHTS: progress.best_sha256, _RESULT: sha256(scratch)}
         write_json(self.directory / CHECKSUMS, digests)
         os.replace(scratch, self.directory / _RESULT)
         self._remove_the_rest()

@@ -21,7 +21,7 @@ from pathlib import Path
 from ..backend import keras, reseed, to_numpy
 from ..distribution import as_dataset, same_on_all_workers
 from ..layers import get_replacement_rate
-from .checkpoint import StageFolder, non_finite
+from .checkpoint import StageFolder, non_finite, run_lock
 from .checks import Limits
 from .examples import first_batch
 from .feed import BatchAccess, Rounds, as_sequence
@@ -150,7 +150,7 @@ def fit(
     }
     folder = StageFolder(directory, settings, uncompiled(kept))
     scored = None if score is None else functools.partial(score, kept, validation)
-    with folder.lock():
+    with run_lock(directory):
         result = folder.read_result()
         if result is not None:
             return result
@@ -177,7 +177,7 @@ def fit(
         same_on_all_workers(progress.rounds_done)
         folder.read_best()
         result = progress.result(name, monitor)
-        folder.write_result(result)
+        folder.write_result(progress, result)
     return result
 
 
