@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from damage import damaged
 from tiny_texts import make_model, texts
 
 from bert_of_theseus.deploy import open_runtime
@@ -14,12 +15,10 @@ def test_a_damaged_file(places, tmp_path):
     expected = open_runtime(tmp_path / "a.keras")(*batch)
     content = (tmp_path / "a.keras").read_bytes()
     for place in range(0, len(content), len(content) // places):
-        (tmp_path / "a.keras").write_bytes(content[:place])
+        (tmp_path / "a.keras").write_bytes(damaged(content, "cut", place))
         with pytest.raises(ValueError, match=r"a\.keras' cannot be loaded"):
             open_runtime(tmp_path / "a.keras")
-        flipped = bytearray(content)
-        flipped[place] ^= 1 << place % 8
-        (tmp_path / "a.keras").write_bytes(flipped)
+        (tmp_path / "a.keras").write_bytes(damaged(content, "flip", place, place % 8))
         try:
             found = open_runtime(tmp_path / "a.keras")(*batch)
         except ValueError as error:

@@ -5,7 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from damage import FEW_OR_MANY, damage_property, damaged, damages
+from damage import FEW_OR_MANY, contents, damage_property, damaged, damages
 from helpers import values
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +13,7 @@ from stages import linear
 
 from bert_of_theseus import Stage
 from bert_of_theseus.backend import keras
+from bert_of_theseus.files import sha256
 from bert_of_theseus.training import fit
 
 X = np.random.default_rng(0).normal(size=(8, 2)).astype("float32")
@@ -39,10 +40,7 @@ def folders(tmp_path_factory):
     end = run(folder / "finished")
     with pytest.raises(KeyboardInterrupt):
         run(folder / "unfinished", [Stop()])
-    files = {
-        kind: {path.name: path.read_bytes() for path in (folder / kind).iterdir()}
-        for kind in ("finished", "unfinished")
-    }
+    files = {kind: contents(folder / kind) for kind in ("finished", "unfinished")}
     assert sorted(files["finished"]) == ["checksums.json", "model.weights.h5", "stage.json"]
     assert sorted(files["unfinished"]) == ["best-4.weights.h5", "checkpoint.npz"]
     return files, end
@@ -162,8 +160,6 @@ def test_weights_that_are_no_numbers_are_not_loaded(folders, tmp_path):
     model = linear()
     model.set_weights([np.full_like(value, np.nan) for value in model.get_weights()])
     model.save_weights(tmp_path / "a" / "model.weights.h5")
-    from bert_of_theseus.files import sha256
-
     listed = json.loads(files["finished"]["checksums.json"])
     listed["model.weights.h5"] = sha256(tmp_path / "a" / "model.weights.h5")
     (tmp_path / "a" / "checksums.json").write_text(json.dumps(listed))

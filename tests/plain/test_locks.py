@@ -67,12 +67,12 @@ def test_it_waits(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
 def test_a_forked_process_does_not_hold_its_parents_lock(tmp_path):
     """Workers that load data outlive a parent that is killed, for a while."""
-    code = f"""
+    code = """
 import os, sys, time
 from bert_of_theseus.locks import exclusive
 with exclusive(sys.argv[1], "it"):
     if os.fork() == 0:
-        time.sleep({"60"})
+        time.sleep(60)
     print(os.getpid(), flush=True)
     os.kill(os.getpid(), 9)
 """
