@@ -110,22 +110,36 @@ def same_on_all_workers(number: int) -> bool:
     return total**2 == squares * strategy.num_replicas_in_sync
 
 
-def repeatable(batches):
-    """Makes of `batches`, a function that returns a generator of them, what `fit` takes.
+def as_dataset(batches, first, model, length=None):
+    """A `tf.data.Dataset` of what `batches()` yields, for `model`; `None` on other backends.
 
-    Under a strategy of `tf.distribute` that is a dataset: of a generator, Keras 3 would throw away
-    the batches that it looks at to build the model.
+    `first` is the first of them. With `length`, their number, they are to evaluate the model, else
+    to train it.
+
+    Of a generator or a `Sequence`, Keras 3 takes the shapes from the first two batches, and refuses
+    longer texts in later ones. To train under a strategy of `tf.distribute`, it throws away the
+    batches that it looks at. Keras 2 takes no shapes: its accuracy then mistakes labels of shape
+    `(batch_size, 1)` for one-hot vectors.
     """
-    if BACKEND != "tensorflow" or not tf.distribute.has_strategy():
-        return batches()
+    if BACKEND != "tensorflow":
+        return None
+    inputs, *rest = first
+    structure = (_specs(inputs, model.inputs), *(_specs(part, model.outputs) for part in rest))
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=structure)
+    if length is not None:  # or Keras would warn when it comes to the end
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(length))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+def _specs(part, tensors):
+    """Of a part of a batch: axes are open where one of the symbolic `tensors` leaves them open."""
+    is_open = {0, *(axis for t in tensors for axis, size in enumerate(t.shape) if size is None)}
 
     def spec(array):
         array = np.asarray(array)
-        # Texts differ in length from batch to batch; later dimensions do not.
-        return tf.TensorSpec([None, None, *array.shape[2:]][: array.ndim], array.dtype)
+        shape = [None if axis in is_open else size for axis, size in enumerate(array.shape)]
+        return tf.TensorSpec(shape, array.dtype)
 
-    signature = tf.nest.map_structure(spec, next(batches()))
-    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return dataset.with_options(options)
+    return tf.nest.map_structure(spec, part)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+import threading
 
 import numpy as np
 
-from ..backend import keras, to_numpy
+from ..backend import BACKEND, keras, to_numpy
 from ..distribution import as_dataset, needs_equal_parts, num_devices
 
 
@@ -79,6 +80,8 @@ class BatchAccess:
         self.data = data
         self.indexable = hasattr(data, "__getitem__")
         self.epoch, self.position, self.iterator = 0, 0, None
+        self._types = None  # of the arrays in a batch, by name
+        self._lock = threading.Lock()  # TensorFlow reads ahead, in threads of its own
         if hasattr(data, "set_epoch"):
             data.set_epoch(0)
         if self.indexable and needs_equal_parts():
@@ -103,21 +106,38 @@ class BatchAccess:
     def get(self, epoch, index):
         """Returns batch `index` of `epoch`, as a tuple."""
         try:
-            batch = self._get(epoch, index)
+            with self._lock:
+                batch = self._get(epoch, index)
             if not _size(batch):
                 raise ValueError(f"Batch {index} must hold at least one example. Received: none")
             if self.check is not None and not isinstance(self.data, _Arrays):
                 self.check(batch)
+            if BACKEND == "tensorflow":
+                self._check_types(batch)
         except Exception as error:
             self.problem = error
             raise
         return batch
+
+    def _check_types(self, batch):
+        # TensorFlow would convert the later ones to the types of the first, 0.5 to 0 say.
+        types = {name: leaf.dtype for name, leaf in named_leaves(batch).items()}
+        self._types = self._types or types
+        for name, dtype in types.items():
+            first = self._types.get(name, dtype)
+            if np.issubdtype(dtype, np.number) and not np.can_cast(dtype, first, "same_kind"):
+                raise TypeError(
+                    f"The {name} must be of one type in all batches, {first} as in the first. "
+                    f"Received: {dtype}"
+                )
 
     def _get(self, epoch, index):
         if epoch != self.epoch:
             self._start_epoch(epoch)
         batch = self.data[index] if self.indexable else self._next(index)
         inputs, *rest = batch
+        while rest and rest[-1] is None:  # no weights
+            rest.pop()
         # Keras would read a list as a single array.
         return (tuple(inputs) if isinstance(inputs, list) else inputs, *rest)
 

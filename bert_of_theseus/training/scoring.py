@@ -55,7 +55,7 @@ def evaluator(model, loss, metrics, monitor, score, batch_size) -> Callable:
     name = (monitor or _first_name(metrics)).removeprefix("val_")
 
     def run(data):
-        batches = as_sequence(data, batch_size)
+        batches = as_sequence(data, copy, batch_size)
         return float(copy.evaluate(batches, verbose=0, return_dict=True)[name])
 
     return run
@@ -63,7 +63,7 @@ def evaluator(model, loss, metrics, monitor, score, batch_size) -> Callable:
 
 def predict(model, batches):
     """The outputs of `model` for all `batches`, in order: an array, `(num_examples, ...)`."""
-    return model.predict(as_sequence(batches), verbose=0)
+    return model.predict(as_sequence(batches, model), verbose=0)
 
 
 def uncompiled(model: keras.Model) -> keras.Model:

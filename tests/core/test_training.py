@@ -6,7 +6,7 @@ from helpers import eager, values
 from stages import build, linear, texts
 
 from bert_of_theseus import Stage, build_theseus_model
-from bert_of_theseus.backend import BACKEND, keras
+from bert_of_theseus.backend import BACKEND, KERAS_2, keras
 from bert_of_theseus.data import Batches
 from bert_of_theseus.heads import FirstToken, classification_head
 from bert_of_theseus.training import NonFiniteLossError, WarmupDecay, evaluate, fit, predict
@@ -35,6 +35,39 @@ def test_head_ends_the_mask_and_returns_probabilities():
     again.set_weights(head.get_weights())
     x = np.ones((2, 5, 4), "float32")
     np.testing.assert_array_equal(eager(again, x), eager(head, x))
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_later_batches_may_hold_longer_texts(per_token, tmp_path):
+    """Of a `Sequence`, Keras 3 on TensorFlow takes the shapes of the first two, Keras 2 none."""
+    inputs = keras.Input((None,), dtype="int32")
+    hidden = keras.layers.Embedding(9, 4)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(hidden))
+    if not per_token:
+        model = keras.Model(inputs, classification_head(4, 3)(hidden))
+    x = [np.arange(2 * length).reshape(2, length) % 9 for length in (4, 4, 7, 2)]
+    y = [ids % 3 if per_token else ids[:, :1] % 3 for ids in x]
+    batches = [(ids, labels, None) for ids, labels in zip(x, y)]  # no weights
+    fit(model, batches, batches, Stage(epochs=2), directory=tmp_path, verbose=0)
+    answers = [eager(model, ids).argmax(-1).reshape(labels.shape) for ids, labels in zip(x, y)]
+    right = [a == b for a, b in zip(answers, y)]
+    if not KERAS_2:  # the mean of each text is taken first
+        right = [part.mean(-1) for part in right]
+    assert evaluate(model, batches) == pytest.approx(np.concatenate(right, None).mean())
+    if not per_token:
+        np.testing.assert_array_equal(predict(model, batches).argmax(-1), np.ravel(answers))
+
+
+def test_labels_are_not_rounded_to_the_type_of_the_first_ones():
+    """TensorFlow would make zeros of the later ones."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+    x = np.ones((2, 1), "float32")
+    batches = [(x, np.array([[1], [2]])), (x, np.array([[0.5], [0.5]]))]
+    if BACKEND == "tensorflow":
+        with pytest.raises(Exception, match="labels must be of one type in all batches, int64"):
+            evaluate(model, batches, loss="mse", metrics=("mse",))
+    else:
+        assert evaluate(model, batches, loss="mse", metrics=("mse",)) == pytest.approx(1.375)
 
 
 def test_learning_rate_rises_and_falls():

@@ -7,7 +7,7 @@ from stages import linear, texts
 from bert_of_theseus import Stage
 from bert_of_theseus.data import Batches
 from bert_of_theseus.training import fit
-from bert_of_theseus.training.feed import BatchAccess, Rounds, as_sequence
+from bert_of_theseus.training.feed import BatchAccess, Rounds
 
 
 def test_rounds_go_through_the_epochs_batch_by_batch():
@@ -78,8 +78,8 @@ def test_arrays_lists_and_streams_are_data(tmp_path):
 
     rounds = Rounds(BatchAccess(Stream(), 4, seed=0), Stage(epochs=2))
     assert [labels[0, 0] for _, labels in rounds.stream(1)] == [0, 4, 8]
-    sequence = as_sequence(Stream())
-    assert [sequence[i][1][0, 0] for i in (1, 2, 0)] == [4, 8, 0]
+    access = BatchAccess(Stream(), 4)
+    assert [access.get(0, i)[1][0, 0] for i in (1, 2, 0)] == [4, 8, 0]
 
 
 def test_data_refused():
