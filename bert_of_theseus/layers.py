@@ -311,16 +311,25 @@ class ModuleChoice(_Choice):
         return cls(**config)
 
 
+def has_choices(model) -> bool:
+    """Whether there is a choice layer in `model`, as `choice_layers` finds them."""
+    return bool(_choices(model))
+
+
 def choice_layers(model) -> list:
     """The choice layers of `model`, a model, a layer or a list of layers, in the model's order."""
-    layers = model._flatten_layers() if isinstance(model, keras.layers.Layer) else model
-    choices = [layer for layer in layers if isinstance(layer, _Choice)]
+    choices = _choices(model)
     if not choices:
         raise ValueError(
             "There is no BinaryRandomChoice or ModuleChoice in this model, so it has no "
             f"replacement rate. Received: {model!r}"
         )
     return choices
+
+
+def _choices(model):
+    layers = model._flatten_layers() if isinstance(model, keras.layers.Layer) else model
+    return [layer for layer in layers if isinstance(layer, _Choice)]
 
 
 def set_replacement_rate(model, rate) -> None:

@@ -46,9 +46,9 @@ def compress(
     validation=None,
     *,
     directory: str | os.PathLike,
-    predecessor_stage: Stage | None = Stage(epochs=3, learning_rate=5e-5),
-    theseus_stage: Stage = Stage(epochs=4, learning_rate=1e-4),
-    successor_stage: Stage | None = Stage(epochs=2, learning_rate=5e-5),
+    predecessor_stage: Stage | None = Stage(),
+    theseus_stage: Stage = Stage(),
+    successor_stage: Stage | None = Stage(),
     schedule=LinearReplacement(0.3, fraction=0.75),
     initialize="first",
     train_embeddings_and_head: bool = True,
@@ -95,6 +95,8 @@ def compress(
             KerasHub the output of a preprocessor.
         directory: Folder of the run. Each run needs one of its own.
         predecessor_stage: `Stage`, or `None` if predecessor and classifier are fine-tuned already.
+            What a stage leaves open follows from the model's hidden size, the batch size and the
+            number of examples.
         theseus_stage: `Stage`.
         successor_stage: `Stage`, or `None` to skip stage 3.
         schedule: Replacement schedule of stage 2: see `bert_of_theseus.schedules`. A float is a
@@ -235,12 +237,17 @@ class _Recipe:
         self.initial_weights = self.method.check(*parts)
         self.predecessor_model = self.predecessor.model(self.classifier, name="predecessor")
         limits = Limits(self.predecessor_model, self.scoring["loss"])
-        texts = {}
+        batches, texts = {}, {}
         for name, data in self.data.items():
             if data is not None:
                 _check_labels(self.classifier, data, name)
-                batches = BatchAccess(data, self.scoring["batch_size"])
-                texts[name] = limits.check(batches, name)
+                batches[name] = BatchAccess(data, self.scoring["batch_size"])
+                texts[name] = limits.check(batches[name], name)
+        # The hidden size is that of all three models, as their modules take each other's place.
+        self.stages = {
+            name: stage and stage.resolved(name, self.predecessor_model, batches["train"])
+            for name, stage in self.stages.items()
+        }
         self.settings = plain(self._settings(texts))
         self.results, self.rows = [], []
 
@@ -330,7 +337,7 @@ class _Recipe:
         if isinstance(given, Mapping):
             given = given.get(name, ())
         if self.verbose:
-            print(f"\n{name}: {self.stages[name]}", flush=True)
+            print(flush=True)
         result = fit(
             model,
             self.data["train"],

@@ -6,6 +6,7 @@ from .examples import read_once
 from .feed import BatchAccess
 from .fit import NonFiniteLossError, fit
 from .identity import described, plain
+from .notes import stage_notes
 from .scoring import evaluate, evaluator, fresh, lower_is_better, predict, uncompiled
 from .stage import Stage, StageResult, WarmupDecay
 
@@ -27,5 +28,6 @@ __all__ = [
     "predict",
     "read_once",
     "run_lock",
+    "stage_notes",
     "uncompiled",
 ]

@@ -9,8 +9,9 @@ import threading
 
 import numpy as np
 
-from ..backend import BACKEND, keras, to_numpy
-from ..distribution import as_dataset, needs_equal_parts, num_devices
+from ..backend import keras, to_numpy
+from ..distribution import as_dataset, needs_equal_parts, needs_one_type, num_devices
+from ..validation import is_integer
 
 
 class Rounds:
@@ -98,6 +99,12 @@ class BatchAccess:
                     "Change the batch size or the number of examples."
                 )
 
+    @property
+    def batch_size(self) -> int:
+        """The data's own `batch_size`, or else the number of examples in the first batch."""
+        given = getattr(self.data, "batch_size", None)
+        return given if is_integer(given) and given > 0 else _size(self.first)
+
     @functools.cached_property
     def first(self):
         """The first batch of the first epoch."""
@@ -112,7 +119,7 @@ class BatchAccess:
                 raise ValueError(f"Batch {index} must hold at least one example. Received: none")
             if self.check is not None and not isinstance(self.data, _Arrays):
                 self.check(batch)
-            if BACKEND == "tensorflow":
+            if needs_one_type():
                 self._check_types(batch)
         except Exception as error:
             self.problem = error

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..backend import keras, reseed, to_numpy
 from ..distribution import as_dataset, same_on_all_workers
-from ..layers import get_replacement_rate
+from ..layers import get_replacement_rate, has_choices
 from .checkpoint import StageFolder, non_finite, run_lock
 from .checks import Limits
 from .examples import first_batch
@@ -47,7 +47,7 @@ def fit(
     model: keras.Model,
     train,
     validation=None,
-    stage: Stage = Stage(epochs=3),
+    stage: Stage = Stage(),
     *,
     directory: str | os.PathLike,
     name: str | None = None,
@@ -83,7 +83,8 @@ def fit(
             own.
         validation: Validation data, in the same forms. Defaults to `None`: the last weights are
             kept.
-        stage: `Stage`.
+        stage: `Stage`. What it leaves open gets the defaults of a Theseus stage if there are choices
+            in the model, and those of plain fine-tuning otherwise.
         directory: Folder of this stage: checkpoint, best weights (`model.weights.h5`), result.
         name: String, for messages. Defaults to the folder's name.
         kept: Model whose weights are kept, such as the successor in a Theseus model. Defaults to
@@ -132,6 +133,10 @@ def fit(
         batches["validation"] = BatchAccess(validation, batch_size)
     limits = Limits(kept, loss)
     data = {part: limits.check(access, part) for part, access in batches.items()}
+    kind = "theseus" if has_choices(model) else "predecessor"
+    stage = stage.resolved(kind, model, batches["train"])
+    if verbose:
+        print(f"{name}: {stage}", flush=True)
     rounds = Rounds(batches["train"], stage, weighted)
     settings = {
         "stage": dataclasses.asdict(stage),

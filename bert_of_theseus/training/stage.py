@@ -6,6 +6,12 @@ import dataclasses
 import math
 
 from ..backend import keras, ops, register
+from ..defaults import (
+    default_epochs,
+    default_evaluations,
+    default_learning_rate,
+    find_hidden_size,
+)
 from ..validation import number, one_of, positive_integer
 
 _DECAYS = ("linear", "cosine", "constant")
@@ -16,8 +22,11 @@ class Stage:
     """Settings of one training stage: AdamW, a warm-up and decay of the learning rate, clipping.
 
     Args:
-        epochs: Integer, the maximum number of passes over the training data.
-        learning_rate: Float, the peak. Defaults to `5e-5`.
+        epochs: Integer, the maximum number of passes over the training data. Defaults to `None`:
+            as many as make 1,500 steps, but from 3 to 20 (the successor's own stage: half of them).
+        learning_rate: Float, the peak. Defaults to `None`: by the stage, the hidden size, the batch
+            size and the number of steps, see `defaults.default_learning_rate`. It is meant for
+            pretrained weights.
         warmup_fraction: Float in [0, 1), the share of all steps in which the learning rate rises
             from 0. Defaults to `0.1`.
         decay: `"linear"` or `"cosine"`, to 0 at the last step, or `"constant"`. Defaults to
@@ -27,7 +36,8 @@ class Stage:
         clip_norm: Float, the maximum global norm of the gradients of the trained weights; `None`
             for no limit. Defaults to `1.0`.
         evaluations_per_epoch: Integer. Each evaluation scores the model, keeps its weights if
-            they are the best so far, and writes a checkpoint. Defaults to `1`.
+            they are the best so far, and writes a checkpoint. Defaults to `None`: one for 1,000
+            steps, at least one.
         patience: Integer, the number of evaluations without a better score after which the stage
             ends. Defaults to `None`, no early stop.
 
@@ -40,25 +50,56 @@ class Stage:
     >>> Stage(epochs=3, learning_rate=5e-5, patience=2)
     """
 
-    epochs: int
-    learning_rate: float = 5e-5
+    epochs: int | None = None
+    learning_rate: float | None = None
     warmup_fraction: float = 0.1
     decay: str = "linear"
     weight_decay: float = 0.01
     clip_norm: float | None = 1.0
-    evaluations_per_epoch: int = 1
+    evaluations_per_epoch: int | None = None
     patience: int | None = None
 
     def __post_init__(self):
-        positive_integer("epochs", self.epochs)
-        number("learning_rate", self.learning_rate, "(0, inf)")
+        positive_integer("epochs", self.epochs, optional=True)
+        if self.learning_rate is not None:
+            number("learning_rate", self.learning_rate, "(0, inf)", "or None for the default")
         number("warmup_fraction", self.warmup_fraction, "[0, 1)")
         one_of("decay", self.decay, _DECAYS)
         number("weight_decay", self.weight_decay)
         if self.clip_norm is not None:
             number("clip_norm", self.clip_norm, "(0, inf)", "or None for no limit")
-        positive_integer("evaluations_per_epoch", self.evaluations_per_epoch)
+        positive_integer("evaluations_per_epoch", self.evaluations_per_epoch, optional=True)
         positive_integer("patience", self.patience, optional=True)
+
+    def resolved(self, name: str, model: keras.Model, batches) -> Stage:
+        """A stage with a value for everything: what is `None` gets its default.
+
+        Args:
+            name: String, the kind of stage: `"predecessor"`, also of any model that is fine-tuned,
+                `"theseus"` or `"successor"`.
+            model: Keras model, for its hidden size.
+            batches: `BatchAccess`, the training data.
+
+        Raises:
+            ValueError: if the model does not tell its hidden size, and the learning rate is `None`.
+        """
+        found = dataclasses.replace(
+            self,
+            epochs=self.epochs or default_epochs(name, batches.length),
+            evaluations_per_epoch=self.evaluations_per_epoch or default_evaluations(batches.length),
+        )
+        if self.learning_rate is not None:
+            return found
+        hidden_size = find_hidden_size(model)
+        if hidden_size is None:
+            raise ValueError(
+                "`learning_rate` must be given to `Stage` for this model: the default follows from "
+                "the hidden size, which is that of the biases and normalization weights, and the "
+                "model has none. Received: None"
+            )
+        steps = found.epochs * batches.length
+        rate = default_learning_rate(name, hidden_size, batches.batch_size, steps)
+        return dataclasses.replace(found, learning_rate=rate)
 
 
 @dataclasses.dataclass
@@ -137,7 +178,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def build_optimizer(stage: Stage, model: keras.Model, total_steps: int):
-    """Builds the optimizer of `stage` for the trainable weights of `model`."""
+    """Builds the optimizer of `stage`, whose values are all given, for the trainable weights of `model`."""
     warmup = min(int(stage.warmup_fraction * total_steps), total_steps - 1)
     rate = WarmupDecay(stage.learning_rate, total_steps, warmup, stage.decay)
     if not stage.weight_decay:

@@ -56,7 +56,7 @@ def test_arrays_lists_and_streams_are_data(tmp_path):
     for number, data in enumerate(
         [(x, x), ([x, x], x), ({"a": x}, x), [(x[:4], x[:4]), (x[4:], x[4:])]]
     ):
-        rounds = Rounds(BatchAccess(data, 4, seed=0), Stage(epochs=2))
+        rounds = Rounds(BatchAccess(data, 4, seed=0), Stage(2, evaluations_per_epoch=1))
         seen = [[], []]
         for step, (inputs, labels) in enumerate(rounds.stream(0)):
             first = inputs["a"] if isinstance(inputs, dict) else inputs
@@ -76,7 +76,7 @@ def test_arrays_lists_and_streams_are_data(tmp_path):
         def __iter__(self):
             return iter([(x[i : i + 4], x[i : i + 4]) for i in (0, 4, 8)])
 
-    rounds = Rounds(BatchAccess(Stream(), 4, seed=0), Stage(epochs=2))
+    rounds = Rounds(BatchAccess(Stream(), 4, seed=0), Stage(2, evaluations_per_epoch=1))
     assert [labels[0, 0] for _, labels in rounds.stream(1)] == [0, 4, 8]
     access = BatchAccess(Stream(), 4)
     assert [access.get(0, i)[1][0, 0] for i in (1, 2, 0)] == [4, 8, 0]

@@ -1,0 +1,79 @@
+"""What a stage of training gets where nothing is given: passes, evaluations and learning rate.
+
+One rule for `compress`, the commands, the scripts and the benchmarks. It is for pretrained weights:
+random ones take a higher learning rate. Needs no Keras.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+
+# By name of the stage: the learning rate at hidden size 768, with batches of 32 and 1,000 steps, and
+# the passes, as a share of those that the number of examples asks for. A model that is fine-tuned
+# directly is trained as a predecessor.
+_STAGES = {"predecessor": (5e-5, 1.0), "theseus": (1e-4, 1.0), "successor": (5e-5, 0.5)}
+_HIDDEN_SIZE, _BATCH_SIZE, _STEPS = 768, 32, 1000
+_OF_STEPS = 0.25, (0.5, 2.0)  # the exponent of fewer steps, and the bounds of what comes of it
+_LOWEST, _HIGHEST = 1e-6, 1e-2
+# Few examples need more passes, many fewer.
+_FEWEST_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 3, 20
+# So that a killed run has at most so many steps to repeat.
+_STEPS_PER_EVALUATION = 1000
+
+
+def default_epochs(name: str, steps_per_epoch: int, passes: float | None = None) -> int:
+    """Passes over the training data.
+
+    Args:
+        name: String, the stage: `"predecessor"`, also of any model that is fine-tuned, `"theseus"`
+            or `"successor"`.
+        steps_per_epoch: Integer, the number of batches.
+        passes: Number, the passes of stages 1 and 2, where they are given. Defaults to `None`: 3,
+            or more, up to 20, where that would be few steps.
+    """
+    if passes is None:
+        passes = math.ceil(_FEWEST_STEPS / steps_per_epoch)
+        passes = min(max(_FEWEST_EPOCHS, passes), _MOST_EPOCHS)
+    return max(1, round(passes * _STAGES[name][1]))
+
+
+def default_evaluations(steps_per_epoch: int) -> int:
+    """Evaluations per epoch: more than one only where an epoch is long."""
+    return max(1, round(steps_per_epoch / _STEPS_PER_EVALUATION))
+
+
+def default_learning_rate(name: str, hidden_size: int, batch_size: int, steps: int) -> float:
+    """The peak of the learning rate, in two digits, so that it can be given again as it is printed.
+
+    Args:
+        name: String, the stage, as in `default_epochs`.
+        hidden_size: Integer. Wider models take smaller steps.
+        batch_size: Integer. Larger batches have less noise, so they take larger steps.
+        steps: Integer, of the whole stage. The fewer they are, the larger they must be.
+    """
+    exponent, (low, high) = _OF_STEPS
+    rate = _STAGES[name][0] * _HIDDEN_SIZE / hidden_size * math.sqrt(batch_size / _BATCH_SIZE)
+    rate *= min(max((_STEPS / steps) ** exponent, low), high)
+    return float(f"{min(max(rate, _LOWEST), _HIGHEST):.1e}")
+
+
+def same_pace(learning_rate: float, name: str) -> float:
+    """The learning rate of a stage where that of the Theseus stage is given."""
+    return learning_rate * _STAGES[name][0] / _STAGES["theseus"][0]
+
+
+def find_hidden_size(model) -> int | None:
+    """The size that most vectors among the weights of `model` have; `None` if there are none.
+
+    Most layers of an encoder return hidden states, so most of its biases, and all weights of its
+    normalization layers, are as long as these. Those of intermediate layers and of heads are fewer.
+    Frozen ones count too: the size is the same whatever is trained. Of two that are equally
+    frequent it is the larger one, which means the smaller learning rate.
+    """
+    sizes = collections.Counter(
+        int(weight.shape[0])
+        for weight in model.weights
+        if len(weight.shape) == 1 and "float" in str(weight.dtype)
+    )
+    return max(sizes, key=lambda size: (sizes[size], size), default=None)
