@@ -27,6 +27,11 @@ def needs_equal_parts() -> bool:
     return BACKEND == "jax" and num_devices() > 1
 
 
+def needs_one_type() -> bool:
+    """Whether all batches get the types of the first one's arrays."""
+    return BACKEND == "tensorflow"
+
+
 # Draws.
 
 
