@@ -9,9 +9,9 @@ from __future__ import annotations
 import collections
 import math
 
-# By name of the stage: the learning rate at hidden size 768, with batches of 32 and 1,000 steps, and
-# the passes, as a share of those that the number of examples asks for. A model that is fine-tuned
-# directly is trained as a predecessor.
+# By name of the stage: the learning rate at hidden size 768, with batches of 32 and 1,000 steps,
+# and the passes, as a share of those that the number of examples asks for. A model that is
+# fine-tuned directly is trained as a predecessor.
 _STAGES = {"predecessor": (5e-5, 1.0), "theseus": (1e-4, 1.0), "successor": (5e-5, 0.5)}
 _HIDDEN_SIZE, _BATCH_SIZE, _STEPS = 768, 32, 1000
 _OF_STEPS = 0.25, (0.5, 2.0)  # the exponent of fewer steps, and the bounds of what comes of it
@@ -58,8 +58,8 @@ def default_learning_rate(name: str, hidden_size: int, batch_size: int, steps: i
     return float(f"{min(max(rate, _LOWEST), _HIGHEST):.1e}")
 
 
-def same_pace(learning_rate: float, name: str) -> float:
-    """The learning rate of a stage where that of the Theseus stage is given."""
+def in_proportion(learning_rate: float, name: str) -> float:
+    """The learning rate of a stage, where that of the Theseus stage is given."""
     return learning_rate * _STAGES[name][0] / _STAGES["theseus"][0]
 
 

@@ -83,8 +83,8 @@ def fit(
             own.
         validation: Validation data, in the same forms. Defaults to `None`: the last weights are
             kept.
-        stage: `Stage`. What it leaves open gets the defaults of a Theseus stage if there are choices
-            in the model, and those of plain fine-tuning otherwise.
+        stage: `Stage`. What it leaves open gets the defaults of a Theseus stage if the model has
+            choices, and those of plain fine-tuning otherwise.
         directory: Folder of this stage: checkpoint, best weights (`model.weights.h5`), result.
         name: String, for messages. Defaults to the folder's name.
         kept: Model whose weights are kept, such as the successor in a Theseus model. Defaults to

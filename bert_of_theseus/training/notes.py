@@ -26,11 +26,9 @@ def stage_notes(result: StageResult) -> list[str]:
     """
     name, monitor = result.name, result.monitor
     if result.best_step == 0:
-        count = len(result.history.get("step", ()))
-        what = "its evaluation did not beat" if count == 1 else f"none of its {count} evaluations beat"
         return [
-            f"The {name} stage came to nothing: {what} the {monitor} that it began with, "
-            f"{result.score:.4f}, so the weights that it began with were kept."
+            f"The {name} stage never beat its start: the best {monitor} is the one that it began "
+            f"with, {result.score:.4f}, and so the weights are those that it began with."
         ]
     scores = result.history.get(monitor, ())
     if len(scores) < 2 or result.stopped_early or result.best_step != result.history["step"][-1]:

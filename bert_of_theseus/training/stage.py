@@ -178,7 +178,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def build_optimizer(stage: Stage, model: keras.Model, total_steps: int):
-    """Builds the optimizer of `stage`, whose values are all given, for the trainable weights of `model`."""
+    """Builds the optimizer of a resolved `stage` for the trainable weights of `model`."""
     warmup = min(int(stage.warmup_fraction * total_steps), total_steps - 1)
     rate = WarmupDecay(stage.learning_rate, total_steps, warmup, stage.decay)
     if not stage.weight_decay:
