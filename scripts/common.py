@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import warnings
 from pathlib import Path
@@ -54,8 +55,11 @@ rate = number(float, "a number above 0 and below 1", lambda value: 0 < value < 1
 share = number(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
 
 
-def add_text_arguments(add, default) -> None:
-    """Adds what selects the texts, with `add`, an `add_argument`; `default` as below."""
+def add_text_arguments(add, max_length: str) -> None:
+    """Adds what selects the texts, with `add`, an `add_argument`.
+
+    `max_length` describes its default.
+    """
     add("--limit", metavar="N", type=positive, help="use at most N texts of each file")
     add(
         "--validation-fraction",
@@ -65,23 +69,28 @@ def add_text_arguments(add, default) -> None:
         help="share of the training texts that is split off to choose the best epoch (default "
         "%(default)s); dev is only reported",
     )
-    add("--max-length", metavar="N", type=positive, help=f"in tokens; {default('max_length')}")
+    add("--max-length", metavar="N", type=positive, help=f"in tokens; default {max_length}")
 
 
 STAGES = ("predecessor", "theseus", "successor")
 
 
-def add_stage_arguments(parser: Parser, default) -> None:
+RULE = (
+    "Epochs and learning rates that are not given follow from the number of texts, the batch size "
+    "and the model's hidden size, as in the package's Stage, and are printed."
+)
+
+
+def add_stage_arguments(parser: Parser, more: str = "") -> None:
     """Adds epochs and learning rate of each stage, batch size and seed.
 
-    `default(name)` describes the default of a setting.
+    `more` is said of their defaults.
     """
-    add = parser.add_argument_group("training").add_argument
+    add = parser.add_argument_group("training", f"{RULE}{more}").add_argument
     for stage in STAGES:
-        add(f"--{stage}-epochs", metavar="N", type=positive, help=default(f"{stage}_epochs"))
+        add(f"--{stage}-epochs", metavar="N", type=positive, help="passes over the texts")
     for stage in STAGES:
-        key = f"{stage}_learning_rate"
-        add(f"--{stage}-learning-rate", metavar="X", type=rate, help=default(key))
+        add(f"--{stage}-learning-rate", metavar="X", type=rate, help="its peak")
     add("--batch-size", metavar="N", type=positive, default=32, help="default %(default)s")
     add("--seed", metavar="N", type=seed_number, default=42, help="default %(default)s")
 
@@ -91,6 +100,14 @@ def fill_in(args: argparse.Namespace, defaults: dict) -> None:
     for key, value in defaults.items():
         if getattr(args, key) is None:
             setattr(args, key, value)
+
+
+def fill_in_epochs(args: argparse.Namespace, num_texts: int) -> None:
+    """Sets the epochs that were not given to the defaults for so many texts to train on."""
+    from bert_of_theseus.defaults import default_epochs
+
+    steps = math.ceil(num_texts / args.batch_size)
+    fill_in(args, {f"{name}_epochs": default_epochs(name, steps) for name in STAGES})
 
 
 def stages(args: argparse.Namespace, **options) -> dict:

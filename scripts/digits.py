@@ -56,6 +56,7 @@ def build_parser():
     what = "training steps of the stages, default 600 600 200; direct training gets their sum"
     names = ("PREDECESSOR", "THESEUS", "SUCCESSOR")
     add("--steps", type=int, nargs=3, metavar=names, default=[600, 600, 200], help=what)
+    # Random weights, and so few, take larger steps than the defaults of `Stage`.
     for name, default, what in [
         ("predecessor", 3e-3, "of the predecessor"),
         ("direct", 3e-3, "of 2 blocks trained directly"),

@@ -31,6 +31,9 @@ examples:
   # addresses (6 MB and 0.4 GB, once). Hours on a CPU; try it first with --limit 200.
   python scripts/iflytek.py --download
 
+  # The same with the article's settings.
+  python scripts/iflytek.py --download --recipe article
+
   # Your own copies. The BERT may be a Google TensorFlow checkpoint or a Hugging Face folder.
   python scripts/iflytek.py --data-dir iflytek_public --bert-dir chinese_L-12_H-768_A-12
 
@@ -50,26 +53,25 @@ and ends with the same result.
 exit codes: 0 done; 2 an argument or a file is invalid; 130 interrupted.
 """
 
-# For the demo, which takes minutes on 2 CPU cores, and for IFLYTEK, as in the article.
-DEFAULTS = {
-    "max_length": (32, 128),
-    "replacement_rate": (0.3, 0.5),
-    "schedule": ("linear", "constant"),
-    "successor_init": ("fine-tuned", "pretrained"),
-    "predecessor_epochs": (2, 5),
-    "theseus_epochs": (3, 10),
-    "successor_epochs": (1, 5),
-    # So few steps need high rates. The direct baseline has its own: at 1e-4 it reached 50 % of dev
-    # in the same epochs, at 4e-4 65 % and 70 % (two runs).
-    "predecessor_learning_rate": (2e-4, 2e-5),
-    "theseus_learning_rate": (2e-4, 2e-5),
-    "successor_learning_rate": (1e-4, 2e-5),
-    "direct_learning_rate": (4e-4, 2e-5),
+# What --recipe stands for; an option of its own beats it.
+RECIPES = {
+    "ours": {"replacement_rate": 0.3, "schedule": "linear", "successor_init": "fine-tuned"},
+    "article": {
+        "max_length": 128,
+        "replacement_rate": 0.5,
+        "schedule": "constant",
+        "successor_init": "pretrained",
+        "predecessor_epochs": 5,
+        "theseus_epochs": 10,
+        "successor_epochs": 5,
+        **dict.fromkeys((f"{name}_learning_rate" for name in (*common.STAGES, "direct")), 2e-5),
+    },
 }
+MAX_LENGTH = {"demo": 32, "iflytek": 128}
 
 
 def default(key: str) -> str:
-    return "default {} (demo), {} (IFLYTEK)".format(*DEFAULTS[key])
+    return "default {} (ours), {} (article)".format(*(r[key] for r in RECIPES.values()))
 
 
 def build_parser() -> Parser:
@@ -83,9 +85,11 @@ def build_parser() -> Parser:
     add("--download", action="store_true", help=what)
     what = "where downloads are kept (default %(default)s)"
     add("--cache-dir", metavar="DIR", type=Path, default="~/.cache/bert_of_theseus", help=what)
-    common.add_text_arguments(add, default)
+    common.add_text_arguments(add, "32 (demo), 128 (IFLYTEK)")
 
     add = parser.add_argument_group("method").add_argument
+    what = "the package's, or all that the article says (default %(default)s)"
+    add("--recipe", choices=RECIPES, default="ours", help=what)
     what = "of the successor (default %(default)s); need not divide the predecessor's"
     add("--successor-layers", metavar="N", type=positive, default=3, help=what)
     what = "use only the first N layers of the BERT (default: all)"
@@ -100,9 +104,9 @@ def build_parser() -> Parser:
     what = "initial successor: the predecessor's first layers before or after fine-tuning; "
     choices = ("pretrained", "fine-tuned")
     add("--successor-init", choices=choices, help=what + default("successor_init"))
-    key = "direct_learning_rate"
-    add("--direct-learning-rate", metavar="X", type=common.rate, help=f"baseline; {default(key)}")
-    common.add_stage_arguments(parser, default)
+    what = "of the baseline; its default as that of the other learning rates"
+    add("--direct-learning-rate", metavar="X", type=common.rate, help=what)
+    common.add_stage_arguments(parser, " --recipe article: 5, 10 and 5 epochs, 2e-5.")
     add = parser.add_argument_group("output").add_argument
     what = (
         "default runs/demo or runs/iflytek; if it holds anything but an unfinished run of the same "
@@ -113,11 +117,10 @@ def build_parser() -> Parser:
 
 
 def resolve(args: argparse.Namespace) -> None:
-    """Sets the defaults of the task, and checks what can be checked without reading a file."""
+    """Sets the defaults, and checks what can be checked without reading a file."""
     args.task = "iflytek" if args.data_dir or args.download else "demo"
-    common.fill_in(args, {key: v[args.task == "iflytek"] for key, v in DEFAULTS.items()})
-    # As many as the two stages that the baseline is compared with.
-    args.direct_epochs = args.theseus_epochs + args.successor_epochs
+    common.fill_in(args, RECIPES[args.recipe])
+    common.fill_in(args, {"max_length": MAX_LENGTH[args.task]})
     args.output_dir = args.output_dir or Path("runs") / args.task
     bert = args.bert_dir or args.bert_config
     if args.bert_dir and args.bert_config:
@@ -154,6 +157,9 @@ def prepare(args: argparse.Namespace) -> dict:
         name: tokenizer.encode(getattr(corpus, name), args.max_length)
         for name in ("train", "validation", "dev")
     }
+    common.fill_in_epochs(args, len(corpus.train))
+    # As many as the two stages that the baseline is compared with.
+    args.direct_epochs = args.theseus_epochs + args.successor_epochs
     return {"corpus": corpus, "encoded": encoded, "tokenizer": tokenizer, "config": config}
 
 
@@ -188,7 +194,7 @@ def train(args: argparse.Namespace, inputs: dict, models: tuple, output: Path) -
     encoded, rate = inputs["encoded"], args.replacement_rate
     train = Batches(encoded["train"], args.batch_size, seed=args.seed)
     validation, dev = (Batches(encoded[n], 64, shuffle=False) for n in ("validation", "dev"))
-    adam = {"weight_decay": 0.0, "clip_norm": None}  # as in the article
+    adam = {"weight_decay": 0.0, "clip_norm": None} if args.recipe == "article" else {}
     stages = common.stages(args, **adam)
     result = compress(
         *(predecessor, successor, head, train, validation),
@@ -200,7 +206,7 @@ def train(args: argparse.Namespace, inputs: dict, models: tuple, output: Path) -
         initialize="first" if args.successor_init == "fine-tuned" else None,
     )
     stages["direct_stage"] = stage = Stage(args.direct_epochs, args.direct_learning_rate, **adam)
-    print(f"\ndirect: {stage}", flush=True)
+    print(flush=True)
     baseline = build_successor_model(direct, direct_head, name="direct")
     trained = fit(baseline, train, validation, stage, directory=output / "direct", seed=args.seed)
     # The successor's size and latency, as it is the same network.

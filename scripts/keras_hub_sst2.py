@@ -49,28 +49,17 @@ Other settings need another folder.
 exit codes: 0 done; 2 an argument or a file is invalid; 130 interrupted.
 """
 
-# For the demo, which takes minutes on 2 CPU cores, and for SST-2.
-DEFAULTS = {
-    "max_length": (32, 64),
-    "predecessor_epochs": (2, 2),
-    "theseus_epochs": (3, 2),
-    "successor_epochs": (1, 1),
-    "predecessor_learning_rate": (2e-4, 5e-5),
-    "theseus_learning_rate": (2e-4, 1e-4),
-    "successor_learning_rate": (1e-4, 5e-5),
-}
+MAX_LENGTH = {"demo": 32, "sst2": 64}
 
 
 def build_parser() -> Parser:
-    def default(key):
-        return "default {} (demo), {} (SST-2)".format(*DEFAULTS[key])
-
     parser = Parser(prog="keras_hub_sst2.py", description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument_group("data and model (default: the demo's)").add_argument
     add("--data-dir", metavar="DIR", type=Path, help="SST-2: train.tsv and dev.tsv")
     add("--preset", metavar="NAME", help="the pretrained model: name of a preset, or a folder")
     add("--limit", metavar="N", type=positive, help="use at most N texts of each set")
-    add("--max-length", metavar="N", type=positive, help=f"in tokens; {default('max_length')}")
+    what = "in tokens; default 32 (demo), 64 (SST-2)"
+    add("--max-length", metavar="N", type=positive, help=what)
 
     add = parser.add_argument_group("method").add_argument
     add("--successor-layers", metavar="N", type=positive, default=3, help="default %(default)s")
@@ -82,7 +71,7 @@ def build_parser() -> Parser:
     add = parser.add_argument_group("backend").add_argument
     what = "of Keras 3; default KERAS_BACKEND or Keras' own configuration"
     add("--backend", choices=("tensorflow", "jax", "torch"), help=what)
-    common.add_stage_arguments(parser, default)
+    common.add_stage_arguments(parser)
     add = parser.add_argument_group("output").add_argument
     what = "default runs/keras_hub_demo or runs/keras_hub_sst2"
     add("--output-dir", metavar="DIR", type=Path, help=what)
@@ -92,7 +81,7 @@ def build_parser() -> Parser:
 def resolve(args: argparse.Namespace) -> None:
     """Sets the defaults of the task, and checks what can be checked at once."""
     args.task = "sst2" if args.data_dir else "demo"
-    common.fill_in(args, {key: values[args.task == "sst2"] for key, values in DEFAULTS.items()})
+    common.fill_in(args, {"max_length": MAX_LENGTH[args.task]})
     args.output_dir = args.output_dir or Path("runs") / f"keras_hub_{args.task}"
     common.check_max_length(args.max_length)
     common.check_output(args.output_dir)

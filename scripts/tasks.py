@@ -76,17 +76,10 @@ exit codes: 0 done; 2 an argument or a file is invalid; 130 interrupted.
 """
 
 TASKS = ("sst2", "cluener", "classification", "multi-label", "regression", "tagging", "spans")
-# For SST-2, as in benchmarks/quality.py; for CLUENER with random weights, which need more epochs
-# and higher learning rates than a pretrained BERT; and for your own tasks.
-DEFAULTS = {
-    "max_length": (64, 64, 128),
-    "predecessor_epochs": (3, 8, 3),
-    "theseus_epochs": (3, 4, 3),
-    "successor_epochs": (1, 2, 1),
-    "predecessor_learning_rate": (1e-4, 5e-4, 1e-4),
-    "theseus_learning_rate": (2e-4, 5e-4, 2e-4),
-    "successor_learning_rate": (1e-4, 2.5e-4, 1e-4),
-}
+MAX_LENGTH, OF_CORPORA = 128, 64  # the sentences of SST-2 and CLUENER are short
+# Random weights have a language to learn: a predecessor of theirs takes this much more than the
+# defaults, in passes and in learning rate, which are for pretrained ones.
+OF_RANDOM_WEIGHTS = 2
 _OF_PREDECESSOR = ("predecessor_epochs", "predecessor_learning_rate")
 # The heads that fit the tasks: their kind and activation. Any other is named and refused.
 HEADS = {
@@ -107,9 +100,6 @@ SMALL = {
 
 
 def build_parser() -> Parser:
-    def default(key):
-        return "default {} (sst2), {} (cluener), {} (your own)".format(*DEFAULTS[key])
-
     parser = Parser(prog="tasks.py", description=__doc__, epilog=EXAMPLES)
     parser.add_argument("task", choices=TASKS, help="which task")
     add = parser.add_argument_group("data and weights").add_argument
@@ -130,11 +120,12 @@ def build_parser() -> Parser:
     layers, size = SMALL["num_hidden_layers"], SMALL["hidden_size"]
     what = f"... of this size (default: {layers} layers of {size} units)"
     add("--bert-config", metavar="FILE", type=Path, help=what)
-    common.add_text_arguments(add, default)
+    common.add_text_arguments(add, f"{OF_CORPORA} (sst2, cluener), {MAX_LENGTH} (your own)")
     add = parser.add_argument_group("method").add_argument
     what = "default %(default)s; it need not divide the predecessor's"
     add("--successor-layers", metavar="N", type=positive, default=3, help=what)
-    common.add_stage_arguments(parser, default)
+    more = f" The predecessor's are {OF_RANDOM_WEIGHTS} times as high for random weights."
+    common.add_stage_arguments(parser, more)
     add = parser.add_argument_group("output").add_argument
     add("--output-dir", metavar="DIR", type=Path, help="default runs/ and the task")
     return parser
@@ -142,11 +133,11 @@ def build_parser() -> Parser:
 
 def resolve(args: argparse.Namespace) -> None:
     """Sets the defaults of the task, and checks what can be checked without reading a file."""
-    column = min(TASKS.index(args.task), 2)
     args.given = [
         f"--{k.replace('_', '-')}" for k in _OF_PREDECESSOR if getattr(args, k) is not None
     ]
-    common.fill_in(args, {key: values[column] for key, values in DEFAULTS.items()})
+    corpora = ("sst2", "cluener")
+    common.fill_in(args, {"max_length": OF_CORPORA if args.task in corpora else MAX_LENGTH})
     args.output_dir = args.output_dir or Path("runs") / args.task
     if args.bert_dir and (args.vocab or args.bert_config):
         raise ValueError("--bert-dir excludes --vocab and --bert-config (random weights).")
@@ -181,10 +172,23 @@ def prepare(args: argparse.Namespace) -> dict:
             ("dev", corpus.dev, 64),
         )
     ]
+    if not args.bert_dir:
+        fill_in_random_weights(args, config["hidden_size"], len(batches[0]))
     return {
         **{"task": task, "batches": batches, "tokenizer": tokenizer},
         **{"config": config, "has_head": head is not None},
     }
+
+
+def fill_in_random_weights(args, hidden_size, steps_per_epoch) -> None:
+    """Sets what was not given of the predecessor's stage, where its weights are random."""
+    from bert_of_theseus.defaults import default_epochs, default_learning_rate
+
+    more, name = OF_RANDOM_WEIGHTS, "predecessor"
+    common.fill_in(args, {"predecessor_epochs": more * default_epochs(name, steps_per_epoch)})
+    steps = args.predecessor_epochs * steps_per_epoch
+    rate = more * default_learning_rate(name, hidden_size, args.batch_size, steps)
+    common.fill_in(args, {"predecessor_learning_rate": rate})
 
 
 def read_head(args):
@@ -382,7 +386,8 @@ def report(args, inputs, result, sets) -> None:
         print(f"The most frequent answer, given to every text, scores {one_answer:.4f} on dev.")
     error = (one_answer * (1 - one_answer) / len(dev.encoded.examples)) ** 0.5
     if scores["predecessor"][task.metric] <= one_answer + 2 * error:
-        steps = 0 if inputs["has_head"] else args.predecessor_epochs * len(train)
+        stage = result.settings["stages"]["predecessor"]
+        steps = stage["epochs"] * len(train) if stage else 0
         advice = (
             "texts (--limit), more --predecessor-epochs, or another --predecessor-learning-rate."
         )

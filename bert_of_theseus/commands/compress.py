@@ -102,7 +102,8 @@ def _add_training(parser) -> None:
     add("--batch-size", type=positive, default=32, metavar="N", help="default: %(default)s")
     what = "passes over the texts, and half as many after that; default: 3, more for few texts"
     add("--epochs", type=positive, metavar="N", help=what)
-    add("--learning-rate", type=_share, metavar="X", help="default: 1e-4")
+    what = "default: by the model's hidden size, the batch size and the number of steps"
+    add("--learning-rate", type=_share, metavar="X", help=what)
     what = "the score, such as macro_f1 or matthews; default: accuracy, F1 or correlation"
     add("--metric", metavar="NAME", help=what)
     add("--seed", type=_seed, default=0, metavar="N", help="default: %(default)s")

@@ -133,10 +133,7 @@ def fit(
         batches["validation"] = BatchAccess(validation, batch_size)
     limits = Limits(kept, loss)
     data = {part: limits.check(access, part) for part, access in batches.items()}
-    kind = "theseus" if has_choices(model) else "predecessor"
-    stage = stage.resolved(kind, model, batches["train"])
-    if verbose:
-        print(f"{name}: {stage}", flush=True)
+    stage = _resolved(stage, name, model, batches["train"], verbose)
     rounds = Rounds(batches["train"], stage, weighted)
     settings = {
         "stage": dataclasses.asdict(stage),
@@ -184,6 +181,15 @@ def fit(
         result = progress.result(name, monitor)
         folder.write_result(progress, result)
     return result
+
+
+def _resolved(stage, name, model, batches, verbose):
+    """The stage with all its values, which are printed."""
+    kind = "theseus" if has_choices(model) else "predecessor"
+    stage = stage.resolved(kind, model, batches)
+    if verbose:
+        print(f"{name}: {stage}", flush=True)
+    return stage
 
 
 def _identity(model):

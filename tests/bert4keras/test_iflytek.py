@@ -44,6 +44,7 @@ CONFIG = {
     "layer_norm_eps": 1e-6,
 }
 FLAGS = {
+    "recipe": "article",
     "successor-layers": 1,
     "max-length": 16,
     "predecessor-epochs": 3,
