@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""What a training step costs on an accelerator, and what comes of it: speed and quality.
+"""What a training step costs on an accelerator.
 
 Needs NumPy, Keras 3 and JAX or PyTorch; no TensorFlow, no bert4keras. `speed` times steps of
-BERT-base beside the FLOP/s that a matrix product reaches; `quality` trains a predecessor and its
-successors. `benchmarks/README.md` says how everything is measured.
+BERT-base beside the FLOP/s that a matrix product reaches. `benchmarks/README.md` says how it is
+measured.
 """
 
 from __future__ import annotations
@@ -17,19 +17,15 @@ import statistics
 import subprocess
 import sys
 import time
-import zlib
 from importlib import metadata
 from pathlib import Path
 
-import quality
 import speed
 
 EXAMPLES = """\
 examples:
   python benchmarks/gpu.py speed                      # BERT-base, 12 to 6 and 12 to 3
   python benchmarks/gpu.py speed --backend torch --dtypes bfloat16 --sizes 12-3
-  python benchmarks/gpu.py quality                    # a small BERT from scratch, on docstrings
-  python benchmarks/gpu.py quality --task sst2 --data-dir SST-2 --bert-dir MiniLM
   python benchmarks/gpu.py speed --tiny               # to try it anywhere, not for the figures
 """
 
@@ -40,21 +36,6 @@ BERT_BASE = {
     "batch_size": 32,
     "sequence_length": 128,
     "vocab_size": 30522,
-}
-SCRATCH = {  # of the predecessor that `quality` trains without --bert-dir
-    "hidden_size": 256,
-    "num_attention_heads": 4,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 6,
-    "vocab_size": 8192,
-    "max_position_embeddings": 64,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-}
-TABLES = {  # of the embeddings, with their sizes
-    "word_embeddings": "vocab_size",
-    "token_type_embeddings": "type_vocab_size",
-    "position_embeddings": "max_position_embeddings",
 }
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 WARM_UP = 2  # steps of a `fit` before its clock starts
@@ -306,128 +287,6 @@ def run_speed(args):
         args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-class Study(quality.Study):
-    """The study of `quality.py` with layers of Keras 3: pretrained, or from scratch."""
-
-    def __init__(self, args):
-        from bert_of_theseus.checkpoints import find_checkpoint
-        from bert_of_theseus.data import Tokenizer, load_sst2, load_stdlib_docstrings
-
-        self.args = args
-        if args.task == "sst2":
-            task = load_sst2(args.data_dir, validation_fraction=0.2, limit=args.rows)
-        else:
-            task = load_stdlib_docstrings(limit=args.rows)
-        self.checkpoint, self.config, encode = None, args.config, hashed_words
-        if args.bert_dir is not None:
-            self.checkpoint = find_checkpoint(args.bert_dir)
-            self.config = self.checkpoint.config
-            encode = Tokenizer(self.checkpoint.vocab_path).encode
-        self.data = {
-            name: encode(getattr(task, name), 64) for name in ("train", "validation", "dev")
-        }
-        self.num_classes = len(task.labels)
-
-    def batches(self, seed):
-        from bert_of_theseus.data import Batches
-
-        # One length, since XLA compiles for each.
-        train = Batches(self.data["train"], self.args.batch_size, seed=seed, multiple=64)
-        rest = [self.data[name] for name in ("validation", "dev")]
-        return [train, *(Batches(part, 64, shuffle=False, multiple=64) for part in rest)]
-
-    def encoder(self, prefix, layers=None):
-        return bert(
-            self.config, layers or self.config["num_hidden_layers"], prefix, self.checkpoint
-        )
-
-
-def hashed_words(examples, max_length, vocab_size=SCRATCH["vocab_size"]):
-    """Words as numbers, without a vocabulary: 0 is padding, 1 the first token."""
-    import numpy as np
-
-    from bert_of_theseus.data import Encoded
-
-    def numbers(text):
-        words = text.lower().split()[: max_length - 1]
-        return [1] + [2 + zlib.crc32(word.encode("utf-8")) % (vocab_size - 2) for word in words]
-
-    return Encoded(
-        [np.array(numbers(example.text), "int32") for example in examples],
-        np.array([example.label for example in examples], "int32"),
-    )
-
-
-def bert(config, depth, prefix, checkpoint=None):
-    """A BERT of Keras' own layers, with the weights of `checkpoint` if given."""
-    import keras
-    import numpy as np
-    from keras import layers
-
-    from bert_of_theseus.encoders import StackEncoder
-
-    width = config["hidden_size"]
-
-    class Embeddings(layers.Layer):
-        """Words, segments and positions; what is padding is masked."""
-
-        def build(self, input_shape):
-            self.tables = [
-                self.add_weight(name=name, shape=(config[size], width), initializer="normal")
-                for name, size in TABLES.items()
-            ]
-
-        def call(self, inputs):
-            words, segments, positions = self.tables
-            x = keras.ops.take(words, inputs[0], 0) + keras.ops.take(segments, inputs[1], 0)
-            return x + positions[: keras.ops.shape(x)[1]]
-
-        def compute_mask(self, inputs, mask=None):
-            return keras.ops.not_equal(inputs[0], 0)
-
-        def compute_output_shape(self, input_shape):
-            return (*input_shape[0], width)
-
-    inputs = [keras.Input((None,), dtype="int32") for _ in range(2)]
-    x = layers.LayerNormalization(epsilon=config["layer_norm_eps"])(Embeddings()(inputs))
-    embedding = keras.Model(inputs, layers.Dropout(speed.DROPOUT)(x), name=f"{prefix}embedding")
-    blocks = [speed.transformer_block(config, f"{prefix}block_{i}") for i in range(depth)]
-    if checkpoint is not None:
-
-        def fill(model, names):
-            values = [checkpoint.tensor(f"bert/{name}") for name in names]
-            model.set_weights([np.reshape(v, w.shape) for v, w in zip(values, model.weights)])
-
-        norm = ("LayerNorm/gamma", "LayerNorm/beta")
-        fill(embedding, [f"embeddings/{name}" for name in (*TABLES, *norm)])
-        parts = [f"attention/self/{name}" for name in ("query", "key", "value")]
-        dense = [f"{part}/{w}" for part in parts for w in ("kernel", "bias")]
-        ends = ("attention/output", "intermediate", "output")
-        names = {end: [f"{end}/dense/kernel", f"{end}/dense/bias"] for end in ends}
-        norms = {end: [f"{end}/{name}" for name in norm] for end in ends}
-        order = [*dense, *names[ends[0]], *norms[ends[0]], *names[ends[1]], *names[ends[2]]]
-        for index, block in enumerate(blocks):
-            fill(block, [f"encoder/layer_{index}/{name}" for name in [*order, *norms[ends[2]]]])
-    return StackEncoder(blocks, inputs=inputs, embedding=embedding)
-
-
-def run_quality(args):
-    import keras
-
-    keras.config.set_dtype_policy(POLICIES[args.dtype])
-    args.output_dir = args.output_dir or Path("runs") / f"gpu-quality-{args.task}"
-    args.config = SCRATCH
-    if args.tiny:
-        args.config = {
-            **SCRATCH,
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-        }
-    print(f"{Device().name}, {args.dtype}\n", flush=True)
-    quality.run(Study(args))
-
-
 def choose_backend(name):
     if name is None:
         name = os.environ.get("KERAS_BACKEND")
@@ -444,11 +303,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    of_both = argparse.ArgumentParser(add_help=False)
-    of_both.add_argument("--backend", choices=("jax", "torch"), help="default: what is installed")
-    of_both.add_argument("--tiny", action="store_true", help="very small models, to try it out")
     commands = parser.add_subparsers(dest="command", required=True)
-    add = commands.add_parser("speed", parents=[of_both], help="time training steps").add_argument
+    add = commands.add_parser("speed", help="time training steps").add_argument
+    add("--backend", choices=("jax", "torch"), help="default: what is installed")
+    add("--tiny", action="store_true", help="very small models, to try it out")
     add("--dtypes", nargs="+", choices=POLICIES, default=list(POLICIES), help="default: both")
     add(
         "--sizes",
@@ -461,26 +319,12 @@ def main(argv=None):
     add("--rounds", type=int, default=3, metavar="N", help="default %(default)s; --tiny 1")
     add("--json", type=Path, metavar="FILE", help="write all figures there, too")
     add("--no-memory", dest="memory", action="store_false", help="leave out the peak memory")
-    of_quality = commands.add_parser(
-        "quality",
-        parents=[of_both, quality.build_parser(add_help=False)],
-        help="train predecessor and successors",
-    )
-    of_quality.add_argument(
-        "--dtype", choices=POLICIES, default="float32", help="default %(default)s"
-    )
-    of_quality.set_defaults(task="docstrings", layers=[3], variants=["direct", "article", "linear"])
     args = parser.parse_args(argv)
-    if args.command == "speed":
-        for name in ("steps", "rounds"):
-            if getattr(args, name) is not None and getattr(args, name) < 1:
-                parser.error(f"argument --{name}: expected at least 1")
-        choose_backend(args.backend)
-        return run_speed(args)
-    if args.task == "sst2" and args.data_dir is None:
-        parser.error("--data-dir is needed: a folder with train.tsv and dev.tsv of GLUE's SST-2")
+    for name in ("steps", "rounds"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"argument --{name}: expected at least 1")
     choose_backend(args.backend)
-    return run_quality(args)
+    return run_speed(args)
 
 
 if __name__ == "__main__":

@@ -95,25 +95,11 @@ def test_a_tiny_run_of_speed(backend, tmp_path):
     assert (tmp_path / "speed.json").is_file()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not BACKENDS, reason="needs JAX or PyTorch")
-@pytest.mark.parametrize("backend", BACKENDS[-1:])  # PyTorch, which has nothing to compile
-def test_a_tiny_run_of_quality(backend, tmp_path):
-    sizes = ["--rows", "64", "--layers", "1", "--seeds", "0", "--predecessor-epochs", "1"]
-    sizes += ["--theseus-epochs", "1", "--output-dir", tmp_path]
-    done = run("quality", "--backend", backend, "--tiny", "--variants", "direct", "linear", *sizes)
-    assert done.returncode == 0, done.stderr
-    _, _, *found = rows(done.stdout[done.stdout.index("| layers") :].strip())
-    assert [row[1] for row in found] == ["predecessor", "direct", "linear"]
-    assert all(0 <= float(row[5].split()[0]) <= 100 for row in found)
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["speed", "--sizes", "12-5"], "the second depth must divide the first"),
         (["speed", "--rounds", "0"], "argument --rounds: expected at least 1"),
-        (["quality", "--task", "sst2"], "--data-dir is needed"),
     ],
 )
 def test_wrong_flags_are_named(gpu, flags, message, capsys):
