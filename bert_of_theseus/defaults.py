@@ -64,16 +64,16 @@ def in_proportion(learning_rate: float, name: str) -> float:
 
 
 def find_hidden_size(model) -> int | None:
-    """The size that most vectors among the weights of `model` have; `None` if there are none.
+    """The last axis that most vectors and matrices of `model` have; `None` if it has none.
 
-    Most layers of an encoder return hidden states, so most of its biases, and all weights of its
-    normalization layers, are as long as these. Those of intermediate layers and of heads are fewer.
-    Frozen ones count too: the size is the same whatever is trained. Of two that are equally
-    frequent it is the larger one, which means the smaller learning rate.
+    Most layers of an encoder return hidden states, so embeddings, normalization weights and most
+    kernels and biases end in as many numbers; those of intermediate layers, of attention heads and
+    of the classifier are fewer. Frozen ones count: the size is the same whatever is trained. Of two
+    that are equally frequent it is the larger one, which means the smaller learning rate.
     """
     sizes = collections.Counter(
-        int(weight.shape[0])
+        int(weight.shape[-1])
         for weight in model.weights
-        if len(weight.shape) == 1 and "float" in str(weight.dtype)
+        if len(weight.shape) in (1, 2) and "float" in str(weight.dtype)
     )
     return max(sizes, key=lambda size: (sizes[size], size), default=None)

@@ -94,8 +94,8 @@ class Stage:
         if hidden_size is None:
             raise ValueError(
                 "`learning_rate` must be given to `Stage` for this model: the default follows from "
-                "the hidden size, which is that of the biases and normalization weights, and the "
-                "model has none. Received: None"
+                "the hidden size, which most vectors and matrices of a model end in, and this one "
+                "has none. Received: None"
             )
         steps = found.epochs * batches.length
         rate = default_learning_rate(name, hidden_size, batches.batch_size, steps)
