@@ -45,6 +45,9 @@ else:
 KERAS_NAME = f"{keras.__name__} {keras.__version__}"
 KERAS_ON_BACKEND = f"{KERAS_NAME} on {BACKEND}"
 
+# Of several answers to an example, a metric of Keras 3 takes the mean first.
+AVERAGES_EXAMPLES = not KERAS_2
+
 # JAX takes the two numbers of the state as a raw key, which must be unsigned.
 SEED_DTYPE = "uint32" if BACKEND == "jax" else "int32"
 

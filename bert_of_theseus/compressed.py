@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .backend import keras
 from .files import replace_file, write_json
-from .table import TITLES, report_table
+from .table import TITLES, report_table, report_text
 from .training import StageResult
 
 
@@ -27,7 +27,10 @@ class Compressed:
         stages: List of `StageResult`, one per stage that was trained.
         rows: The report, a dict per model: `model`, `layers`, `parameters`, `score` (on the
             validation data), `test_score`, `kept` (share of the predecessor's score),
-            `latency_ms`, `seconds`, `cpu_seconds`.
+            `difference` (to that score), `latency_ms`, `seconds`, `cpu_seconds`; and where the
+            score knows its examples, as accuracies and the tasks' scores do, `num_examples`,
+            `kept_interval` and `difference_interval`, see `statistics.compare`. The three are of
+            the test data, if there are any, else of the validation data.
         settings: Dict of all settings, versions and seeds.
         directory: Folder in which everything is saved.
     """
@@ -45,6 +48,11 @@ class Compressed:
     def table(self) -> str:
         """The report as a Markdown table."""
         return report_table(self.rows)
+
+    @property
+    def report(self) -> str:
+        """The table, and below it whether differences to the predecessor are within noise."""
+        return report_text(self.rows)
 
     @property
     def history(self) -> list[dict]:
@@ -68,9 +76,9 @@ class Compressed:
             "settings": self.settings,
         }
         write_json(self.directory / "report.json", content)
-        table = f"{self.table}\n"
+        text = f"{self.report}\n"
         replace_file(
-            self.directory / "report.md", lambda path: path.write_text(table, encoding="utf-8")
+            self.directory / "report.md", lambda path: path.write_text(text, encoding="utf-8")
         )
         if importlib.util.find_spec("matplotlib") is not None:
             self._save_charts()
@@ -86,7 +94,7 @@ class Compressed:
             plot_tradeoff(named, y=score, path=self.directory / "tradeoff.png")
 
     def _repr_markdown_(self):
-        return self.table
+        return self.report
 
     def __repr__(self):
-        return f"{self.table}\n\nSaved in {self.directory}"
+        return f"{self.report}\n\nSaved in {self.directory}"

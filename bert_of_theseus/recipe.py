@@ -19,6 +19,7 @@ from .layers import set_replacement_rate
 from .measure import environment, measure_latency, single_examples
 from .method import DEFAULTS, Method
 from .schedules import ConstantReplacement, LinearReplacement
+from .statistics import Score, compare
 from .training import (
     BatchAccess,
     Limits,
@@ -202,6 +203,21 @@ def _check_labels(classifier, data, name) -> None:
         )
 
 
+def _compared(predecessor, score, has_share) -> dict:
+    """What a row says of a score beside the predecessor's, as far as the scores tell."""
+    found = {}
+    if isinstance(score, Score):
+        found["num_examples"] = len(score.rows)
+    if score is None or score is predecessor:
+        return found
+    found["difference"] = float(score - predecessor)
+    if isinstance(score, Score) and score.is_paired(predecessor):
+        _, _, difference, _, kept = compare(predecessor, score)
+        found["difference_interval"] = difference and list(difference)
+        found["kept_interval"] = list(kept) if kept and has_share else None
+    return found
+
+
 @dataclasses.dataclass
 class _Recipe:
     """One run of `compress`: a method per stage, each followed by a row of the report."""
@@ -249,7 +265,8 @@ class _Recipe:
             for name, stage in self.stages.items()
         }
         self.settings = plain(self._settings(texts))
-        self.results, self.rows = [], []
+        # `scores` are those that the report compares: on the test data, if there are any.
+        self.results, self.rows, self.scores = [], [], []
 
     def check_room(self):
         if is_chief():
@@ -309,13 +326,11 @@ class _Recipe:
             row["latency_ms"] = 1000 * seconds[name]
 
     def finish(self, print_report: bool) -> Compressed:
-        def score(row):
-            return row.get("test_score", row.get("score"))
-
-        best = score(self.rows[0])
+        best = self.scores[0]
         has_share = best and not lower_is_better(self.results[-1].monitor)
-        for row in self.rows:
-            row["kept"] = score(row) / best if has_share else None
+        for row, score in zip(self.rows, self.scores):
+            row["kept"] = score / best if has_share else None
+            row.update(_compared(best, score, has_share))
         result = Compressed(
             self.successor.host_model(self.successor_model, self.head),
             self.head,
@@ -374,11 +389,13 @@ class _Recipe:
             "seconds": spent and spent.seconds,
             "cpu_seconds": spent and spent.cpu_seconds,
         }
-        evaluate = evaluator(model, **self.scoring)
+        evaluate, score = evaluator(model, **self.scoring), None
         for key, data in (("score", "validation"), ("test_score", "test")):
             if self.data[data] is not None:
-                row[key] = evaluate(self.data[data])
+                score = evaluate(self.data[data])
+                row[key] = float(score)
         self.rows.append(row)
+        self.scores.append(score)
 
     def _settings(self, data):
         scoring, method = self.scoring, self.method

@@ -1,4 +1,4 @@
-"""Results as a Markdown table."""
+"""Results as a Markdown table, and in words."""
 
 from __future__ import annotations
 
@@ -29,10 +29,65 @@ def report_table(rows: Sequence[Mapping], agreement: bool = False) -> str:
         "parameters": ("parameters", lambda count: f"{count / 1e6:.2f} M"),
         **{key: (name, ".4f") for key, name in zip(("score", "test_score"), scores)},
         "kept": ("kept", ".1%"),
+        "kept_interval": ("95% interval", lambda ends: "{:.1%} to {:.1%}".format(*ends)),
         "latency_ms": ("ms per example", ".2f"),
         "cpu_seconds": ("CPU s to train", ".0f"),
     }
+    if not any(row.get("kept_interval") for row in rows):
+        del columns["kept_interval"]
     return markdown_table(rows, columns)
+
+
+def report_text(rows: Sequence[Mapping], agreement: bool = False) -> str:
+    """`report_table`, and below it what it can and cannot tell.
+
+    Args:
+        rows, agreement: As in `report_table`.
+    """
+    parts = [report_table(rows, agreement)]
+    said = differences(rows, agreement)
+    if said and _name_of_set(rows) == "validation":
+        said += " The weights were chosen by these examples, so scores on them are rather too high."
+    return "\n\n".join([*parts, said] if said else parts)
+
+
+def differences(rows: Sequence[Mapping], agreement: bool = False) -> str:
+    """How far the models' scores are from the predecessor's, in words, and whether that is noise.
+
+    Args:
+        rows, agreement: As in `report_table`.
+
+    Returns:
+        A few sentences; none, if the scores do not know their examples.
+    """
+    others = [row for row in rows if "difference_interval" in row]
+    if not others:
+        return ""
+    count = others[0]["num_examples"]
+    if count == 1:
+        return f"One {_name_of_set(rows)} example is too few to tell models apart."
+    found = "; ".join(f"{TITLES[row['model']]}: {_difference(row, agreement)}" for row in others)
+    few = " With so few examples the intervals are rather too narrow." if count < 30 else ""
+    return (
+        f"Difference to the predecessor on {count:,} {_name_of_set(rows)} examples, with the 95% "
+        f"interval of a paired bootstrap over them: {found}.{few}"
+    )
+
+
+def _difference(row, agreement):
+    ends = row["difference_interval"]
+    if ends is None:
+        return f"{row['difference']:.4f}, without an interval: some draws have no score"
+    low, high = ends
+    if low == high == 0:
+        return "none, on any draw of the examples"
+    verdict = "within noise" if low <= 0 <= high else "more than noise"
+    said = f"{row['difference']:.4f} ({low:.4f} to {high:.4f})"
+    return said if agreement else f"{said}, {verdict}"
+
+
+def _name_of_set(rows):
+    return "test" if "test_score" in rows[0] else "validation"
 
 
 def markdown_table(

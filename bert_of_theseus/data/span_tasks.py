@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..statistics import ratio
 from ..validation import positive_integer
 from .decoding import decode_answer, decode_entities, tokens_of, trimmed, without_overlaps
 from .examples import NO_LABEL, Entity
@@ -99,6 +100,13 @@ class Tagging(MaskedTask):
             name: getattr(module, f"{name}_score")(wanted, found, zero_division=0) for name in names
         }
 
+    def _by_example(self, outputs, encoded):
+        counts = []
+        for number, found in enumerate(self.decode(outputs, encoded)):
+            wanted = set(without_overlaps(self._entities(encoded.examples[number], number)))
+            counts.append((len(wanted & set(found)), len(found), len(wanted)))
+        return rows_of_entities(self.metric, *np.array(counts).T), ratio
+
     def decode(self, outputs, encoded):
         """Returns the list of `Entity` of each text."""
         return [
@@ -167,6 +175,16 @@ class SpanExtraction(MaskedTask):
         return encoded._replace(labels=labels, dropped=dropped)
 
     def measure(self, outputs, encoded):
+        exact, overlap = self._answers(outputs, encoded)
+        return {"f1": np.mean(overlap), "exact_match": np.mean(exact)}
+
+    def _by_example(self, outputs, encoded):
+        exact, overlap = self._answers(outputs, encoded)
+        rows = overlap if self.metric == "f1" else exact
+        return np.stack([rows, np.ones(len(rows))], axis=1), ratio
+
+    def _answers(self, outputs, encoded):
+        """Whether each answer is exact, and its overlap with the true one."""
         exact, overlap = [], []
         decoded = self.decode(outputs, encoded)
         for number, (example, found) in enumerate(zip(encoded.examples, decoded)):
@@ -174,7 +192,7 @@ class SpanExtraction(MaskedTask):
             exact.append(found == wanted)
             a, b = (_characters(example.second_text, span) for span in (wanted, found))
             overlap.append(2 * len(a & b) / (len(a) + len(b)) if a or b else 1.0)
-        return {"f1": np.mean(overlap), "exact_match": np.mean(exact)}
+        return exact, overlap
 
     def decode(self, outputs, encoded):
         """Returns `(start, end)` of each answer in the second text, or `None`."""
@@ -197,6 +215,13 @@ class SpanExtraction(MaskedTask):
                 number, f"(start, end) within 0 to {length}, or None", example.label
             )
         return trimmed(example.second_text, start, end)
+
+
+def rows_of_entities(metric, right, found, wanted):
+    """Of each text, from its numbers of entities: what `statistics.ratio` has the score from."""
+    if metric == "f1":
+        return np.stack([2 * right, found + wanted], axis=1)
+    return np.stack([right, found if metric == "precision" else wanted], axis=1)
 
 
 def _tags(entities, length):

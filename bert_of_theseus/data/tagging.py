@@ -8,11 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..statistics import ratio
 from ..validation import is_integer
 from .batches import Encoded
 from .decoding import is_entity_tag, tag_spans
 from .examples import NO_LABEL, Words
-from .span_tasks import MaskedTask
+from .span_tasks import MaskedTask, rows_of_entities
 
 
 class TokenClassification(MaskedTask):
@@ -81,30 +82,36 @@ class TokenClassification(MaskedTask):
         return np.array(tags, dtype="int32")
 
     def measure(self, outputs, encoded):
-        pairs = []
+        hits, words, right, found, wanted = self._counts(outputs, encoded).sum(0)
+        scores = {"accuracy": hits / max(words, 1)}
+        if self.has_entities:
+            scores |= {
+                "precision": right / max(found, 1),
+                "recall": right / max(wanted, 1),
+                "f1": 2 * right / max(found + wanted, 1),
+            }
+        return {name: scores[name] for name in dict.fromkeys((self.metric, *scores))}
+
+    def _by_example(self, outputs, encoded):
+        counts = self._counts(outputs, encoded)
+        if self.metric == "accuracy":
+            return counts[:, :2], ratio
+        return rows_of_entities(self.metric, *counts[:, 2:].T), ratio
+
+    def _counts(self, outputs, encoded):
+        """Of each text: words that are right, words, entities that are right, found, wanted."""
+        counts = []
         for output, tags in zip(outputs, encoded.labels):
             has_label = tags != NO_LABEL
-            found = np.asarray(output)[: len(tags)].argmax(-1)
-            pairs.append((tags[has_label], found[has_label]))
-        hits, words = sum((a == b).sum() for a, b in pairs), sum(len(a) for a, _ in pairs)
-        scores = {"accuracy": hits / max(words, 1)}
-        if not self.has_entities:
-            return scores
-        wanted, found = (
-            [
-                (number, *span)
-                for number, tags in enumerate(side)
-                for span in tag_spans([self.labels[tag] for tag in tags])
-            ]
-            for side in zip(*pairs)
-        )
-        right = len(set(wanted) & set(found))
-        scores |= {
-            "precision": right / max(len(found), 1),
-            "recall": right / max(len(wanted), 1),
-            "f1": 2 * right / max(len(found) + len(wanted), 1),
-        }
-        return {name: scores[name] for name in dict.fromkeys((self.metric, *scores))}
+            sides = tags[has_label], np.asarray(output)[: len(tags)].argmax(-1)[has_label]
+            hits, words = (sides[0] == sides[1]).sum(), len(sides[0])
+            wanted, found = (
+                tag_spans([self.labels[tag] for tag in side]) if self.has_entities else []
+                for side in sides
+            )
+            right = len(set(wanted) & set(found))
+            counts.append((hits, words, right, len(found), len(wanted)))
+        return np.array(counts)
 
     def decode(self, outputs, encoded):
         """Returns the list of tags of each text, one for each word that is not cut off."""

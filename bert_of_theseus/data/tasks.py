@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from ..statistics import Score, macro_f1, matthews, mean_f1, pearson, ratio, spearman
 from ..validation import is_integer, is_number, number, one_of
 from .batches import Batches, Encoded
 from .decoding import decode_labels
@@ -133,8 +134,11 @@ class TextTask:
         return [outputs[number] for number in range(len(outputs))]
 
     def score(self, model, batches: Batches) -> float:
-        """Returns `metric` of `model` on `batches`; higher is better."""
-        return float(self.measure(self.predict(model, batches), batches.encoded)[self.metric])
+        """Returns `metric` of `model` on `batches`, a `statistics.Score`; higher is better."""
+        outputs, encoded = self.predict(model, batches), batches.encoded
+        score = float(self.measure(outputs, encoded)[self.metric])
+        parts = self._by_example(outputs, encoded)
+        return score if parts is None else Score(*parts, score)
 
     def measure(self, outputs: list[np.ndarray], encoded: Encoded) -> dict[str, float]:
         """Returns `metric` of a model's `outputs`, and related figures, by name."""
@@ -143,6 +147,10 @@ class TextTask:
     def decode(self, outputs: list[np.ndarray], encoded: Encoded) -> list:
         """Returns the prediction for each text."""
         raise NotImplementedError
+
+    def _by_example(self, outputs, encoded):
+        """`rows` and `function` of the `Score`; `None` if the score is not known by example."""
+        return None
 
     @property
     def _no_label(self):
@@ -212,6 +220,16 @@ class Classification(TextTask):
         f1 = module.f1_score(encoded.labels, found, average=average, zero_division=0)
         return {self.metric: f1}
 
+    def _by_example(self, outputs, encoded):
+        found = np.array([output.argmax() for output in outputs])
+        wanted = np.asarray(encoded.labels)
+        if self.metric in ("macro_f1", "matthews"):
+            function = macro_f1 if self.metric == "macro_f1" else matthews
+            return np.stack([wanted, found], axis=1), function
+        if self.metric == "f1":
+            return np.stack([2 * wanted * found, wanted + found], axis=1), ratio
+        return np.stack([wanted == found, np.ones(len(found))], axis=1), ratio
+
     def decode(self, outputs, encoded=None):
         """Returns the name of each text's most likely class."""
         return [self.labels[int(output.argmax())] for output in outputs]
@@ -255,6 +273,13 @@ class MultiLabel(TextTask):
         f1 = self._module().f1_score(wanted, found, average="macro", zero_division=0)
         return {"macro_f1": f1}
 
+    def _by_example(self, outputs, encoded):
+        found, wanted = np.array(outputs) >= self.threshold, encoded.labels > 0
+        if self.metric == "macro_f1":
+            return np.concatenate([wanted, found], axis=1), mean_f1
+        sums = 2 * (found & wanted).sum(1), found.sum(1) + wanted.sum(1)
+        return np.stack(sums, axis=1), ratio
+
     def decode(self, outputs, encoded=None):
         """Returns the list of each text's classes, by name."""
         return [decode_labels(output, self.labels, self.threshold) for output in outputs]
@@ -296,6 +321,10 @@ class Regression(TextTask):
         if self.metric == "pearson":
             return {"pearson": np.corrcoef(found, wanted)[0, 1]}
         return {"spearman": stats.spearmanr(found, wanted)[0]}
+
+    def _by_example(self, outputs, encoded):
+        rows = np.stack([self.decode(outputs), encoded.labels[:, 0]], axis=1)
+        return rows, pearson if self.metric == "pearson" else spearman
 
     def decode(self, outputs, encoded=None):
         """Returns the number for each text."""

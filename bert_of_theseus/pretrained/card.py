@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..data import Classification, MultiLabel, Regression
 from ..files import read_json, replace_file
-from ..table import report_table
+from ..table import differences, report_table
 from .budget import Choice
 
 CARD = "README.md"
@@ -212,6 +212,8 @@ class _Card:
             )
         if self.rows[-1].get("kept") is not None:
             where = "test" if "test_score" in self.rows[0] else "validation"
+        said = differences(self.rows, self.agreement)
+        lines += [said] if said else []
             lines[1] += f" Kept is the share of the predecessor's score on the {where} texts."
         return "\n\n".join(lines)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..data import NO_LABEL
 from ..startup import hide_startup_lines
-from ..table import report_table
+from ..table import report_table, report_text
 from .budget import check_budget
 from .card import card_facts, write_card
 from .folder import OutputFolder, Request
@@ -51,11 +51,16 @@ class CompressedFolder:
         """The report as a Markdown table."""
         return report_table(self.rows, agreement=not self.facts["has_labels"])
 
+    @property
+    def report(self) -> str:
+        """The table, and below it whether differences to the predecessor are within noise."""
+        return report_text(self.rows, agreement=not self.facts["has_labels"])
+
     def _repr_markdown_(self):
-        return self.table
+        return self.report
 
     def __repr__(self):
-        return f"{self.table}\n\nSaved in {self.directory}"
+        return f"{self.report}\n\nSaved in {self.directory}"
 
 
 def compress_pretrained(
@@ -286,8 +291,8 @@ def _write_model(directory: Path, inputs: Inputs, trained) -> None:
     for name in ("training.png", "tradeoff.png"):
         if (result.directory / name).is_file():
             shutil.copyfile(result.directory / name, directory / name)
-    table = report_table(result.rows, agreement=not inputs.has_labels)
-    (directory / "report.md").write_text(f"{table}\n", encoding="utf-8")
+    text = report_text(result.rows, agreement=not inputs.has_labels)
+    (directory / "report.md").write_text(f"{text}\n", encoding="utf-8")
 
 
 def _report(trained, choice, facts) -> dict:

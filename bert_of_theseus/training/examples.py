@@ -84,7 +84,7 @@ def _summary(batches):
     count, total, ranges = 0, 0, {}
     for batch in batches.chunks(_ROWS):
         leaves = named_leaves(batch)
-        hashes = _hashes_of_examples(leaves)
+        hashes = hashes_of_examples(leaves)
         count += len(hashes)
         total = (total + int(hashes.sum(dtype="uint64"))) % 2**64
         for name, leaf in leaves.items():
@@ -102,7 +102,7 @@ def first_batch(batches: BatchAccess) -> str:
     """What tells the first batch from others: the order of its examples and its padding too."""
     leaves = named_leaves(batches.first)
     sizes = repr([leaf.size for leaf in leaves.values()])
-    total = zlib.crc32(_hashes_of_examples(leaves).tobytes(), zlib.crc32(sizes.encode()))
+    total = zlib.crc32(hashes_of_examples(leaves).tobytes(), zlib.crc32(sizes.encode()))
     return f"checksum {total:08x}"
 
 
@@ -121,7 +121,8 @@ def join(before: Range | None, name: str, leaf: np.ndarray) -> Range:
     return now if before is None else before.joined(now)
 
 
-def _hashes_of_examples(leaves):
+def hashes_of_examples(leaves: dict[str, np.ndarray]) -> np.ndarray:
+    """A number per example that tells it from others, whatever it is padded to."""
     hashes = np.zeros(len(next(iter(leaves.values()))), "uint64")
     for number, leaf in enumerate(leaves.values()):
         hashes = _mix(hashes + _hashes(leaf, number))

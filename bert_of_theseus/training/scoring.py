@@ -6,9 +6,13 @@ import functools
 import math
 from collections.abc import Callable
 
-from ..backend import input_structure, keras
+import numpy as np
+
+from ..backend import AVERAGES_EXAMPLES, input_structure, keras
 from ..distribution import strategy_scope
-from .feed import as_sequence
+from ..statistics import Score
+from .examples import hashes_of_examples
+from .feed import BatchAccess, as_sequence, named_leaves
 
 
 def in_strategy_of_model(function):
@@ -41,7 +45,8 @@ def evaluate(
         loss, metrics, monitor, score, batch_size: As in `fit`.
 
     Returns:
-        The score, a float.
+        The score, a float. Of Keras' accuracies of classes, or where `score` returns one, it is a
+        `statistics.Score`: two of them can be compared, see `statistics.compare`.
     """
     return evaluator(model, loss, metrics, monitor, score, batch_size)(data)
 
@@ -49,16 +54,96 @@ def evaluate(
 def evaluator(model, loss, metrics, monitor, score, batch_size) -> Callable:
     """`evaluate` as a function of the data alone. Keras traces it once for all data."""
     if score is not None:
-        return lambda data: float(score(model, data))
+        return lambda data: _as_float(score(model, data))
     copy = uncompiled(model)
     copy.compile(loss=loss, metrics=[fresh(metric) for metric in metrics])
     name = (monitor or _first_name(metrics)).removeprefix("val_")
+    metric = next((metric for metric in metrics if _name(metric) == name), None)
 
     def run(data):
+        batches = BatchAccess(data, batch_size)
+        found = _accuracy(copy, batches, metric)
+        if found is not None:
+            return found
         batches = as_sequence(data, copy, batch_size)
         return float(copy.evaluate(batches, verbose=0, return_dict=True)[name])
 
     return run
+
+
+def _as_float(score):
+    return score if isinstance(score, Score) else float(score)
+
+
+def _accuracy(model, batches, metric) -> Score | None:
+    """Keras' accuracy with its examples, in one pass; `None` if `metric` is no such accuracy."""
+    kind, threshold = _kind_of_accuracy(metric)
+    outputs = model.outputs
+    # Keras 2 takes masked answers out.
+    if kind is None or len(outputs) != 1 or getattr(outputs[0], "_keras_mask", None) is not None:
+        return None
+    rows, examples = [], []
+    for index in range(batches.length):
+        batch = batches.get(0, index)
+        leaves = named_leaves(batch)
+        examples.append(hashes_of_examples(leaves))
+        found = np.asarray(model.predict_on_batch(batch[0]))
+        # Several workers, and some strategies, answer to a batch several times.
+        if "labels" not in leaves or len(found) != len(examples[-1]):
+            return None
+        is_right = _is_right(kind, threshold, leaves["labels"], found)
+        if is_right is None:
+            return None
+        is_right = is_right.reshape(len(found), -1)
+        weight = 1 if AVERAGES_EXAMPLES else is_right.shape[1]
+        rows.append(np.stack([weight * is_right.mean(1), np.full(len(found), weight)], axis=1))
+    # In an order of their own: data may be shuffled anew each time that they are read.
+    examples = np.concatenate(examples)
+    order = np.argsort(examples, kind="stable")
+    rows = np.concatenate(rows)[order]
+    right, count = rows.sum(0).astype("float32")  # as Keras divides them
+    return Score(rows, value=right / count, examples=examples[order])
+
+
+def _kind_of_accuracy(metric):
+    """What is right by a Keras metric, and above which probability; `None` if it is another."""
+    threshold = 0.5
+    if isinstance(metric, str):
+        name = metric
+    else:
+        is_object = isinstance(metric, keras.metrics.Metric)
+        name = type(metric).__name__ if is_object else getattr(metric, "__name__", "")
+        own = getattr(keras.metrics, name, None)
+        if own is None or own is not (type(metric) if is_object else metric):
+            return None, threshold
+        threshold = metric.get_config().get("threshold", threshold) if is_object else threshold
+    name = name.replace("_", "").lower()
+    if isinstance(metric, str) and name in ("accuracy", "acc"):
+        return "any", threshold
+    return _KINDS.get(name), threshold
+
+
+_KINDS = {
+    "sparsecategoricalaccuracy": "sparse",
+    "categoricalaccuracy": "categorical",
+    "binaryaccuracy": "binary",
+}
+
+
+def _is_right(kind, threshold, labels, outputs):
+    """Boolean array, whether each answer is right; `None` if shapes do not fit."""
+    if outputs.ndim < 2:
+        return None
+    if kind == "any":  # as Keras chooses
+        is_sparse = labels.ndim < outputs.ndim or labels.shape[-1] == 1
+        kind = "sparse" if is_sparse else "categorical"
+        kind = "binary" if outputs.shape[-1] == 1 else kind
+    if kind == "binary":
+        found = outputs > threshold
+    else:
+        found = outputs.argmax(-1)
+        labels = labels.argmax(-1) if kind == "categorical" else labels
+    return labels.reshape(found.shape) == found if labels.size == found.size else None
 
 
 def predict(model, batches):
@@ -110,5 +195,8 @@ def fresh(metric):
 
 
 def _first_name(metrics):
-    first = metrics[0] if metrics else "loss"
-    return first if isinstance(first, str) else getattr(first, "name", None) or first.__name__
+    return _name(metrics[0]) if metrics else "loss"
+
+
+def _name(metric):
+    return metric if isinstance(metric, str) else getattr(metric, "name", None) or metric.__name__

@@ -11,6 +11,7 @@ from tiny import HIDDEN, VOCAB
 from bert_of_theseus import ConstantReplacement, ModulewiseReplacement, Stage, compress, schedules
 from bert_of_theseus.backend import keras
 from bert_of_theseus.encoders import StackEncoder
+from bert_of_theseus.statistics import Score, compare
 from bert_of_theseus.training import NonFiniteLossError
 
 
@@ -38,9 +39,67 @@ def test_what_is_left_on_disk(whole):
             answers = eager(models[row["model"]], TEST[0]).argmax(-1)
             assert row["test_score"] == pytest.approx((answers == TEST[1]).mean())
             assert row["parameters"] == models[row["model"]].count_params()
-    assert result.table in (result.directory / "report.md").read_text()
-    assert "successor, fine-tuned" in result._repr_markdown_()
-    assert repr(result) == f"{result.table}\n\nSaved in {result.directory}"
+    assert result.report == (result.directory / "report.md").read_text().rstrip("\n")
+    assert result.report.startswith(result.table) and "successor, fine-tuned" in result.table
+    assert result._repr_markdown_() == result.report
+    assert repr(result) == f"{result.report}\n\nSaved in {result.directory}"
+
+
+def test_how_sure_the_report_is(whole):
+    result, _, _ = whole
+    first, *others = result.rows
+    assert [row["num_examples"] for row in result.rows] == [16] * 3
+    assert "difference" not in first
+    models = {"predecessor": result.predecessor, "successor": result.successor}
+    before, after = (
+        Score(np.stack([eager(model, TEST[0]).argmax(-1) == TEST[1], np.ones(16)], axis=1))
+        for model in models.values()
+    )
+    found = compare(before, after)
+    for row in others:
+        low, high = row["kept_interval"]
+        assert low <= row["kept"] <= high and low < high
+        low, high = row["difference_interval"]
+        assert low <= row["difference"] <= high and low < high
+    assert others[-1]["difference"] == pytest.approx(found.difference)
+    np.testing.assert_allclose(others[-1]["difference_interval"], found.difference_interval, 0.2)
+    assert "Difference to the predecessor on 16 test examples" in result.report
+    assert "chosen by these examples" not in result.report
+
+
+def share_of_first(model, data):
+    """A score of each example, which the report knows if it is told."""
+    return Score(np.stack([eager(model, data[0])[:, 0], np.ones(len(data[0]))], axis=1))
+
+
+def number_alone(model, data):
+    return float(share_of_first(model, data))
+
+
+@pytest.mark.parametrize("score", [None, share_of_first, number_alone])
+def test_what_a_report_on_validation_data_says(score, tmp_path):
+    options = {**OPTIONS, "score": score, "predecessor_stage": None, "successor_stage": None}
+
+    def run():
+        return compress(*parts(), TRAIN, VALIDATION, directory=tmp_path, latency=False, **options)
+
+    result = run()
+    row = result.rows[-1]
+    if score is not number_alone:
+        low, high = row["difference_interval"]
+        assert low <= row["difference"] <= high
+        assert "on 16 validation examples" in result.report
+        assert "The weights were chosen by these examples" in result.report
+        assert type(row["score"]) is float
+    else:  # of a number alone nothing is known
+        assert "difference_interval" not in row and "num_examples" not in row
+        assert result.report == result.table
+    before = (tmp_path / "report.md").read_text()
+    again = run()
+    names = ("score", "kept", "difference", "difference_interval", "kept_interval")
+    for one, other in zip(again.rows, result.rows):
+        assert [one.get(name) for name in names] == [other.get(name) for name in names]
+    assert (tmp_path / "report.md").read_text() == before
 
 
 def settings_on_disk(directory):

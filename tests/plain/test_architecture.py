@@ -14,7 +14,7 @@ ORDER = [
     *("startup", "validation", "defaults", "locks", "files", "backend", "conditional", "distribution"),
     *("layers", "wrappers", "schedules", "callbacks", "distillation", "heads"),
     *("_bert4keras", "encoders", "models", "bert4keras", "saving"),
-    *("training", "measure", "table", "plots", "compressed", "method", "recipe"),
+    *("statistics", "training", "measure", "table", "plots", "compressed", "method", "recipe"),
     *("data", "tasks", "checkpoints", "deploy", "pretrained", "commands", "__main__"),
 ]
 MAY_KNOW_A_HOST = {"_bert4keras", "encoders", "checkpoints"}
