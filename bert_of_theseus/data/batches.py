@@ -26,7 +26,7 @@ class Encoded(NamedTuple):
             (of a pair, in the second text), in characters; of texts that are split into words, the
             number of the word. They are equal for tokens without a part in that text. `None` if
             offsets were not requested.
-        cut: Boolean array, whether each text was truncated; `None` with `offsets`.
+        cut: Boolean array, whether each text was truncated; `None` if that is unknown.
         examples: The encoded examples; empty if the task does not need them.
         dropped: Integer, number of entities or answers without a label, as they are truncated,
             do not begin and end with a token, or overlap another.

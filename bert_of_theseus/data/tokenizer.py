@@ -149,15 +149,15 @@ class Tokenizer:
             max_length: Integer, in tokens.
 
         Returns:
-            An `Encoded` with `offsets`, `cut` and `examples`; its `labels` are `None`.
+            An `Encoded` with `offsets` and `examples`; its `labels` are `None`.
 
         Raises:
             ValueError: as `encode`.
         """
         self._check_direction()
         encodings = self._encode(examples, max_length, "only_second")
-        offsets, cut = [], np.array([bool(e.overflowing) for e in encodings], dtype=bool)
-        for example, encoding, is_cut in zip(examples, encodings, cut):
+        encoded, offsets = self._encoded(examples, encodings, None), []
+        for example, encoding, is_cut in zip(examples, encodings, encoded.cut):
             second = example.second_text is not None
             text = example.second_text if second else example.text
             within = np.array([part == second for part in encoding.sequence_ids], dtype=bool)
@@ -165,9 +165,7 @@ class Tokenizer:
             spans = _without_spaces(spans, text)
             tokens = np.flatnonzero(spans[:, 0] < spans[:, 1])
             offsets.append(_cover_characters(spans, tokens, text, is_cut))
-        return self._encoded(examples, encodings, None)._replace(
-            offsets=offsets, cut=cut, examples=examples
-        )
+        return encoded._replace(offsets=offsets, examples=examples)
 
     def encode_words(self, texts: Sequence[Sequence[str]], max_length: int) -> Encoded:
         """Token ids of texts that are split into words.
@@ -194,8 +192,7 @@ class Tokenizer:
             words = np.array([-1 if i is None else i for i in encoding.word_ids], dtype="int32")
             is_first = (words >= 0) & (words != np.concatenate([[-1], words[:-1]]))
             offsets.append(np.stack([words, words + is_first], axis=1) * (words >= 0)[:, None])
-        cut = np.array([bool(e.overflowing) for e in encodings], dtype=bool)
-        return self._encoded((), encodings, None)._replace(offsets=offsets, cut=cut)
+        return self._encoded((), encodings, None)._replace(offsets=offsets)
 
     def encode_batch(self, texts: list, max_length: int, strategy: str = "longest_first") -> list:
         """Encodings of the `tokenizers` library, truncated with the special tokens kept.
@@ -346,7 +343,8 @@ class Tokenizer:
         segments = None
         if self.num_segments > 1 and any(e.second_text is not None for e in examples):
             segments = [np.array(e.type_ids, dtype="int32") for e in encodings]
-        return Encoded(ids, labels, segments)
+        cut = np.array([bool(e.overflowing) for e in encodings], dtype=bool)
+        return Encoded(ids, labels, segments, cut=cut)
 
 
 def check_tokenizer(
