@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..data import Classification, MultiLabel, Regression
 from ..files import read_json, replace_file
 from ..table import differences, report_table
 from .budget import Choice
@@ -63,9 +62,7 @@ def card_facts(inputs, files: Mapping[str, str | os.PathLike | None]) -> dict:
         files: The paths of the texts by `"train"`, `"validation"`, `"test"` and `"unlabeled"`, as
             far as they were given. The card has their names.
     """
-    kinds = {Classification: "classification", MultiLabel: "multi-label", Regression: "regression"}
-    kind = next((k for task, k in kinds.items() if isinstance(inputs.task, task)), "tagging")
-    directory = Path(inputs.checkpoint.directory)
+    task, directory = inputs.task, Path(inputs.checkpoint.directory)
     return {
         "predecessor": {
             "name": directory.resolve().name,
@@ -73,9 +70,11 @@ def card_facts(inputs, files: Mapping[str, str | os.PathLike | None]) -> dict:
             "layers": inputs.checkpoint.config["num_hidden_layers"],
             **base_metadata(directory),
         },
-        "task": {"kind": kind, "metric": inputs.task.metric, "labels": list(inputs.task.labels)},
+        "task": {"kind": inputs.kind, "metric": task.metric, "labels": list(task.labels)},
         "texts": {name: len(encoded.token_ids) for name, encoded in inputs.texts.items()},
-        "files": {name: Path(path).name for name, path in files.items() if path is not None},
+        "files": {
+            name: Path(path).absolute().name for name, path in files.items() if path is not None
+        },
         "has_labels": inputs.has_labels,
         "pairs": any(
             example.second_text is not None
@@ -180,7 +179,7 @@ class _Card:
         return {"name": self.name, "results": results}
 
     def _source(self, name):
-        return self.files.get(name) or f"a part of {self.files['train']}"
+        return self.files[name] if name in self.files else f"a part of {self.files['train']}"
 
     # For readers.
 
@@ -249,7 +248,7 @@ class _Card:
 
     def _made(self):
         lines = [
-            f"- {self.texts[name]:,} texts {what} ({_plain(self._source_of_set(name))})"
+            f"- {self.texts[name]:,} texts {what} ({_plain(self._source(name))})"
             for name, what in _SETS.items()
             if name in self.texts
         ]
@@ -281,9 +280,6 @@ class _Card:
         if Path(program).name not in ("bert-of-theseus", "__main__.py"):
             return None
         return shlex.join(["bert-of-theseus", *arguments])
-
-    def _source_of_set(self, name):
-        return self.files[name] if name in self.files else self._source(name)
 
     def _limits(self):
         has_test = self.rows[-1].get("test_score") is not None

@@ -45,6 +45,11 @@ class Inputs(NamedTuple):
     max_length: int
 
     @property
+    def kind(self) -> str:
+        """What the head does, by the name that `data.load_texts` has for it."""
+        return _kind(self.checkpoint.directory, self.head)
+
+    @property
     def without_labels(self) -> list[str]:
         """The names of the sets of texts that have none."""
         return [name for name in self.texts if name == "unlabeled" or not self.has_labels]
@@ -83,7 +88,7 @@ class Inputs(NamedTuple):
         ]
         for name, encoded in self.texts.items():
             lengths = [len(ids) for ids in encoded.token_ids]
-            cut = _num_cut(self.tokenizer, encoded, self.max_length)
+            cut = int(encoded.cut.sum())
             lines.append(
                 f"{name}: {len(lengths):,} texts, the longest of {max(lengths)} tokens"
                 + f"; {cut:,} are cut to {self.max_length}" * bool(cut)
@@ -194,16 +199,6 @@ def _check_depth(num_hidden_layers, checkpoint):
             f"{where} has {depth} layers. The number of those that are left (`num_hidden_layers`, "
             f"--layers) must be from 1 to {depth - 1}. Received: {given}"
         )
-
-
-def _num_cut(tokenizer, encoded, max_length) -> int:
-    """How many texts are longer than `max_length` tokens."""
-    if encoded.cut is not None:
-        return int(encoded.cut.sum())
-    full = [row for row, ids in enumerate(encoded.token_ids) if len(ids) == max_length]
-    examples = [encoded.examples[row] for row in full]
-    texts = [e.text if e.second_text is None else (e.text, e.second_text) for e in examples]
-    return sum(bool(found.overflowing) for found in tokenizer.encode_batch(texts, max_length))
 
 
 def _kind(model, head: HeadFacts) -> str:
