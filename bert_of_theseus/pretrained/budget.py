@@ -22,6 +22,7 @@ import numpy as np
 from ..files import read_json, write_json
 from ..table import markdown_table
 from ..validation import number, positive_integer
+from .folder import OutputFolder
 
 _COLUMNS = {
     "layers": ("layers", "d"),
@@ -226,14 +227,14 @@ def _layers(count):
     return "1 layer" if count == 1 else f"{count} layers"
 
 
-def choose_depth(trainer, directory: str | os.PathLike, *, keep=None, max_ms=None, say=print):
+def choose_depth(trainer, folder: OutputFolder, *, keep=None, max_ms=None, say=print):
     """`search` among the successors that a `Trainer` trains, each in a folder of its own.
 
     Whatever was trained or timed when a run was killed is not repeated.
 
     Args:
         trainer: `Trainer`.
-        directory: Folder for the runs and the times. The run of depth 4 is in `4-layers`.
+        folder: `OutputFolder`, at work: for the runs and the times.
         keep, max_ms: As in `search`.
         say: Function of a string that tells the user what is found. Defaults to `print`.
 
@@ -243,8 +244,6 @@ def choose_depth(trainer, directory: str | os.PathLike, *, keep=None, max_ms=Non
     from ..measure import environment
     from ..training import evaluate
 
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     validation = trainer.batches["validation"]
     full_score = None
     if keep is not None:
@@ -253,16 +252,16 @@ def choose_depth(trainer, directory: str | os.PathLike, *, keep=None, max_ms=Non
 
     def timed(depth):
         successor = trainer.new_successor(depth)
-        timing = time_answers(successor, trainer.classifier, validation, directory)
+        timing = time_answers(successor, trainer.classifier, validation, folder.unfinished)
         say(f"{_layers(depth)}: {timing}.")
         return dataclasses.asdict(timing)
 
     def trained(depth):
         say(f"A successor of {_layers(depth)} is trained.")
-        rows = trainer.train(depth, directory / f"{depth}-layers").result.rows
+        rows = trainer.train(depth, folder.run(depth)).result.rows
         return rows[-1]["score"]
 
-    times = Remembered(directory / "times.json", timed, environment())
+    times = Remembered(folder.unfinished / "times.json", timed, environment())
     choice = search(
         range(1, trainer.inputs.checkpoint.config["num_hidden_layers"]),
         trained,

@@ -263,7 +263,7 @@ def _choose(trainer, folder, keep, max_ms, say):
     """The depth that meets the budget."""
     from .budget import choose_depth
 
-    choice = choose_depth(trainer, folder.unfinished, keep=keep, max_ms=max_ms, say=say)
+    choice = choose_depth(trainer, folder, keep=keep, max_ms=max_ms, say=say)
     say(f"\n{choice.table}\n\n{choice.reason}")
     if not choice.met:
         raise ValueError(
