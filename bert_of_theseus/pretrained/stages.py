@@ -4,43 +4,44 @@ from __future__ import annotations
 
 import math
 
+from ..defaults import default_epochs, default_evaluations, default_learning_rate, in_proportion
 from ..validation import number, positive_integer
-
-# Few texts need more passes, many texts fewer.
-_STEPS, _MOST_EPOCHS, _FEWEST_EPOCHS = 1500, 20, 3
-# So that a killed run has at most so many steps to repeat.
-_STEPS_PER_EVALUATION = 1000
 
 
 def default_stages(
     num_texts: int,
+    hidden_size: int,
     batch_size: int = 32,
     epochs: int | None = None,
     learning_rate: float | None = None,
 ) -> dict[str, dict]:
-    """The arguments of `Stage` for `compress`, by name of the stage.
+    """The arguments of `Stage` for `compress`, by name of the stage: those that it finds by itself.
+
+    They are known before Keras is loaded.
 
     Args:
         num_texts: Integer, the number of texts to train on.
+        hidden_size: Integer, the model's.
         batch_size: Integer. Defaults to `32`.
-        epochs: Integer, those of the Theseus stage; the successor's has half of them. Defaults to
-            `None`: 3 passes, or more where that would be few steps.
-        learning_rate: Float, of the Theseus stage; the successor's is half of it. Defaults to
-            `1e-4`.
+        epochs: Integer, those of the Theseus stage. Defaults to `None`, as in `Stage`.
+        learning_rate: Float, of the Theseus stage. Defaults to `None`, as in `Stage`. Those of the
+            successor's stage are in proportion to them, as the defaults are.
     """
     positive_integer("batch_size", batch_size)
     positive_integer("epochs", epochs, optional=True)
+    if learning_rate is not None:
+        number("learning_rate", learning_rate, "(0, inf)")
     steps = math.ceil(num_texts / batch_size)
-    if epochs is None:
-        epochs = min(max(_FEWEST_EPOCHS, math.ceil(_STEPS / steps)), _MOST_EPOCHS)
-    learning_rate = 1e-4 if learning_rate is None else learning_rate
-    number("learning_rate", learning_rate, "(0, inf)")
-    often = max(1, round(steps / _STEPS_PER_EVALUATION))
-    return {
-        name: {
-            "epochs": max(1, round(epochs * share)),
-            "learning_rate": learning_rate * share,
-            "evaluations_per_epoch": often,
+    stages = {}
+    for name in ("theseus", "successor"):
+        passes = default_epochs(name, steps, epochs)
+        if learning_rate is None:
+            rate = default_learning_rate(name, hidden_size, batch_size, passes * steps)
+        else:
+            rate = in_proportion(learning_rate, name)
+        stages[name] = {
+            "epochs": passes,
+            "learning_rate": rate,
+            "evaluations_per_epoch": default_evaluations(steps),
         }
-        for name, share in (("theseus", 1.0), ("successor", 0.5))
-    }
+    return stages
