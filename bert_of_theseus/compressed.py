@@ -10,7 +10,7 @@ from pathlib import Path
 from .backend import keras
 from .files import replace_file, write_json
 from .table import TITLES, report_table, report_text
-from .training import StageResult
+from .training import StageResult, stage_notes
 
 
 @dataclasses.dataclass(repr=False)
@@ -50,9 +50,14 @@ class Compressed:
         return report_table(self.rows)
 
     @property
+    def notes(self) -> list[str]:
+        """Sentences on stages that were still improving when they ended, or came to nothing."""
+        return [note for stage in self.stages for note in stage_notes(stage)]
+
+    @property
     def report(self) -> str:
-        """The table, and below it whether differences to the predecessor are within noise."""
-        return report_text(self.rows)
+        """The table, whether differences to the predecessor are within noise, and the notes."""
+        return report_text(self.rows, notes=self.notes)
 
     @property
     def history(self) -> list[dict]:
@@ -72,6 +77,7 @@ class Compressed:
         """Writes `report.json` and `report.md`, and with matplotlib the charts."""
         content = {
             "rows": self.rows,
+            "notes": self.notes,
             "stages": [dataclasses.asdict(stage) for stage in self.stages],
             "settings": self.settings,
         }

@@ -38,17 +38,18 @@ def report_table(rows: Sequence[Mapping], agreement: bool = False) -> str:
     return markdown_table(rows, columns)
 
 
-def report_text(rows: Sequence[Mapping], agreement: bool = False) -> str:
+def report_text(rows: Sequence[Mapping], agreement: bool = False, notes: Sequence[str] = ()) -> str:
     """`report_table`, and below it what it can and cannot tell.
 
     Args:
         rows, agreement: As in `report_table`.
+        notes: Sentences on how the stages went, each a paragraph at the end.
     """
     parts = [report_table(rows, agreement)]
     said = differences(rows, agreement)
     if said and _name_of_set(rows) == "validation":
         said += " The weights were chosen by these examples, so scores on them are rather too high."
-    return "\n\n".join([*parts, said] if said else parts)
+    return "\n\n".join([*parts, *filter(None, [said]), *notes])
 
 
 def differences(rows: Sequence[Mapping], agreement: bool = False) -> str:

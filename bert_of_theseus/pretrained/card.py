@@ -116,8 +116,8 @@ def write_card(directory: str | os.PathLike, report: Mapping, facts: Mapping) ->
 
     Args:
         directory: The folder, complete but for the card: which files are in it is said.
-        report: Dict of `rows` and `settings`, as in `Compressed`, and of `search`, a `Choice` as a
-            dict, or `None`.
+        report: Dict of `rows`, `notes` and `settings`, as in `Compressed`, and of `search`, a
+            `Choice` as a dict, or `None`.
         facts: What `card_facts` returned.
     """
     directory = Path(directory)
@@ -131,7 +131,7 @@ class _Card:
         self.name = directory.resolve().name
         self.config = read_json(directory / "config.json")
         self.rows, self.settings = report["rows"], report["settings"]
-        self.search = report.get("search")
+        self.search, self.notes = report.get("search"), report.get("notes", [])
         self.texts, self.files, self.task = facts["texts"], facts["files"], facts["task"]
         self.predecessor, self.facts = facts["predecessor"], facts
         self.agreement = not facts["has_labels"]
@@ -211,9 +211,9 @@ class _Card:
             )
         if self.rows[-1].get("kept") is not None:
             where = "test" if "test_score" in self.rows[0] else "validation"
+            lines[1] += f" Kept is the share of the predecessor's score on the {where} texts."
         said = differences(self.rows, self.agreement)
         lines += [said] if said else []
-            lines[1] += f" Kept is the share of the predecessor's score on the {where} texts."
         return "\n\n".join(lines)
 
     def _use(self):
@@ -310,6 +310,7 @@ class _Card:
                 "measured."
             )
         lines += [
+            *self.notes,
             "Not measured: texts of other kinds or languages, single groups of people, and how "
             "well the probabilities are calibrated. The model learned from its predecessor: expect "
             "its errors and its bias.",

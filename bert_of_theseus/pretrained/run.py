@@ -37,6 +37,7 @@ class CompressedFolder:
         settings: Dict of all settings, versions and seeds.
         facts: Dict of what is known of the model that was given, and of the texts.
         search: Dict of how the number of layers was found, or `None` if it was given.
+        notes: List of sentences on how the stages went, as in `Compressed`.
     """
 
     directory: Path
@@ -45,6 +46,7 @@ class CompressedFolder:
     settings: dict
     facts: dict
     search: dict | None = None
+    notes: Sequence[str] = ()
 
     @property
     def table(self) -> str:
@@ -53,8 +55,8 @@ class CompressedFolder:
 
     @property
     def report(self) -> str:
-        """The table, and below it whether differences to the predecessor are within noise."""
-        return report_text(self.rows, agreement=not self.facts["has_labels"])
+        """The table, whether differences to the predecessor are within noise, and the notes."""
+        return report_text(self.rows, not self.facts["has_labels"], self.notes)
 
     def _repr_markdown_(self):
         return self.report
@@ -173,7 +175,8 @@ def compress_pretrained(
         limit=limit,
         seed=seed,
     )
-    stages = default_stages(inputs.num_texts, batch_size, epochs, learning_rate)
+    hidden_size = inputs.checkpoint.config["hidden_size"]
+    stages = default_stages(inputs.num_texts, hidden_size, batch_size, epochs, learning_rate)
     training = {"batch_size": batch_size, "stages": stages, "seed": seed}
     wanted = {"layers": num_hidden_layers, "keep": keep, "max_ms": max_ms}
     request = Request({**inputs.checksums(), **training}, wanted)
@@ -197,10 +200,8 @@ def compress_pretrained(
     report = folder.report()
     if onnx and not dry_run:  # of a finished folder
         _export(folder.directory, say)
-    return CompressedFolder(
-        folder.directory,
-        *(report[name] for name in ("num_hidden_layers", "rows", "settings", "facts", "search")),
-    )
+    names = ("num_hidden_layers", "rows", "settings", "facts", "search", "notes")
+    return CompressedFolder(folder.directory, *(report[name] for name in names))
 
 
 def _say_nothing(*args, **kwargs):
@@ -291,7 +292,7 @@ def _write_model(directory: Path, inputs: Inputs, trained) -> None:
     for name in ("training.png", "tradeoff.png"):
         if (result.directory / name).is_file():
             shutil.copyfile(result.directory / name, directory / name)
-    text = report_text(result.rows, agreement=not inputs.has_labels)
+    text = report_text(result.rows, not inputs.has_labels, result.notes)
     (directory / "report.md").write_text(f"{text}\n", encoding="utf-8")
 
 
@@ -300,6 +301,7 @@ def _report(trained, choice, facts) -> dict:
     return {
         "num_hidden_layers": trained.num_hidden_layers,
         "rows": result.rows,
+        "notes": result.notes,
         "facts": facts,
         "search": choice and dataclasses.asdict(choice),
         "stages": [dataclasses.asdict(stage) for stage in result.stages],

@@ -1,5 +1,6 @@
 """A stage finds what it is not told, and a report says how its stages went."""
 
+import itertools
 import json
 
 import numpy as np
@@ -87,7 +88,8 @@ def test_data_of_unknown_length_say_what_to_pass(tmp_path):
 def test_compress_says_what_its_stages_found(tmp_path, capsys):
     options = {**OPTIONS, "predecessor_stage": Stage(1), "latency": False}
     options |= {"theseus_stage": Stage(2), "successor_stage": Stage(), "verbose": 2}
-    options["batch_size"] = 64
+    falling = itertools.count(-1, -1)
+    options |= {"batch_size": 64, "score": lambda model, data: next(falling)}
     result = compress(*parts(), TRAIN, VALIDATION, directory=tmp_path, **options)
     stages = result.settings["stages"]
     assert [stages[name]["epochs"] for name in stages] == [1, 2, 10]
@@ -97,6 +99,11 @@ def test_compress_says_what_its_stages_found(tmp_path, capsys):
     out = capsys.readouterr().out
     assert all(f"\n{name}: {Stage(**stage)}\n" in out for name, stage in stages.items())
     assert json.loads((tmp_path / "settings.json").read_text())["stages"] == stages
+    # Its scores only fall, so the last stage never beat its start.
+    (note,) = result.notes
+    assert "successor stage never beat its start" in note and note in out
+    assert json.loads((tmp_path / "report.json").read_text())["notes"] == [note]
+    assert (tmp_path / "report.md").read_text().endswith(f"\n\n{note}\n")
     # What was found may be given: it is the same run.
     options |= {f"{name}_stage": Stage(**stage) for name, stage in stages.items()}
     again = compress(*parts(), TRAIN, VALIDATION, directory=tmp_path, **options)

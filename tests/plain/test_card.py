@@ -219,3 +219,9 @@ def leaves(value):
     if isinstance(value, dict):
         value = list(value.values())
     return [leaf for part in value for leaf in leaves(part)] if isinstance(value, list) else [value]
+
+
+def test_how_the_stages_went(card):
+    note = "The successor stage never beat its start: the best val_f1 is the one of its start."
+    assert f"\n- {note}\n" in card(report={"notes": [note]})[1]
+    assert "stage" not in card()[1].split("## What was measured")[1]
