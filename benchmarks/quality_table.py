@@ -129,6 +129,7 @@ def table(entries: list[dict], names: Sequence[str], published: dict | None = No
             "validation": [entry["validation"] for entry in group.values()],
             "dev": [entry["dev"] for entry in group.values()],
             "published": (published or {}).get(model),
+            "steps": _mean([entry.get("steps") for entry in group.values()]),
             "cpu": _mean([entry.get("cpu_seconds") for entry in group.values()]),
         }
         if model != predecessor:
@@ -147,6 +148,7 @@ def table(entries: list[dict], names: Sequence[str], published: dict | None = No
         "published": ("article's dev", ".2f"),
         "kept": ("kept %", _with_interval),
         "gap": ("gap closed %", _with_interval),
+        "steps": ("steps", ",.0f"),
         "cpu": ("CPU s", ".0f"),
         "share": ("CPU / article", ".2f"),
     }
