@@ -193,14 +193,18 @@ def input_structure(model):
     return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
 
 
+def node_of(tensor):
+    """Keras' node of the call that made a symbolic `tensor`."""
+    layer, index, _ = tensor._keras_history
+    return layer._inbound_nodes[index]
+
+
 def call_of(tensor):
     """The layer that made a symbolic `tensor`, the tensors that it got, and the call's options."""
-    history = tensor._keras_history
+    node = node_of(tensor)
     if KERAS_2:
-        node = history.layer._inbound_nodes[history.node_index]
-        return history.layer, list(node.keras_inputs), node.call_kwargs
-    node = history.operation._inbound_nodes[history.node_index]
-    return history.operation, list(node.input_tensors), node.arguments.kwargs
+        return node.layer, list(node.keras_inputs), node.call_kwargs
+    return node.operation, list(node.input_tensors), node.arguments.kwargs
 
 
 def apply_layers_of(model, tensors):

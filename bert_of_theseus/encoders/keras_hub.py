@@ -2,7 +2,7 @@
 
 import keras_hub
 
-from ..backend import keras, register, to_numpy
+from ..backend import keras, node_of, register, to_numpy
 from .base import Encoder, one_or_all, symbolic_like
 
 # Those that the tests compress. Others that are built in the same way work too.
@@ -164,15 +164,10 @@ class TaskHead(keras.Model):
         return keras.activations.get(self.task.activation) is keras.activations.linear
 
 
-def _node(tensor):
-    history = tensor._keras_history
-    return history.operation._inbound_nodes[history.node_index]
-
-
 def _replay(tensor, known):
     """Computes the symbolic `tensor` again from other tensors: `known`, a dict by id."""
     if id(tensor) not in known:
-        node = _node(tensor)
+        node = node_of(tensor)
         if node.is_input:
             raise ValueError(
                 f"The tensor {tensor.name!r} is not available there: the layers of a backbone may "
@@ -190,12 +185,12 @@ def _replay(tensor, known):
 def _calls(end, layers, family):
     """The calls of `layers` that lead to the tensor `end`, in order."""
     ids = set(map(id, layers))
-    calls, node = [], _node(end)
+    calls, node = [], node_of(end)
     while not node.is_input and id(node.operation) not in ids:
-        node = _node(node.input_tensors[0])
+        node = node_of(node.input_tensors[0])
     while id(node.operation) in ids:
         calls.insert(0, node)
-        node = _node(_hidden(node))
+        node = node_of(_hidden(node))
     single = all(len(call.output_tensors) == 1 for call in calls)
     if {id(call.operation) for call in calls} != ids or not single:
         what = f"its {len(layers)} layers are not applied directly one after the other"
