@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 
 from ..files import read_json
 from ..validation import integer
+from .configs import SPELLINGS
 from .load import find_checkpoint
 
 # KerasHub's name of each family.
@@ -209,7 +211,8 @@ def describe_backbone(backbone) -> tuple[dict, dict]:
     kind = _model_type(backbone)
     if any(layer.quantization_mode for layer in backbone._flatten_layers()):
         raise ValueError(f"The {type(backbone).__name__} is quantized; save it before.")
-    given = {**backbone.get_config(), **_read_options(backbone)}
+    given = backbone.get_config()
+    given.update(_read_options(backbone, kind, given))
     config = {"model_type": kind}
     config.update({key: given[option] for option, key in _OPTIONS.items() if option in given})
     tensors = {
@@ -241,7 +244,7 @@ def _model_type(backbone) -> str:
     )
 
 
-def _read_options(backbone) -> dict:
+def _read_options(backbone, kind: str, config: dict) -> dict:
     """What KerasHub's own backbones do not have in their config, and what may have been changed."""
     layers = _layers(backbone).values()
     dense = [layer._feedforward_intermediate_dense for layer in layers]
@@ -253,9 +256,7 @@ def _read_options(backbone) -> dict:
     problems = [f"{name} {sorted(values)}" for name, values in found.items() if len(values) > 1]
     activation = found["activation"].pop()
     activation = _ACTIVATION_NAMES.get(activation, activation)
-    from ..encoders.keras_hub_backbones import ACTIVATIONS
-
-    if activation not in ACTIVATIONS:
+    if activation not in SPELLINGS:
         problems.append(f"activation {activation!r}")
     if problems:
         raise ValueError(
@@ -264,8 +265,6 @@ def _read_options(backbone) -> dict:
         )
     options = {"activation": activation, "layer_norm_epsilon": found["layer_norm_epsilon"].pop()}
     if not hasattr(backbone, "padding_id"):  # KerasHub's own
-        config = backbone.get_config()
-        kind = _model_type(backbone)
         options["attention_dropout"] = config["dropout"]
         options["padding_id"] = int(kind in ("roberta", "xlm-roberta"))
         options["num_segments"] = config.get("num_segments", 0)
@@ -294,10 +293,7 @@ def _modules(backbone) -> dict:
         modules["bert/encoder/LayerNorm"] = backbone.relative_embeddings.layer_norm
     for start, layer in _layers(backbone).items():
         for name, path in _PARTS.items():
-            part = layer
-            for attribute in path.split("."):
-                part = getattr(part, attribute)
-            modules[f"{start}/{name}"] = part
+            modules[f"{start}/{name}"] = attrgetter(path)(layer)
     if hasattr(backbone, "pooled_dense"):
         modules[_POOLER] = backbone.pooled_dense
     return modules

@@ -236,17 +236,22 @@ class _Backbone(keras_hub.models.Backbone):
         return x
 
     def _positions_and_segments(self, o, tokens, inputs):
-        self.position_embedding = keras_hub.layers.PositionEmbedding(
-            o.max_sequence_length, initializer=o.initializer(), name="position_embedding",
-            dtype=o.dtype,
-        )  # fmt: skip
-        found = [self.position_embedding(tokens)]
+        found = [self._positions(o, tokens, inputs["token_ids"])]
         if o.num_segments:
             self.segment_embedding = keras.layers.Embedding(
                 o.num_segments, tokens.shape[-1], name="segment_embedding", **o.common()
             )
-            found.append(self.segment_embedding(inputs["segment_ids"]))
+            ids = inputs.get("segment_ids")
+            ids = ops.zeros_like(inputs["token_ids"]) if ids is None else ids
+            found.append(self.segment_embedding(ids))
         return found
+
+    def _positions(self, o, tokens, token_ids):
+        self.position_embedding = keras_hub.layers.PositionEmbedding(
+            o.max_sequence_length, initializer=o.initializer(), name="position_embedding",
+            dtype=o.dtype,
+        )  # fmt: skip
+        return self.position_embedding(tokens)
 
     def _context(self, o, x):
         """What all layers take in addition."""
@@ -327,20 +332,13 @@ class ElectraBackbone(_Backbone, keras_hub.models.ElectraBackbone):
 class _Roberta(_Backbone):
     _takes_segments = False
 
-    def _positions_and_segments(self, o, tokens, inputs):
-        token_ids, width = inputs["token_ids"], tokens.shape[-1]
+    def _positions(self, o, tokens, token_ids):
         rows = o.padding_id + 1 + o.max_sequence_length
         self.position_embedding = keras.layers.Embedding(
-            rows, width, name="position_embedding", **o.common()
+            rows, tokens.shape[-1], name="position_embedding", **o.common()
         )
         positions = TokenPositions(o.padding_id, name="token_positions")(token_ids)
-        found = [self.position_embedding(positions)]
-        if o.num_segments:
-            self.segment_embedding = keras.layers.Embedding(
-                o.num_segments, width, name="segment_embedding", **o.common()
-            )
-            found.append(self.segment_embedding(ops.zeros_like(token_ids)))
-        return found
+        return self.position_embedding(positions)
 
 
 @register
