@@ -65,10 +65,8 @@ def load_pretrained(
     )
     if host_is_bert4keras():
         bert4keras_models()  # its patches come before Keras' classes are used
-        encoder, classifier, labels = _load_transformer(checkpoint, depth, prefix, kwargs)
-    else:
-        encoder, classifier, labels = _load_backbone(checkpoint, depth, prefix, kwargs)
-    return encoder, classifier, labels
+        return _load_transformer(checkpoint, depth, prefix, kwargs)
+    return _load_backbone(checkpoint, depth, prefix, kwargs)
 
 
 def _load_transformer(checkpoint: Checkpoint, depth: int | None, prefix: str, options: dict):

@@ -202,8 +202,8 @@ class _Parts:
     """
 
     def __init__(self, encoder, classifier, labels):
-        self.config, self.tensors, head = describe(encoder, classifier)
         encoder, classifier, shape = parts_of(encoder, classifier)
+        self.config, self.tensors, head = describe(encoder, classifier)
         self.family = FAMILIES[self.config["model_type"]]
         self.kind = head.kind if head else None
         self.keras_head, num_classes = None, None
