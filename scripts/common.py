@@ -75,10 +75,10 @@ def add_text_arguments(add, max_length: str) -> None:
 STAGES = ("predecessor", "theseus", "successor")
 
 
-RULE = (
-    "Epochs and learning rates that are not given follow from the number of texts, the batch size "
-    "and the model's hidden size, as in the package's Stage, and are printed."
-)
+RULE = """\
+Epochs and learning rates that are not given follow from the number of texts,
+the batch size and the model's hidden size, as in the package's Stage, and are
+printed."""
 
 
 def add_stage_arguments(parser: Parser, more: str = "") -> None:
@@ -86,7 +86,7 @@ def add_stage_arguments(parser: Parser, more: str = "") -> None:
 
     `more` is said of their defaults.
     """
-    add = parser.add_argument_group("training", f"{RULE}{more}").add_argument
+    add = parser.add_argument_group("training", f"{RULE} {more}".strip()).add_argument
     for stage in STAGES:
         add(f"--{stage}-epochs", metavar="N", type=positive, help="passes over the texts")
     for stage in STAGES:

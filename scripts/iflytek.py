@@ -106,7 +106,7 @@ def build_parser() -> Parser:
     add("--successor-init", choices=choices, help=what + default("successor_init"))
     what = "of the baseline; its default as that of the other learning rates"
     add("--direct-learning-rate", metavar="X", type=common.rate, help=what)
-    common.add_stage_arguments(parser, " --recipe article: 5, 10 and 5 epochs, 2e-5.")
+    common.add_stage_arguments(parser, "The article's are 5, 10 and 5 epochs and 2e-5.")
     add = parser.add_argument_group("output").add_argument
     what = (
         "default runs/demo or runs/iflytek; if it holds anything but an unfinished run of the same "

@@ -124,7 +124,7 @@ def build_parser() -> Parser:
     add = parser.add_argument_group("method").add_argument
     what = "default %(default)s; it need not divide the predecessor's"
     add("--successor-layers", metavar="N", type=positive, default=3, help=what)
-    more = f" The predecessor's are {OF_RANDOM_WEIGHTS} times as high for random weights."
+    more = f"A predecessor's are {OF_RANDOM_WEIGHTS} times as high for random weights."
     common.add_stage_arguments(parser, more)
     add = parser.add_argument_group("output").add_argument
     add("--output-dir", metavar="DIR", type=Path, help="default runs/ and the task")
