@@ -18,7 +18,7 @@ from .backend import (
     reduce_sum,
     register,
 )
-from .validation import number
+from .validation import integer, number
 from .wrappers import Frozen
 
 # Smaller probabilities are raised to this: their logarithm and its gradient stay finite.
@@ -140,6 +140,8 @@ class HiddenDistillation(_Term):
 
     Args:
         weight: Number of at least 0, a factor of the loss. Defaults to `1.0`.
+        returned: Integer, the index of the input that is returned. Defaults to `1`, the
+            successor's output.
         **kwargs: Base layer arguments.
 
     Call arguments:
@@ -148,15 +150,14 @@ class HiddenDistillation(_Term):
         training: Boolean, whether to add the loss.
 
     Returns:
-        The successor's output.
+        One of the inputs.
     """
 
-    returned = 1
-
-    def __init__(self, weight=1.0, **kwargs):
+    def __init__(self, weight=1.0, returned=1, **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.weight = number("weight", weight)
+        self.returned = integer("returned", returned, 0, 1)
 
     def call(self, inputs, training=None):
         predecessor, successor = inputs
@@ -165,7 +166,7 @@ class HiddenDistillation(_Term):
             squares = ops.square(ops.cast(successor, "float32") - target)
             count = successor.shape[-1]
             self.add_loss(self.weight * _mean(reduce_sum(squares, -1) / count, get_mask(successor)))
-        return identity(successor)
+        return identity(inputs[self.returned])
 
     def get_config(self):
-        return {**super().get_config(), "weight": self.weight}
+        return {**super().get_config(), "weight": self.weight, "returned": self.returned}

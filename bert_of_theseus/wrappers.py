@@ -1,4 +1,8 @@
-"""Layers around a layer: `Frozen` never trains it, `Masked` keeps padding out of it."""
+"""Layers around a layer.
+
+`Frozen` never trains it, `WithoutDropout` trains it as it is at inference, and `Masked` keeps
+padding out of it.
+"""
 
 import re
 import warnings
@@ -37,6 +41,11 @@ class _Wrapper(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return output_shape(self.layer, input_shape)
+
+    def compute_mask(self, inputs, mask=None):
+        # Only asked for outputs that have none yet; a model attaches its own when called.
+        is_model = isinstance(self.layer, keras.Model)
+        return None if is_model else self.layer.compute_mask(inputs, mask)
 
     def get_config(self):
         layer = keras.saving.serialize_keras_object(self.layer)
@@ -80,13 +89,27 @@ class Frozen(_Wrapper):
         set_mask(first, mask)
         return outputs
 
-    def compute_mask(self, inputs, mask=None):
-        # Only asked for outputs that have none yet; a model attaches its own when called.
-        is_model = isinstance(self.layer, keras.Model)
-        return None if is_model else self.layer.compute_mask(inputs, mask)
-
     def get_config(self):
         return {**super().get_config(), "dropout": self.dropout}
+
+
+@register
+class WithoutDropout(_Wrapper):
+    """Runs a layer as at inference, in training too.
+
+    Args:
+        layer: Layer or model.
+        **kwargs: Base layer arguments.
+
+    Call arguments:
+        inputs: What `layer` takes.
+
+    Returns:
+        The output of `layer`.
+    """
+
+    def call(self, inputs):
+        return call_layer(self.layer, inputs, False)
 
 
 @register
