@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import json
 import statistics
 import sys
@@ -38,13 +39,17 @@ class Figures:
     """
 
     def __init__(self, entries: list[dict]):
+        self.entries, self.groups = entries, collections.defaultdict(dict)
+        for entry in entries:
+            self.groups[entry["variant"], entry["layers"]][entry["seed"]] = entry
+
+    @functools.cached_property
+    def draws(self) -> dict:
+        """By variant, layers and seed: the model's score in each draw of dev's examples."""
         from bert_of_theseus.statistics import resampled
 
-        self.entries = {(e["variant"], e["layers"], e["seed"]): e for e in entries}
-        self.draws = dict(zip(self.entries, resampled(*(e["score"] for e in entries))))
-        self.groups = collections.defaultdict(dict)
-        for (variant, layers, seed), entry in self.entries.items():
-            self.groups[variant, layers][seed] = entry
+        keys = [(entry["variant"], entry["layers"], entry["seed"]) for entry in self.entries]
+        return dict(zip(keys, resampled(*(entry["score"] for entry in self.entries))))
 
     def __call__(self, function, *models: tuple):
         """A figure of some models, each `(variant, layers)`, over the seeds that all of them have.
