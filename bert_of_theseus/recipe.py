@@ -139,7 +139,7 @@ def compress(
     Example:
 
     >>> result = compress(bert, small_bert, head, train, validation, directory="runs/1")
-    >>> print(result.table)
+    >>> print(result.report)
 
     References:
         - [BERT-of-Theseus](https://arxiv.org/abs/2002.02925) (Xu et al., 2020)

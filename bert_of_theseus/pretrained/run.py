@@ -152,7 +152,7 @@ def compress_pretrained(
 
     >>> result = compress_pretrained("my-model", train="train.csv", num_hidden_layers=6,
     ...     directory="small")
-    >>> print(result.table)
+    >>> print(result.report)
     """
     say = functools.partial(print, flush=True) if verbose else _say_nothing
     _check_arguments(num_hidden_layers, keep, max_ms, onnx)

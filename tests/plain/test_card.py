@@ -104,6 +104,17 @@ def test_what_the_hub_reads(card):
         assert unsaid not in text
 
 
+def test_how_sure_the_figures_are(card):
+    told = {"num_examples": 500, "difference": -0.01, "kept_interval": [0.97, 1.003]}
+    sure = [*ROWS[:2], ROWS[2] | told | {"difference_interval": [-0.025, 0.003]}]
+    _, text = card(report={"rows": sure})
+    assert "| 97.0% to 100.3% |" in text
+    assert "on 500 test examples" in text
+    assert "successor, fine-tuned: -0.0100 (-0.0250 to 0.0030), within noise." in text
+    _, text = card()  # of a report that does not know
+    assert "noise" not in text and "interval" not in text
+
+
 def test_what_is_known_of_the_base_model(card, tmp_path):
     predecessor = {"name": "abc", "hub_id": "org/model", "layers": 12, "license": "mit"}
     data, text = card(predecessor={**predecessor, "language": ["en", "de"]})

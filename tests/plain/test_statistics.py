@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from docs_blocks import run_block
 
 from bert_of_theseus import statistics
 from bert_of_theseus.data import (
@@ -201,6 +202,11 @@ def test_any_figure_of_any_number_of_models():
     assert 0.6 < low < gap_closed(*scores) < high < 0.9
     narrow = interval(gap_closed, *scores, level=0.5)
     assert low < narrow[0] < narrow[1] < high
+
+
+def test_compare_as_documented(capsys):
+    run_block("compare", {})
+    assert capsys.readouterr().out.startswith("-0.100 (-0.1")
 
 
 def test_scores_of_other_examples():
