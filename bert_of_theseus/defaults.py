@@ -12,7 +12,12 @@ import math
 # By name of the stage: the learning rate at hidden size 768, with batches of 32 and 1,000 steps,
 # and the passes, as a share of those that the number of examples asks for. A model that is
 # fine-tuned directly is trained as a predecessor.
-_STAGES = {"predecessor": (5e-5, 1.0), "theseus": (1e-4, 1.0), "successor": (5e-5, 0.5)}
+_STAGES = {
+    "predecessor": (5e-5, 1.0),
+    "warm_start": (5e-4, 0.2),
+    "theseus": (1e-4, 1.0),
+    "successor": (5e-5, 0.5),
+}
 _HIDDEN_SIZE, _BATCH_SIZE, _STEPS = 768, 32, 1000
 _OF_STEPS = 0.25, (0.5, 2.0)  # the exponent of fewer steps, and the bounds of what comes of it
 _LOWEST, _HIGHEST = 1e-6, 1e-2

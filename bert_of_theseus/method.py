@@ -10,7 +10,7 @@ from .backend import keras
 from .callbacks import ReplacementRateScheduler
 from .encoders.initialize import pair_initial_weights
 from .layers import rate_per_choice
-from .models import build_theseus_model, distil
+from .models import build_theseus_model, build_warm_start_model, distil
 from .models.plan import make_plan
 from .training import described, plain
 from .validation import number
@@ -91,6 +91,16 @@ class Method:
     def build(self, predecessor, successor, classifier) -> keras.Model:
         return build_theseus_model(
             predecessor, successor, classifier, seed=self.seed, **self.theseus_options
+        )
+
+    def build_warm_start(self, predecessor, successor, classifier) -> keras.Model:
+        options = {**DEFAULTS, **self.theseus_options}
+        return build_warm_start_model(
+            predecessor,
+            successor,
+            classifier,
+            embeddings=options["embeddings"],
+            module_map=options["module_map"],
         )
 
     def with_teacher(self, model, teacher) -> keras.Model:

@@ -36,7 +36,7 @@ from .training import (
 
 __all__ = ["Compressed", "Stage", "compress"]
 
-STAGES = ("predecessor", "theseus", "successor")
+STAGES = ("predecessor", "warm_start", "theseus", "successor")
 
 
 def compress(
@@ -48,6 +48,7 @@ def compress(
     *,
     directory: str | os.PathLike,
     predecessor_stage: Stage | None = Stage(),
+    warm_start_stage: Stage | None = None,
     theseus_stage: Stage = Stage(),
     successor_stage: Stage | None = Stage(),
     schedule=LinearReplacement(0.3, fraction=0.75),
@@ -98,6 +99,9 @@ def compress(
         predecessor_stage: `Stage`, or `None` if predecessor and classifier are fine-tuned already.
             What a stage leaves open follows from the model's hidden size, the batch size and the
             number of examples.
+        warm_start_stage: `Stage` before the second, in which each successor layer learns its
+            module's work alone, without labels, see `build_warm_start_model`. Its last weights are
+            kept. Defaults to `None`, no such stage.
         theseus_stage: `Stage`.
         successor_stage: `Stage`, or `None` to skip stage 3.
         schedule: Replacement schedule of stage 2: see `bert_of_theseus.schedules`. A float is a
@@ -166,7 +170,9 @@ def compress(
         successor,
         classifier,
         method,
-        stages=dict(zip(STAGES, (predecessor_stage, theseus_stage, successor_stage))),
+        stages=dict(
+            zip(STAGES, (predecessor_stage, warm_start_stage, theseus_stage, successor_stage))
+        ),
         data={"train": train, "validation": validation, "test": test},
         scoring={
             "loss": _default_loss(from_logits) if loss is None else loss,
@@ -205,12 +211,7 @@ def _check_labels(classifier, data, name) -> None:
 
 def _compared(predecessor, score, has_share) -> dict:
     """What a row says of a score beside the predecessor's, as far as the scores tell."""
-    found = {}
-    if isinstance(score, Score):
-        found["num_examples"] = len(score.rows)
-    if score is None or score is predecessor:
-        return found
-    found["difference"] = float(score - predecessor)
+    found = {"difference": float(score - predecessor)}
     if isinstance(score, Score) and score.is_paired(predecessor):
         _, _, difference, _, kept = compare(predecessor, score)
         found["difference_interval"] = difference and list(difference)
@@ -241,6 +242,7 @@ class _Recipe:
             with run_lock(self.directory):
                 self.check_room()
                 self.train_predecessor()
+                self.start_successor()
                 self.train_theseus()
                 self.train_successor()
                 if latency and num_devices() == 1:
@@ -281,12 +283,25 @@ class _Recipe:
             self._fit("predecessor", uncompiled(model), kept=model)
         self._report("predecessor", model, self.predecessor)
 
-    def train_theseus(self):
+    def start_successor(self):
         copy_weights(self.initial_weights)
-        self.theseus = self.method.build(self.predecessor, self.successor, self.classifier)
+        parts = self.predecessor, self.successor, self.classifier
+        self.theseus = self.method.build(*parts)
         self.head = self.successor.new_head(self.classifier)
         self.successor_model = self.successor.model(self.head, name="successor")
         self.head.set_weights(self.classifier.get_weights())
+        if self.stages["warm_start"] is None:
+            return
+        self._fit(
+            "warm_start",
+            self.method.build_warm_start(*parts),
+            kept=self.successor_model,
+            # Neither labels nor scores.
+            **{"validation": None, "loss": None, "metrics": (), "monitor": None, "score": None},
+        )
+        self._report("warm_start", self.successor_model, self.successor)
+
+    def train_theseus(self):
         self._fit(
             "theseus",
             self.method.with_teacher(self.theseus, self.predecessor_model),
@@ -330,7 +345,10 @@ class _Recipe:
         has_share = best and not lower_is_better(self.results[-1].monitor)
         for row, score in zip(self.rows, self.scores):
             row["kept"] = score / best if has_share else None
-            row.update(_compared(best, score, has_share))
+            if isinstance(score, Score):
+                row["num_examples"] = len(score.rows)
+            if score is not None and row is not self.rows[0]:
+                row.update(_compared(best, score, has_share))
         result = Compressed(
             self.successor.host_model(self.successor_model, self.head),
             self.head,
@@ -353,11 +371,11 @@ class _Recipe:
             given = given.get(name, ())
         if self.verbose:
             print(flush=True)
+        options = {"validation": self.data["validation"], **self.scoring, **options}
         result = fit(
             model,
             self.data["train"],
-            self.data["validation"],
-            self.stages[name],
+            stage=self.stages[name],
             directory=self.directory / name,
             kept=kept,
             callbacks=[self._settings_writer(), *callbacks, *given],
@@ -366,7 +384,6 @@ class _Recipe:
             class_weight=self.class_weight,
             tensorboard=self.tensorboard,
             verbose=self.verbose,
-            **self.scoring,
             **options,
         )
         self.results.append(result)

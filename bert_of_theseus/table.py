@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 # Of the models, by name of the stage after which they are saved.
 TITLES = {
     "predecessor": "predecessor",
+    "warm_start": "successor after its warm start",
     "theseus": "successor after Theseus",
     "successor": "successor, fine-tuned",
 }

@@ -67,6 +67,29 @@ def test_how_sure_the_report_is(whole):
     assert "chosen by these examples" not in result.report
 
 
+def test_a_warm_start_comes_first_and_uses_no_labels(tmp_path):
+    """Others' labels change what follows, but not it."""
+    options = {**OPTIONS, "warm_start_stage": Stage(2, 0.01), "latency": False}
+    one = compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "one", **options)
+    assert [row["model"] for row in one.rows] == [
+        *("predecessor", "warm_start", "theseus", "successor")
+    ]
+    names = [stage.name for stage in one.stages]
+    assert names == [row["model"] for row in one.rows]
+    assert one.stages[1].score is None and one.stages[1].history["loss"][-1] > 0
+    assert "successor after its warm start" in one.report
+    again = compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "one", **options)
+    assert_same(values(one.successor.weights), values(again.successor.weights))
+    options["predecessor_stage"] = None
+    fixed, other = (
+        compress(*parts(), (X, labels), VALIDATION, directory=tmp_path / name, **options)
+        for name, labels in (("fixed", Y), ("other", 1 - Y))
+    )
+    history = [result.stages[0].history["loss"] for result in (fixed, other)]
+    assert history[0] == history[1]
+    assert fixed.stages[1].history["loss"] != other.stages[1].history["loss"]
+
+
 def share_of_first(model, data):
     """A score of each example, which the report knows if it is told."""
     return Score(np.stack([eager(model, data[0])[:, 0], np.ones(len(data[0]))], axis=1))
