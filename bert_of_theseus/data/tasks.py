@@ -129,7 +129,11 @@ class TextTask:
                 f"`batches` must be a `Batches`, as {type(self).__name__}.batches returns. "
                 f"Received: {type(batches).__name__}"
             )
-        rows = (row for inputs, _ in batches for row in model.predict_on_batch(inputs))
+        rows = (
+            row
+            for inputs, labels in batches
+            for row in _one_each(model.predict_on_batch(inputs), len(labels))
+        )
         outputs = dict(zip(batches.rows, rows))
         return [outputs[number] for number in range(len(outputs))]
 
@@ -175,6 +179,23 @@ class TextTask:
 
     def _invalid(self, number, expected, label):
         return ValueError(f"Example {number}: the label must be {expected}. Received: {label!r}")
+
+
+def _one_each(outputs, count):
+    """The outputs for a batch of so many texts.
+
+    Of a model on several replicas of `tf.distribute`, Keras 3 gives the whole batch to each.
+    """
+    if len(outputs) == count:
+        return outputs
+    outputs = np.asarray(outputs)
+    copies = outputs.reshape(-1, count, *outputs.shape[1:]) if len(outputs) % count == 0 else None
+    if copies is None or not np.allclose(copies, copies[:1], equal_nan=True):
+        raise ValueError(
+            "`model` must give one output to each text of a batch. Received: "
+            f"{len(outputs)} outputs to {count} texts"
+        )
+    return copies[0]
 
 
 class Classification(TextTask):

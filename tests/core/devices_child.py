@@ -18,6 +18,7 @@ from bert_of_theseus import (
     build_theseus_model,
 )
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras, to_numpy
+from bert_of_theseus.data import Batches, Classification, Encoded
 from bert_of_theseus.training import fit
 
 X = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
@@ -134,6 +135,22 @@ def local(values):
     return STRATEGY.experimental_local_results(values)
 
 
+def answers():
+    """A task's outputs for texts, and what they must be."""
+    texts = [np.array([number, 8, 9]) for number in range(8)]
+    with distributed():
+        ids, segments = (keras.Input((None,), dtype="int32") for _ in range(2))
+        hidden = keras.layers.Embedding(10, 4, embeddings_initializer="normal")(ids)
+        pooled = keras.layers.GlobalAveragePooling1D()(hidden)
+        outputs = keras.layers.Dense(3, use_bias=False)(pooled)
+        model = keras.Model([ids, segments], outputs)
+        batches = Batches(Encoded(texts, np.arange(8) % 3), 4)
+        found = Classification("abc").predict(model, batches)
+    embeddings, kernel = model.get_weights()
+    expected = embeddings[np.stack(texts)].mean(1) @ kernel
+    return {"found": np.stack(found).tolist(), "expected": expected.tolist()}
+
+
 def refusal(function):
     try:
         function()
@@ -151,6 +168,7 @@ def main(folder, what):
         found["resumed"] = train(folder / "resumed", distributed, **options)
     else:
         found = {"one": train(folder / "one"), "two": train(folder / "two", distributed)}
+        found["answers"] = answers()
         found["draws"] = {"batch": draws("batch")}
         if BACKEND == "jax":
             found["refused"] = refusal(lambda: draws("replica"))

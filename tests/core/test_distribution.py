@@ -51,6 +51,11 @@ def test_two_devices_train_as_one_does(found):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_each_text_has_its_own_answer(found):
+    answers = found["answers"]
+    np.testing.assert_allclose(answers["found"], answers["expected"], rtol=1e-5, atol=1e-6)
+
+
 def check_weights(run):
     """The predecessor is bit-identical, and the devices agree on the successor."""
     assert run["frozen as before"] and run["devices agree"]

@@ -299,6 +299,19 @@ def test_the_score_of_a_task_is_that_of_its_examples(task):
     assert score not in (0, 1)
 
 
+def test_outputs_that_are_not_one_to_a_text():
+    task = Classification("abc")
+    encoded, outputs = labelled(task, np.random.default_rng(8), 30)
+    model = Given(outputs)
+    answers = model.predict_on_batch
+    model.predict_on_batch = lambda inputs: answers(inputs)[:-1]
+    with pytest.raises(ValueError, match=r"one output to each text.* 6 outputs to 7 texts"):
+        task.predict(model, Batches(encoded, 7))
+    model.predict_on_batch = lambda inputs: np.concatenate([answers(inputs), 1 + answers(inputs)])
+    with pytest.raises(ValueError, match=r"one output to each text.* 14 outputs to 7 texts"):
+        task.predict(model, Batches(encoded, 7))
+
+
 # In words.
 
 
