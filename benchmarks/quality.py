@@ -156,7 +156,8 @@ def arguments_of(variant: Variant) -> dict:
     arguments = {}
     for key, value in variant.options.items():
         name, _, setting = key.partition(".")
-        if name not in known or (setting and name not in defaults):
+        has_settings = name in defaults and name.endswith(("_stage", "schedule"))
+        if name not in known or (setting and not has_settings):
             raise ValueError(
                 f"--variants {variant.name}: {key} must be one of {', '.join(sorted(known))}"
             )
@@ -168,6 +169,9 @@ def arguments_of(variant: Variant) -> dict:
 
 def _changed(current, default, setting, value):
     """A stage or schedule with another setting; the default one if it is not given yet."""
+    from bert_of_theseus.training import Stage
+
+    default = Stage() if default is None else default  # of a stage that is left out by default
     current = current if isinstance(current, type(default)) else default
     if dataclasses.is_dataclass(current):
         return dataclasses.replace(current, **{setting: value})
@@ -263,11 +267,14 @@ class Study:
         self.predecessor = functools.cache(self._predecessor)
 
     def _equal_epochs(self) -> dict:
-        """By name of the stage: its passes. "direct" has as many as stages 2 and 3 together."""
+        """The passes of each stage of the default; "direct" has as many as all of them together."""
         from bert_of_theseus.defaults import default_epochs
+        from bert_of_theseus.recipe import STAGES, compress
 
         count = -(-len(self.data["train"].token_ids) // self.args.batch_size)
-        epochs = {n: default_epochs(n, count, self.args.epochs) for n in ("theseus", "successor")}
+        given = inspect.signature(compress).parameters
+        names = [name for name in STAGES[1:] if given[f"{name}_stage"].default is not None]
+        epochs = {name: default_epochs(name, count, self.args.epochs) for name in names}
         return {**epochs, "direct": sum(epochs.values())}
 
     def describe(self) -> dict:
@@ -422,11 +429,11 @@ class Study:
         _, encoder, head, _ = predecessor
         if self.args.epochs:
             given = inspect.signature(compress).parameters
-            for name in ("theseus", "successor"):
-                key = f"{name}_stage"
-                stage = arguments.get(key, given[key].default)
+            for name in set(self.epochs) - {"direct"}:
+                stage = arguments.get(f"{name}_stage", given[f"{name}_stage"].default)
                 if stage is not None and stage.epochs is None:
-                    arguments[key] = dataclasses.replace(stage, epochs=self.epochs[name])
+                    stage = dataclasses.replace(stage, epochs=self.epochs[name])
+                arguments[f"{name}_stage"] = stage
         arguments = {"predecessor_stage": None, "latency": False, **arguments, **options}
         found = compress(encoder, small, head, train, validation, **arguments)
         return found.successor, found.stages

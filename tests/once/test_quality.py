@@ -10,6 +10,7 @@ from tiny_transformers import make_model, make_tokenizer, texts
 
 from bert_of_theseus.backend import KERAS_2, keras
 from bert_of_theseus.locks import exclusive
+from bert_of_theseus.training import Stage
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 CLASSES = ["sport", "food", "music"]
@@ -185,10 +186,11 @@ def test_a_variant_is_another_with_changes(quality):
     arguments = quality.arguments_of(
         quality.parse_variant(
             "new:theseus_stage.epochs=8,theseus_stage.decay=cosine,schedule.start=0.1,"
-            "distillation_weight=1,at_least_one=True"
+            "warm_start_stage.epochs=None,distillation_weight=1,at_least_one=True"
         )
     )
     assert (arguments["theseus_stage"].epochs, arguments["theseus_stage"].decay) == (8, "cosine")
+    assert arguments["warm_start_stage"] == Stage()
     assert arguments["schedule"].start == 0.1 and arguments["schedule"].end == 1.0
     assert arguments["distillation_weight"] == 1 and arguments["at_least_one"] is True
     linear = quality.arguments_of(quality.parse_variant("linear"))["schedule"]
@@ -202,6 +204,7 @@ def test_a_variant_is_another_with_changes(quality):
         ("ours:initialise=first", "initialise must be one of .*initialize"),
         ("direct:schedule=0.5", "schedule must be one of .*learning_rate"),
         ("direct:epochs.x=1", "epochs.x must be one of"),
+        ("ours:initialize.x=1", "initialize.x must be one of"),
         ("ours:latency", "must be NAME:OPTION=VALUE"),
     ],
 )
