@@ -194,8 +194,15 @@ def build_parser(task: str | None = None, variants=DEFAULT_VARIANTS, **texts) ->
     add("--rows", type=positive, metavar="N", help=what)
 
     add = parser.add_argument_group("what is trained").add_argument
-    add("--layers", type=positive, nargs="+", default=[3, 2], metavar="N", help="default 3 2")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default 0 1 2")
+    add(
+        "--layers",
+        type=positive,
+        nargs="+",
+        default=[3, 2],
+        metavar="N",
+        help="default %(default)s",
+    )
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="default %(default)s")
     what = f"some of {', '.join(VARIANTS)}, each with :OPTION=VALUE,... or NAME:OPTION=VALUE,... "
     what += f"for a default with other options (default: {' '.join(variants)})"
     add("--variants", nargs="+", action="extend", metavar="V", help=what)
