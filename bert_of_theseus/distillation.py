@@ -25,7 +25,7 @@ from .wrappers import Frozen
 _SMALLEST = 1e-7
 
 
-def _mean(values, mask):
+def masked_mean(values, mask):
     """The mean of `values` at the positions that `mask` keeps, at all if it is `None`."""
     weights = ops.ones_like(values) if mask is None else ops.cast(mask, values.dtype)
     return reduce_sum(values * weights) / ops.maximum(reduce_sum(weights), 1.0)
@@ -114,7 +114,9 @@ class LogitsDistillation(_Term, Frozen):
             taught = self._log_probabilities(ops.stop_gradient(taught))
             student = self._log_probabilities(outputs)
             divergence = reduce_sum(ops.exp(taught) * (taught - student), -1)
-            self.add_loss(self.weight * self.temperature**2 * _mean(divergence, get_mask(outputs)))
+            self.add_loss(
+                self.weight * self.temperature**2 * masked_mean(divergence, get_mask(outputs))
+            )
         return identity(outputs)
 
     def _log_probabilities(self, outputs):
@@ -165,7 +167,9 @@ class HiddenDistillation(_Term):
             target = ops.cast(ops.stop_gradient(predecessor), "float32")
             squares = ops.square(ops.cast(successor, "float32") - target)
             count = successor.shape[-1]
-            self.add_loss(self.weight * _mean(reduce_sum(squares, -1) / count, get_mask(successor)))
+            self.add_loss(
+                self.weight * masked_mean(reduce_sum(squares, -1) / count, get_mask(successor))
+            )
         return identity(inputs[self.returned])
 
     def get_config(self):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from .backend import keras
 from .callbacks import ReplacementRateScheduler
+from .encoders import initialize_successor, nearest_layers
 from .encoders.initialize import pair_initial_weights
 from .layers import rate_per_choice
 from .models import build_theseus_model, build_warm_start_model, distil
@@ -75,7 +76,7 @@ class Method:
         return options if self.distillation_weight else None
 
     def check(self, predecessor, successor, classifier):
-        """Raises what does not fit; returns the pairs of weights that initialize the successor."""
+        """Raises what does not fit."""
         options = {**DEFAULTS, **self.theseus_options, "seed": self.seed}
         del options["predecessor_dropout"]
         plan = make_plan(predecessor, successor, classifier, replacement_rate=0.5, **options)
@@ -83,10 +84,24 @@ class Method:
         rate = (schedule.bind(1) if hasattr(schedule, "bind") else schedule)(0)
         count = len(plan.draws)
         rate_per_choice(rate, count, equal=options["at_least_one"] and count > 1)
-        if self.initialize is None:
-            return []
-        module_map = options["module_map"]
-        return pair_initial_weights(predecessor, successor, self.initialize, module_map)[1]
+        if self.initialize is not None:
+            # Layers that fit their modules' first ones fit the nearest ones too.
+            layers = "module_first" if self.initialize == "nearest" else self.initialize
+            pair_initial_weights(predecessor, successor, layers, options["module_map"])
+
+    def initialize_successor(self, predecessor, successor, batches) -> list[int] | None:
+        """Initializes the successor; returns the indices of the predecessor's layers.
+
+        `batches` are some of the model's inputs.
+        """
+        layers = self.initialize
+        if layers is None:
+            return None
+        module_map = self._option("module_map")
+        if layers == "nearest":
+            depth = successor.num_hidden_layers
+            layers = nearest_layers(predecessor, batches, depth, module_map)
+        return initialize_successor(predecessor, successor, layers, module_map)
 
     def build(self, predecessor, successor, classifier) -> keras.Model:
         return build_theseus_model(
@@ -94,14 +109,11 @@ class Method:
         )
 
     def build_warm_start(self, predecessor, successor, classifier) -> keras.Model:
-        options = {**DEFAULTS, **self.theseus_options}
-        return build_warm_start_model(
-            predecessor,
-            successor,
-            classifier,
-            embeddings=options["embeddings"],
-            module_map=options["module_map"],
-        )
+        options = {name: self._option(name) for name in ("embeddings", "module_map")}
+        return build_warm_start_model(predecessor, successor, classifier, **options)
+
+    def _option(self, name):
+        return self.theseus_options.get(name, DEFAULTS[name])
 
     def with_teacher(self, model, teacher) -> keras.Model:
         """`model`, with the loss of distillation if there is one."""

@@ -13,7 +13,6 @@ from .compressed import Compressed
 from .distribution import is_chief, num_devices
 from .encoders import as_encoder, as_head
 from .encoders.base import Encoder
-from .encoders.initialize import copy_weights
 from .files import check_room, remove_scratch, write_json
 from .layers import set_replacement_rate
 from .measure import environment, measure_latency, single_examples
@@ -36,6 +35,8 @@ from .training import (
 
 __all__ = ["Compressed", "Stage", "compress"]
 
+# To find the nearest layers by.
+_BATCHES_TO_COMPARE = 8
 STAGES = ("predecessor", "warm_start", "theseus", "successor")
 
 
@@ -108,7 +109,8 @@ def compress(
             constant rate. Defaults to a linear rise from 0.3 to 1 in three quarters of the stage.
         initialize: Layers of the fine-tuned predecessor that initialize the successor, see
             `initialize_successor`. `None` keeps the successor's weights, for layers that are
-            pretrained or of another kind than the predecessor's. Defaults to `"first"`.
+            pretrained or of another kind than the predecessor's. `"nearest"` takes for each module
+            the layer that does most nearly the same, see `nearest_layers`. Defaults to `"first"`.
         train_embeddings_and_head: Boolean. Whether stage 3 trains them too, rather than the
             modules alone. Defaults to `True`.
         distillation_weight: Float. If above 0, stages 2 and 3 add this multiple of a distillation
@@ -252,7 +254,7 @@ class _Recipe:
     def prepare(self):
         """Checks everything before anything is trained, and collects the settings."""
         parts = self.predecessor, self.successor, self.classifier
-        self.initial_weights = self.method.check(*parts)
+        self.method.check(*parts)
         self.predecessor_model = self.predecessor.model(self.classifier, name="predecessor")
         limits = Limits(self.predecessor_model, self.scoring["loss"])
         batches, texts = {}, {}
@@ -284,8 +286,11 @@ class _Recipe:
         self._report("predecessor", model, self.predecessor)
 
     def start_successor(self):
-        copy_weights(self.initial_weights)
         parts = self.predecessor, self.successor, self.classifier
+        train = BatchAccess(self.data["train"], self.scoring["batch_size"])
+        count = min(_BATCHES_TO_COMPARE, train.length)
+        batches = (train.get(0, index)[0] for index in range(count))
+        self.settings["initial_layers"] = self.method.initialize_successor(*parts[:2], batches)
         self.theseus = self.method.build(*parts)
         self.head = self.successor.new_head(self.classifier)
         self.successor_model = self.successor.model(self.head, name="successor")

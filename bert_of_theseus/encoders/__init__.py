@@ -3,6 +3,7 @@
 from .base import Encoder
 from .convert import as_encoder, as_head
 from .initialize import build_successor_backbone, initialize_successor
+from .nearest import nearest_layers
 from .stack import StackEncoder
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "as_head",
     "build_successor_backbone",
     "initialize_successor",
+    "nearest_layers",
 ]

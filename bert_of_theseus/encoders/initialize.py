@@ -28,7 +28,8 @@ def initialize_successor(
             `"first"`, the first m, did best in the paper; `"last"`, the last m;
             `"every_kth"`, each k-th for k = n / m, that is layer `(i + 1) * n // m - 1` for
             layer i, 3, 7 and 11 of 12 into 3; `"module_first"`, the first layer of each module
-            of `module_map`; or a list of m indices. Defaults to `"first"`.
+            of `module_map`; or a list of m indices, as `nearest_layers` finds. Defaults to
+            `"first"`.
         module_map: As in `build_theseus_model`; read by `"module_first"`. Defaults to `None`.
 
     Returns:

@@ -10,7 +10,7 @@ from tiny import HIDDEN, VOCAB
 
 from bert_of_theseus import ConstantReplacement, ModulewiseReplacement, Stage, compress, schedules
 from bert_of_theseus.backend import keras
-from bert_of_theseus.encoders import StackEncoder
+from bert_of_theseus.encoders import StackEncoder, as_encoder, nearest_layers
 from bert_of_theseus.statistics import Score, compare
 from bert_of_theseus.training import NonFiniteLossError
 
@@ -88,6 +88,19 @@ def test_a_warm_start_comes_first_and_uses_no_labels(tmp_path):
     history = [result.stages[0].history["loss"] for result in (fixed, other)]
     assert history[0] == history[1]
     assert fixed.stages[1].history["loss"] != other.stages[1].history["loss"]
+
+
+def test_the_nearest_layers_are_those_of_the_fine_tuned_predecessor(tmp_path):
+    options = {**OPTIONS, "initialize": "nearest", "latency": False}
+    result = compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "found", **options)
+    layers = result.settings["initial_layers"]
+    fitted = as_encoder([keras.Input((8,)), *result.predecessor.layers[1:5]])
+    assert layers == nearest_layers(fitted, [X[:64]], 2)
+    options["initialize"] = layers
+    given = compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "given", **options)
+    assert_same(values(result.successor.weights), values(given.successor.weights))
+    saved = json.loads((tmp_path / "found" / "settings.json").read_text())
+    assert saved["initial_layers"] == layers and saved["theseus"]["initialize"] == "nearest"
 
 
 def share_of_first(model, data):

@@ -1,0 +1,98 @@
+"""Which of the predecessor's layers does most nearly what a module of several layers does."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ..backend import get_mask, keras, ops, reduce_sum, to_numpy
+from ..distillation import masked_mean
+from ..validation import integer
+from ..wrappers import Frozen
+from .base import as_list, one_or_all
+from .convert import as_encoder
+from .initialize import split_into_modules
+
+
+def nearest_layers(
+    predecessor,
+    batches: Iterable,
+    num_hidden_layers: int,
+    module_map: Sequence[Sequence[int]] | None = None,
+) -> list[int]:
+    """Finds for each module the layer of the predecessor whose output is nearest to the module's.
+
+    Each of the predecessor's layers is given the hidden states that the module gets. The nearest
+    layer has the smallest mean squared difference to what the module makes of them.
+
+    Args:
+        predecessor: The fine-tuned encoder, as in `build_theseus_model`.
+        batches: Some inputs of the model, batch by batch. A hundred texts are enough.
+        num_hidden_layers: Integer, of the successor.
+        module_map: As in `build_theseus_model`. Defaults to `None`, even parts.
+
+    Returns:
+        List of the indices of layers, one per module, for `initialize_successor`.
+
+    Raises:
+        ValueError: if there are no batches, or the predecessor's layers do not all take hidden
+            states of one shape.
+
+    Example:
+
+    >>> layers = nearest_layers(predecessor, [x[:128]], num_hidden_layers=3)
+    >>> initialize_successor(predecessor, successor, layers)
+    """
+    encoder = as_encoder(predecessor)
+    n = encoder.num_hidden_layers
+    depth = integer("num_hidden_layers", num_hidden_layers, 1, n)
+    modules = split_into_modules(n, depth, module_map)
+    shapes = {tuple(encoder.state_before(index)[0].shape)[1:] for index in range(n)}
+    if len(shapes) > 1:
+        raise ValueError(
+            "The nearest layers can be found if all layers take hidden states of one shape. "
+            f"Received layers that take {sorted(shapes, key=str)}"
+        )
+    model = _distances(encoder, modules)
+    found = [[to_numpy(x) for x in model(inputs, training=False)] for inputs in batches]
+    if not found:
+        raise ValueError("`batches` must hold at least one batch. Received: none")
+    # In three digits, so that rounding does not choose another layer in another run.
+    distances = [float(f"{distance:.3g}") for distance in np.mean(found, axis=0)]
+    return [int(np.argmin(distances[i * n : (i + 1) * n])) for i in range(depth)]
+
+
+def _distances(encoder, modules):
+    """Model: the inputs -> for each module, and each layer, how far the layer is from it."""
+    layers = [
+        Frozen(encoder.module([index], f"layer_{index}"), dropout=False, name=f"frozen_{index}")
+        for index in range(encoder.num_hidden_layers)
+    ]
+    embed = encoder.embedding_model("embeddings")
+    state = encoder.inputs if embed is None else as_list(embed(one_or_all(encoder.inputs)))
+    x, *context = state
+    outputs = []
+    for module in modules:
+        start = one_or_all([x, *context])
+        for index in module:
+            x = layers[index](one_or_all([x, *context]))
+        outputs += [_Distance()([x, layer(start)]) for layer in layers]
+    return keras.Model(encoder.input_structure, outputs)
+
+
+class _Distance(keras.layers.Layer):
+    """The mean squared difference of two hidden states, where the mask keeps the first."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs):
+        target, output = (ops.cast(x, "float32") for x in inputs)
+        squares = reduce_sum(ops.square(output - target), -1) / target.shape[-1]
+        return masked_mean(squares, get_mask(inputs[0]))
+
+    def compute_mask(self, inputs, mask=None):
+        return None
+
+    def compute_output_shape(self, input_shape):
+        return ()
