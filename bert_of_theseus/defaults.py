@@ -31,11 +31,11 @@ def default_epochs(name: str, steps_per_epoch: int, passes: float | None = None)
     """Passes over the training data.
 
     Args:
-        name: String, the stage: `"predecessor"`, also of any model that is fine-tuned, `"theseus"`
-            or `"successor"`.
+        name: String, the stage of `compress`: `"predecessor"`, which any model is that is
+            fine-tuned, `"warm_start"`, `"theseus"` or `"successor"`.
         steps_per_epoch: Integer, the number of batches.
-        passes: Number, the passes of stages 1 and 2, where they are given. Defaults to `None`: 3,
-            or more, up to 20, where that would be few steps.
+        passes: Number, those of the predecessor's and the Theseus stage, where they are given.
+            Defaults to `None`: 3, or more, up to 20, where that would be few steps.
     """
     if passes is None:
         passes = math.ceil(_FEWEST_STEPS / steps_per_epoch)

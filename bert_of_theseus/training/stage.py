@@ -75,8 +75,7 @@ class Stage:
         """A stage with a value for everything: what is `None` gets its default.
 
         Args:
-            name: String, the kind of stage: `"predecessor"`, also of any model that is fine-tuned,
-                `"theseus"` or `"successor"`.
+            name: String, the kind of stage, as in `defaults.default_epochs`.
             model: Keras model, for its hidden size.
             batches: `BatchAccess`, the training data.
 
