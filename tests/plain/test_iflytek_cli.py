@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bert_of_theseus import LinearReplacement
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "iflytek.py"
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"]
 CONFIG = {
@@ -101,6 +103,7 @@ def refusal(script, capsys, given, argv):
         ({"max_length": 41}, "--max-length 41: the model has positions for 40 tokens"),
         ({"max_length": 2}, "--max-length 2 leaves no room for text"),
         ({"successor_init": "best"}, "--successor-init: invalid choice"),
+        ({"patience": 0}, "--patience: expected a whole number of at least 1"),
         ({"speed": 3}, "unrecognized arguments: --speed 3"),
     ],
 )  # fmt: skip
@@ -185,6 +188,47 @@ def test_no_folder_is_used_twice_but_to_go_on(script, tmp_path):
     (tmp_path / "runs" / "demo-2" / "mine.txt").write_text("")
     (tmp_path / "runs" / "demo-3").write_text("a file")
     assert script.choose_directory(wanted, settings).name == "demo-4"
+
+
+METHODS = [
+    ([], {}),  # the defaults of `compress`, whatever they are
+    (["--schedule", "linear"], {"schedule": LinearReplacement(0.3, fraction=0.75)}),
+    (["--replacement-rate", "0.6"], {"schedule": LinearReplacement(0.6, fraction=0.75)}),
+    (["--schedule", "constant"], {"schedule": 0.5}),
+    (["--schedule", "constant", "--replacement-rate", "0"], {"schedule": 0}),
+    (["--successor-init", "fine-tuned"], {"initialize": "first"}),
+    (["--recipe", "article"], {"schedule": 0.5, "initialize": None}),
+    (["--recipe", "article", "--replacement-rate", "0.6"], {"schedule": 0.6, "initialize": None}),
+]
+
+
+@pytest.mark.parametrize("options, expected", METHODS)
+def test_what_is_not_asked_for_is_left_to_compress(script, given, options, expected):
+    args = script.build_parser().parse_args([*arguments(given), *options])
+    script.resolve(args)
+    found = script.method(args)
+    if isinstance(expected.get("schedule"), LinearReplacement):
+        found, expected = (
+            {"schedule": each["schedule"].get_config()} for each in (found, expected)
+        )
+    assert found == expected
+
+
+def test_article_and_ours_differ_in_all_that_is_left_out(script, given):
+    def resolved(*options):
+        args = script.build_parser().parse_args([*arguments(given), *options])
+        script.resolve(args)
+        return args
+
+    article, ours = resolved("--recipe", "article"), resolved()
+    epochs = [
+        getattr(article, f"{name}_epochs") for name in ("predecessor", "theseus", "successor")
+    ]
+    assert epochs == [5, 10, 5]
+    assert article.direct_learning_rate == article.theseus_learning_rate == 2e-5
+    assert article.patience is None  # all of its epochs
+    assert ours.patience == 2
+    assert ours.direct_learning_rate is ours.theseus_learning_rate is None  # the rule
 
 
 def test_interrupt_before_anything_was_saved(script, capsys, given, monkeypatch):
