@@ -14,7 +14,7 @@ import math
 # fine-tuned directly is trained as a predecessor.
 _STAGES = {
     "predecessor": (5e-5, 1.0),
-    "warm_start": (5e-4, 0.2),
+    "warm_start": (5e-4, 0.4),
     "theseus": (1e-4, 1.0),
     "successor": (5e-5, 0.5),
 }
@@ -23,6 +23,8 @@ _OF_STEPS = 0.25, (0.5, 2.0)  # the exponent of fewer steps, and the bounds of w
 _LOWEST, _HIGHEST = 1e-6, 1e-2
 # Few examples need more passes, many fewer.
 _FEWEST_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 3, 20
+# It converges soon, and so many steps are a small part of a large training.
+_WARM_START_STEPS = 600
 # So that a killed run has at most so many steps to repeat.
 _STEPS_PER_EVALUATION = 1000
 
@@ -41,6 +43,11 @@ def default_epochs(name: str, steps_per_epoch: int, passes: float | None = None)
         passes = math.ceil(_FEWEST_STEPS / steps_per_epoch)
         passes = min(max(_FEWEST_EPOCHS, passes), _MOST_EPOCHS)
     return max(1, round(passes * _STAGES[name][1]))
+
+
+def default_steps(name: str) -> int | None:
+    """The steps after which a stage ends within its epochs; `None` for no limit."""
+    return _WARM_START_STEPS if name == "warm_start" else None
 
 
 def default_evaluations(steps_per_epoch: int) -> int:

@@ -51,6 +51,11 @@ _SETS = {
     "validation": "to choose the weights by",
     "test": "for the report alone",
 }
+_STAGES = {
+    "warm_start": "warm start, layer by layer, without labels",
+    "theseus": "Theseus stage",
+    "successor": "fine-tuning after it",
+}
 _TAKEN_OVER = ("license", "license_name", "license_link", "language")
 
 
@@ -253,11 +258,12 @@ class _Card:
             if name in self.texts
         ]
         stages = self.settings["stages"]
-        for name, title in (("theseus", "Theseus stage"), ("successor", "fine-tuning after it")):
+        for name, title in _STAGES.items():
             stage = stages.get(name)
             if stage:
+                limit = f", at most {stage['steps']} steps" if stage.get("steps") else ""
                 lines.append(
-                    f"- {title}: {_count(stage['epochs'], 'epoch')}, learning rate "
+                    f"- {title}: {_count(stage['epochs'], 'epoch')}{limit}, learning rate "
                     f"{stage['learning_rate']:g}, batches of {self.settings['batch_size']}"
                 )
         lines.append(f"- texts cut to {self.facts['max_length']} tokens")

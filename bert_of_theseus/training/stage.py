@@ -10,6 +10,7 @@ from ..defaults import (
     default_epochs,
     default_evaluations,
     default_learning_rate,
+    default_steps,
     find_hidden_size,
 )
 from ..validation import number, one_of, positive_integer
@@ -40,6 +41,9 @@ class Stage:
             steps, at least one.
         patience: Integer, the number of evaluations without a better score after which the stage
             ends. Defaults to `None`, no early stop.
+        steps: Integer, after which the stage ends: within the first epoch, or else at the next
+            evaluation. Epochs that are not given are as many as hold them. Defaults to `None`, no
+            limit; for a warm start whose epochs are not given, to 600.
 
     Raises:
         TypeError: if an argument is not a number, or not an integer where it must be one.
@@ -58,6 +62,7 @@ class Stage:
     clip_norm: float | None = 1.0
     evaluations_per_epoch: int | None = None
     patience: int | None = None
+    steps: int | None = None
 
     def __post_init__(self):
         positive_integer("epochs", self.epochs, optional=True)
@@ -69,6 +74,7 @@ class Stage:
         if self.clip_norm is not None:
             number("clip_norm", self.clip_norm, "(0, inf)", "or None for no limit")
         positive_integer("evaluations_per_epoch", self.evaluations_per_epoch, optional=True)
+        positive_integer("steps", self.steps, optional=True)
         positive_integer("patience", self.patience, optional=True)
 
     def resolved(self, name: str, model: keras.Model, batches) -> Stage:
@@ -84,7 +90,8 @@ class Stage:
         """
         found = dataclasses.replace(
             self,
-            epochs=self.epochs or default_epochs(name, batches.length),
+            epochs=self.epochs or self._epochs(name, batches.length),
+            steps=self.steps if self.epochs or self.steps else default_steps(name),
             evaluations_per_epoch=self.evaluations_per_epoch or default_evaluations(batches.length),
         )
         if self.learning_rate is not None:
@@ -96,9 +103,18 @@ class Stage:
                 "the hidden size, which most vectors and matrices of a model end in, and this one "
                 "has none. Received: None"
             )
-        steps = found.epochs * batches.length
+        steps = found.num_steps(batches.length)
         rate = default_learning_rate(name, hidden_size, batches.batch_size, steps)
         return dataclasses.replace(found, learning_rate=rate)
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """The steps of all epochs, or up to the limit."""
+        return min(self.epochs * steps_per_epoch, self.steps or math.inf)
+
+    def _epochs(self, name, steps_per_epoch):
+        if self.steps is not None:
+            return math.ceil(self.steps / steps_per_epoch)
+        return default_epochs(name, steps_per_epoch)
 
 
 @dataclasses.dataclass

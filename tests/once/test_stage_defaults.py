@@ -146,3 +146,23 @@ def test_a_stage_that_never_beat_its_start():
     (note,) = stage_notes(result)
     assert "never beat its start" in note and "0.8000" in note
     assert not stage_notes(StageResult("theseus", {"step": [5], "loss": [1]}, None, 5, None, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "steps, ends_at", [(2, [2]), (15, [15]), (20, [15, 30]), (99, [15, 30, 45])]
+)
+def test_steps_end_a_stage(tmp_path, steps, ends_at):
+    data = Batches(texts(), 8)
+    stage = Stage(3, 0.01, steps=steps)
+    result = fit(build(), data, data, stage, directory=tmp_path, verbose=0)
+    assert result.history["step"] == ends_at
+
+
+def test_epochs_that_are_not_given_hold_the_steps():
+    data = BatchAccess(Batches(texts(), 8), 32)
+    model = build()
+    stage = Stage(steps=20).resolved("theseus", model, data)
+    assert (stage.epochs, stage.steps) == (2, 20)
+    assert stage.learning_rate == default_learning_rate("theseus", 8, 8, 20)
+    assert Stage().resolved("warm_start", model, data).steps == 600
+    assert Stage(4).resolved("warm_start", model, data).steps is None
