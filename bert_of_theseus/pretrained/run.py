@@ -197,7 +197,7 @@ def compress_pretrained(
         files = {"train": train, "validation": validation, "test": test, "unlabeled": unlabeled}
         with folder.work(request):
             _work(trainer, folder, request, files, onnx, say)
-    report = folder.report()
+    report = {"notes": [], **folder.report()}  # older folders have none
     if onnx and not dry_run:  # of a finished folder
         _export(folder.directory, say)
     names = ("num_hidden_layers", "rows", "settings", "facts", "search", "notes")
