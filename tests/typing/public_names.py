@@ -83,7 +83,7 @@ def method(predecessor: Any, successor: Any, classifier: Any) -> None:
 def recipe(predecessor: Any, successor: Any, train: Any, validation: Any) -> None:
     stage = Stage(epochs=3, learning_rate=1e-4)
     assert_type(stage, Stage)
-    assert_type(stage.epochs, int)
+    assert_type(stage.epochs, int | None)
     result = compress(
         predecessor,
         successor,
