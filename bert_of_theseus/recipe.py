@@ -49,11 +49,11 @@ def compress(
     *,
     directory: str | os.PathLike,
     predecessor_stage: Stage | None = Stage(),
-    warm_start_stage: Stage | None = None,
+    warm_start_stage: Stage | None = Stage(),
     theseus_stage: Stage = Stage(),
     successor_stage: Stage | None = Stage(),
     schedule=LinearReplacement(0.3, fraction=0.75),
-    initialize="first",
+    initialize="nearest",
     train_embeddings_and_head: bool = True,
     distillation_weight: float = 0.0,
     temperature: float = 2.0,
@@ -73,16 +73,18 @@ def compress(
     verbose="auto",
     **theseus_options,
 ) -> Compressed:
-    """Compresses a predecessor into a successor, in three stages, and writes a report.
+    """Compresses a predecessor into a successor, in stages, and writes a report.
 
-    1. The predecessor is fine-tuned, unless it is already.
-    2. The Theseus model is trained: the successor's modules replace the predecessor's, at a rate
-       that `schedule` sets.
-    3. The successor is taken out and fine-tuned, embeddings and head included.
+    1. Predecessor: it is fine-tuned, unless it is already.
+    2. Warm start: each of the successor's layers begins as the predecessor's layer that is nearest
+       to its module, and learns, alone and without labels, to do what the module does.
+    3. Theseus: the successor's modules replace the predecessor's, at a rate that `schedule` sets.
+    4. Successor: it is taken out and fine-tuned, embeddings and head included.
 
-    Every stage keeps its best weights by validation score. Stage 2 is scored with the successor
-    alone. If stage 3 never improves, stage 2's weights are returned. Stages 2 and 3 do not change
-    the predecessor: the successor has embeddings and a head of its own.
+    Every stage keeps its best weights by validation score, but for the warm start, which keeps its
+    last ones. The Theseus stage is scored with the successor alone. If the successor's stage never
+    improves on it, its weights are returned. The predecessor is not changed after its own stage:
+    the successor has embeddings and a head of its own.
 
     After any interruption, the same call resumes from the last checkpoint; one is written at each
     evaluation. It ends with the same weights as a run that was never interrupted, if the backend
@@ -100,22 +102,22 @@ def compress(
         predecessor_stage: `Stage`, or `None` if predecessor and classifier are fine-tuned already.
             What a stage leaves open follows from the model's hidden size, the batch size and the
             number of examples.
-        warm_start_stage: `Stage` before the second, in which each successor layer learns its
-            module's work alone, without labels, see `build_warm_start_model`. Its last weights are
-            kept. Defaults to `None`, no such stage.
+        warm_start_stage: `Stage`, or `None` to skip the warm start, see `build_warm_start_model`.
         theseus_stage: `Stage`.
-        successor_stage: `Stage`, or `None` to skip stage 3.
-        schedule: Replacement schedule of stage 2: see `bert_of_theseus.schedules`. A float is a
-            constant rate. Defaults to a linear rise from 0.3 to 1 in three quarters of the stage.
+        successor_stage: `Stage`, or `None` to skip it.
+        schedule: Replacement schedule of the Theseus stage, see `bert_of_theseus.schedules`. A
+            float is a constant rate. Defaults to a linear rise from 0.3 to 1 in three quarters of
+            the stage.
         initialize: Layers of the fine-tuned predecessor that initialize the successor, see
             `initialize_successor`. `None` keeps the successor's weights, for layers that are
             pretrained or of another kind than the predecessor's. `"nearest"` takes for each module
-            the layer that does most nearly the same, see `nearest_layers`. Defaults to `"first"`.
-        train_embeddings_and_head: Boolean. Whether stage 3 trains them too, rather than the
-            modules alone. Defaults to `True`.
-        distillation_weight: Float. If above 0, stages 2 and 3 add this multiple of a distillation
-            loss on the predecessor's outputs, see `distil`. Defaults to `0.0`: the task's loss is
-            the only loss.
+            the layer that does most nearly the same, see `nearest_layers`. Defaults to
+            `"nearest"`.
+        train_embeddings_and_head: Boolean. Whether the successor's stage trains them too, rather
+            than the modules alone. Defaults to `True`.
+        distillation_weight: Float. If above 0, the Theseus and the successor's stage add this
+            multiple of a distillation loss on the predecessor's outputs, see `distil`. Defaults to
+            `0.0`, the task's loss alone.
         temperature: Float, of the distillation. Defaults to `2.0`.
         from_logits: Boolean. Whether the classifier's outputs are logits rather than
             probabilities; used by the distillation and by the default of `loss`. Defaults to
@@ -276,8 +278,9 @@ class _Recipe:
         if is_chief():
             remove_scratch(self.directory)
         if is_chief() and not (self.directory / "report.json").exists():
-            # Two stages leave weights, and the third needs 8 more copies while it trains.
-            check_room(self.directory, 4 * (2 + 8) * self.predecessor_model.count_params())
+            # Each stage leaves weights, and the last one needs 8 more copies while it trains.
+            count = 8 + sum(stage is not None for stage in self.stages.values())
+            check_room(self.directory, 4 * count * self.predecessor_model.count_params())
 
     def train_predecessor(self):
         model = self.predecessor_model

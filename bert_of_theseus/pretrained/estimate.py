@@ -11,7 +11,7 @@ import numpy as np
 
 from ..encoders import as_encoder
 from ..layers import set_replacement_rate
-from ..models import build_theseus_model
+from ..models import build_theseus_model, build_warm_start_model
 from ..training.stage import build_optimizer
 from .trainer import Trainer
 
@@ -62,13 +62,18 @@ def estimate(trainer: Trainer, num_hidden_layers: int | None, search: bool) -> E
     successor = trainer.new_successor(num_hidden_layers)
     theseus = build_theseus_model(predecessor, successor, classifier, seed=trainer.seed)
     set_replacement_rate(theseus, _MEAN_RATE)
+    warm_start = build_warm_start_model(predecessor, successor, classifier)
     models = [trainer.predecessor_model, as_encoder(successor).model(classifier, name="timed")]
     stages, parts, evaluations = trainer.stages, {}, 0
-    for name, model in (("theseus", theseus), ("successor", models[1])):
+    trained = {"warm_start": warm_start, "theseus": theseus, "successor": models[1]}
+    for name, model in trained.items():
         stage = stages[f"{name}_stage"]
-        steps = stage.epochs * len(trainer.batches["train"])
-        evaluations += stage.epochs * stage.evaluations_per_epoch
-        parts[name] = runs * steps * _seconds_per_step(model, stage, trainer, steps)
+        steps = stage.num_steps(len(trainer.batches["train"]))
+        loss = {} if name == "warm_start" else _loss(trainer)
+        if loss:
+            evaluations += stage.epochs * stage.evaluations_per_epoch
+        title = name.replace("_", " ")
+        parts[title] = runs * steps * _seconds_per_step(model, stage, trainer, steps, loss)
     passes = {"validation": (1, evaluations + 2), "test": (1, 2)}
     parts["scores"] = runs * sum(
         _seconds_of_passes(models, batches, passes[name])
@@ -85,9 +90,12 @@ def estimate(trainer: Trainer, num_hidden_layers: int | None, search: bool) -> E
     return Estimate(sum(parts.values()), parts, disk, size, _peak_memory())
 
 
-def _seconds_per_step(model, stage, trainer, steps) -> float:
-    loss, metrics = trainer.options["loss"], list(trainer.options["metrics"])
-    model.compile(build_optimizer(stage, model, steps), loss=loss, metrics=metrics)
+def _loss(trainer) -> dict:
+    return {"loss": trainer.options["loss"], "metrics": list(trainer.options["metrics"])}
+
+
+def _seconds_per_step(model, stage, trainer, steps, loss) -> float:
+    model.compile(build_optimizer(stage, model, steps), **loss)
     return _timed(model.train_on_batch, _some(trainer.batches["train"]))
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 
-from ..defaults import default_epochs, default_evaluations, default_learning_rate, in_proportion
+from ..defaults import (
+    default_epochs,
+    default_evaluations,
+    default_learning_rate,
+    default_steps,
+    in_proportion,
+)
 from ..validation import number, positive_integer
 
 
@@ -25,7 +31,7 @@ def default_stages(
         batch_size: Integer. Defaults to `32`.
         epochs: Integer, those of the Theseus stage. Defaults to `None`, as in `Stage`.
         learning_rate: Float, of the Theseus stage. Defaults to `None`, as in `Stage`. Those of the
-            successor's stage are in proportion to them, as the defaults are.
+            other stages are in proportion to them, as the defaults are.
     """
     positive_integer("batch_size", batch_size)
     positive_integer("epochs", epochs, optional=True)
@@ -33,15 +39,17 @@ def default_stages(
         number("learning_rate", learning_rate, "(0, inf)")
     steps = math.ceil(num_texts / batch_size)
     stages = {}
-    for name in ("theseus", "successor"):
-        passes = default_epochs(name, steps, epochs)
+    for name in ("warm_start", "theseus", "successor"):
+        passes, limit = default_epochs(name, steps, epochs), default_steps(name)
         if learning_rate is None:
-            rate = default_learning_rate(name, hidden_size, batch_size, passes * steps)
+            count = min(passes * steps, limit or math.inf)
+            rate = default_learning_rate(name, hidden_size, batch_size, count)
         else:
             rate = in_proportion(learning_rate, name)
         stages[name] = {
             "epochs": passes,
             "learning_rate": rate,
             "evaluations_per_epoch": default_evaluations(steps),
+            "steps": limit,
         }
     return stages
