@@ -159,6 +159,7 @@ def train(args) -> None:
             *data,
             directory=runs / f"successor-{depth}",
             predecessor_stage=None,
+            warm_start_stage=None,  # which would take longer than all the rest
             theseus_stage=Stage(args.epochs, 2e-4),
             successor_stage=Stage(1, 1e-4),
             schedule=LinearReplacement(0.3, fraction=0.75),
@@ -506,7 +507,13 @@ def main(argv=None):
     add("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="default all")
     add("--rounds", type=int, metavar="N", help="default 5; --tiny 2")
     add("--rows", type=int, default=3200, metavar="N", help="training texts (default %(default)s)")
-    add("--epochs", type=int, default=2, metavar="N", help="of stages 1 and 2 (default 2)")
+    add(
+        "--epochs",
+        type=int,
+        default=2,
+        metavar="N",
+        help="of both trainings (default 2)",
+    )
     add("--tiny", action="store_true", help="very small models, for a trial run")
     add("--prepare", action="store_true", help="only make the models and their files")
     add("--json", type=Path, metavar="FILE", help="also write all figures to FILE")

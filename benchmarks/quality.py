@@ -44,7 +44,7 @@ examples:
 
   # One option of `compress` alone: each is a row beside the default.
   python benchmarks/quality.py --task docstrings --variants direct ours \\
-      ours:initialize=every_kth long:theseus_stage.epochs=30,schedule.fraction=0.5
+      ours:initialize=first ours:warm_start_stage=None long:theseus_stage.epochs=30
 """
 
 MAX_LENGTH = 64  # tokens
@@ -73,7 +73,7 @@ VARIANTS = {
     "distillation": ("direct:distillation_weight=1.0", "the same with logits distillation"),
     # The original Keras script: both branches run, embeddings replaced too, a pretrained successor.
     "article": (
-        "ours:execution=dense,embeddings=replace,schedule=0.5,initialize=None",
+        "ours:execution=dense,embeddings=replace,schedule=0.5,initialize=None,warm_start_stage=None",
         "the article's: coin flip at 0.5",
     ),
     "ours": (None, "the default"),
@@ -169,9 +169,6 @@ def arguments_of(variant: Variant) -> dict:
 
 def _changed(current, default, setting, value):
     """A stage or schedule with another setting; the default one if it is not given yet."""
-    from bert_of_theseus.training import Stage
-
-    default = Stage() if default is None else default  # of a stage that is left out by default
     current = current if isinstance(current, type(default)) else default
     if dataclasses.is_dataclass(current):
         return dataclasses.replace(current, **{setting: value})
@@ -206,8 +203,8 @@ def build_parser(task: str | None = None, variants=DEFAULT_VARIANTS, **texts) ->
     what = f"some of {', '.join(VARIANTS)}, each with :OPTION=VALUE,... or NAME:OPTION=VALUE,... "
     what += f"for a default with other options (default: {' '.join(variants)})"
     add("--variants", nargs="+", action="extend", metavar="V", help=what)
-    what = "of the Theseus stage; the successor's own has half of them, direct fine-tuning the sum "
-    what += "(default: the package's)"
+    what = "of the Theseus stage; the warm start has 0.4 of them and 600 steps at most, the "
+    what += "successor's own half, direct fine-tuning the sum (default: the package's)"
     add("--epochs", type=positive, metavar="N", help=what)
     add("--predecessor-epochs", type=positive, metavar="N", help="at most; default: the package's")
     what = "default: the package's"
@@ -270,19 +267,20 @@ class Study:
             name: self.task.encode(getattr(corpus, name), self.tokenizer, MAX_LENGTH)
             for name in ("train", "validation", "dev")
         }
-        self.epochs = self._equal_epochs()
+        self.steps = self._equal_steps()
         self.predecessor = functools.cache(self._predecessor)
 
-    def _equal_epochs(self) -> dict:
-        """The passes of each stage of the default; "direct" has as many as all of them together."""
-        from bert_of_theseus.defaults import default_epochs
-        from bert_of_theseus.recipe import STAGES, compress
+    def _equal_steps(self) -> dict:
+        """The steps of each stage of the default; "direct" has as many as all of them together."""
+        from bert_of_theseus.defaults import default_epochs, default_steps
+        from bert_of_theseus.recipe import STAGES
 
         count = -(-len(self.data["train"].token_ids) // self.args.batch_size)
-        given = inspect.signature(compress).parameters
-        names = [name for name in STAGES[1:] if given[f"{name}_stage"].default is not None]
-        epochs = {name: default_epochs(name, count, self.args.epochs) for name in names}
-        return {**epochs, "direct": sum(epochs.values())}
+        steps = {}
+        for name in STAGES[1:]:
+            steps[name] = count * default_epochs(name, count, self.args.epochs)
+            steps[name] = min(steps[name], default_steps(name) or steps[name])
+        return {**steps, "direct": sum(steps.values())}
 
     def describe(self) -> dict:
         """What all models of a study share. A folder of another study is refused."""
@@ -298,7 +296,7 @@ class Study:
             "num_hidden_layers": self.config["num_hidden_layers"],
             "hidden_size": self.config["hidden_size"],
             "batch_size": args.batch_size,
-            "epochs": self.epochs,
+            "steps": self.steps,
             "host": f"{KERAS_ON_BACKEND}{', bert4keras' if host_is_bert4keras() else ''}",
             "precision": args.precision,
         }
@@ -427,20 +425,24 @@ class Study:
         temperature = arguments.pop("temperature", 2.0)
         model = as_encoder(small).model(self.task.head(self.config["hidden_size"]), "successor")
         trained = distil(model, predecessor[-1], temperature, weight) if weight else model
-        stage = Stage(**{"epochs": self.epochs["direct"], **arguments})
+        stage = Stage(**{"steps": self.steps["direct"], **arguments})
         return model, [fit(trained, train, validation, stage, kept=model, **options)]
 
     def _compress(self, arguments, predecessor, small, train, validation, options):
         from bert_of_theseus.recipe import compress
+        from bert_of_theseus.training import Stage
 
         _, encoder, head, _ = predecessor
-        if self.args.epochs:
-            given = inspect.signature(compress).parameters
-            for name in set(self.epochs) - {"direct"}:
-                stage = arguments.get(f"{name}_stage", given[f"{name}_stage"].default)
-                if stage is not None and stage.epochs is None:
-                    stage = dataclasses.replace(stage, epochs=self.epochs[name])
-                arguments[f"{name}_stage"] = stage
+        steps = {name: count for name, count in self.steps.items() if name != "direct"}
+        for name in ("warm_start", "successor"):
+            # A stage that is left out gives its steps to the Theseus stage.
+            if f"{name}_stage" in arguments and arguments[f"{name}_stage"] is None:
+                steps["theseus"] += steps.pop(name)
+        for name, count in steps.items():
+            stage = arguments.get(f"{name}_stage", Stage())
+            if stage.epochs is None and stage.steps is None:
+                stage = dataclasses.replace(stage, steps=count)
+            arguments[f"{name}_stage"] = stage
         arguments = {"predecessor_stage": None, "latency": False, **arguments, **options}
         found = compress(encoder, small, head, train, validation, **arguments)
         return found.successor, found.stages

@@ -221,8 +221,8 @@ def plot_training(history: Sequence[Mapping], path: str | os.PathLike | None = N
     Args:
         history: A mapping per stage, in order: its name under `"stage"`; the step of each
             evaluation, counted from the start of the stage, under `"steps"`; and, as far as
-            known, a number per evaluation under `"loss"`, `"val_loss"`, `"score"` and
-            `"replacement_rate"`, and the step whose weights were kept under `"best_step"`.
+            known, a number per evaluation under `"loss"`, `"val_loss"`, `"hidden_loss"`, `"score"`
+            and `"replacement_rate"`, and the step whose weights were kept under `"best_step"`.
         path: Path of the file to save, `*.png`, `*.svg` or `*.pdf`. Defaults to `None`, no file.
 
     Returns:
@@ -299,6 +299,7 @@ _TITLES = {"latency_ms": "latency (ms per example)"}
 _PANELS = {
     "loss": "loss",
     "val_loss": "loss",
+    "hidden_loss": "loss of the warm start",
     "score": "validation score",
     "replacement_rate": "replacement rate",
 }

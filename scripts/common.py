@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import math
 import os
 import warnings
 from pathlib import Path
@@ -72,7 +71,7 @@ def add_text_arguments(add, max_length: str) -> None:
     add("--max-length", metavar="N", type=positive, help=f"in tokens; default {max_length}")
 
 
-STAGES = ("predecessor", "theseus", "successor")
+STAGES = ("predecessor", "warm_start", "theseus", "successor")
 
 
 RULE = """\
@@ -87,10 +86,13 @@ def add_stage_arguments(parser: Parser, more: str = "") -> None:
     `more` is said of their defaults.
     """
     add = parser.add_argument_group("training", f"{RULE} {more}".strip()).add_argument
-    for stage in STAGES:
-        add(f"--{stage}-epochs", metavar="N", type=positive, help="passes over the texts")
-    for stage in STAGES:
-        add(f"--{stage}-learning-rate", metavar="X", type=rate, help="its peak")
+    names = [stage.replace("_", "-") for stage in STAGES]
+    for name in names:
+        add(f"--{name}-epochs", metavar="N", type=positive, help="passes over the texts")
+    for name in names:
+        add(f"--{name}-learning-rate", metavar="X", type=rate, help="its peak")
+    what = "whether the successor's layers first learn their modules' work, without labels"
+    add("--warm-start", action=argparse.BooleanOptionalAction, help=f"{what} (default: yes)")
     add("--batch-size", metavar="N", type=positive, default=32, help="default %(default)s")
     add("--seed", metavar="N", type=seed_number, default=42, help="default %(default)s")
 
@@ -102,24 +104,17 @@ def fill_in(args: argparse.Namespace, defaults: dict) -> None:
             setattr(args, key, value)
 
 
-def fill_in_epochs(args: argparse.Namespace, num_texts: int) -> None:
-    """Sets the epochs that were not given to the defaults for so many texts to train on."""
-    from bert_of_theseus.defaults import default_epochs
-
-    steps = math.ceil(num_texts / args.batch_size)
-    fill_in(args, {f"{name}_epochs": default_epochs(name, steps) for name in STAGES})
-
-
 def stages(args: argparse.Namespace, **options) -> dict:
     """What `add_stage_arguments` adds, as arguments of `compress`; `options` go to each `Stage`."""
     from bert_of_theseus.training import Stage
 
-    return {
+    found = {
         f"{name}_stage": Stage(
             getattr(args, f"{name}_epochs"), getattr(args, f"{name}_learning_rate"), **options
         )
         for name in STAGES
     }
+    return found if args.warm_start is not False else {**found, "warm_start_stage": None}
 
 
 def run_script(parser: Parser, argv: list[str] | None, work) -> int:

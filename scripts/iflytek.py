@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Compress a BERT text classifier with BERT-of-Theseus, and compare it with plain fine-tuning.
 
-Four stages: the predecessor is fine-tuned until its validation score stops rising; its layers are
-replaced at random by those of a successor with fewer layers, which is trained; the successor is
-extracted and fine-tuned; and as the baseline, a model of its size, the pretrained first layers, is
-fine-tuned directly, for as many steps as the last two together.
+The predecessor is fine-tuned until its validation score stops rising; each layer of a successor
+with fewer layers learns to do its module's work (the warm start); the predecessor's modules are
+replaced at random by the successor's, which is trained; the successor is extracted and fine-tuned;
+and as the baseline, a model of its size, the pretrained first layers, is fine-tuned directly, for
+as many steps as all of the successor's.
 
 The baseline gets its own best learning rate: that of the package's rule, half of it or twice of it,
 whichever is best on the validation texts in short tries, each with a third of the baseline's steps.
@@ -50,9 +51,9 @@ examples:
 written to the output folder:
   table.md, table.json       the results; report.md is that of `compress`, without the baseline
   config.json                every setting, versions, seed
-  predecessor/, theseus/, successor/, direct/
+  predecessor/, warm_start/, theseus/, successor/, direct/
       each model as a Hugging Face folder, for `python -m bert_of_theseus predict` and for
-      load_pretrained; theseus/ is the successor before its own fine-tuning
+      load_pretrained; warm_start/ and theseus/ are the successor after these stages
   direct-tries/              the short tries of the baseline's learning rates
 
 If it is interrupted or killed, the same command resumes from the last checkpoint (one per epoch)
@@ -69,10 +70,14 @@ RECIPES = {
         "replacement_rate": 0.5,
         "schedule": "constant",
         "successor_init": "pretrained",
+        "warm_start": False,
         "predecessor_epochs": 5,
         "theseus_epochs": 10,
         "successor_epochs": 5,
-        **dict.fromkeys((f"{name}_learning_rate" for name in (*common.STAGES, "direct")), 2e-5),
+        "predecessor_learning_rate": 2e-5,
+        "theseus_learning_rate": 2e-5,
+        "successor_learning_rate": 2e-5,
+        "direct_learning_rate": 2e-5,
     },
 }
 # The demo has ten minutes: a part of the texts, their beginnings, and fewer passes than the rule's.
@@ -81,6 +86,7 @@ TASKS = {
         "max_length": 24,
         "limit": 2400,
         "predecessor_epochs": 8,
+        "warm_start_epochs": 2,
         "theseus_epochs": 5,
         "successor_epochs": 2,
     },
@@ -113,14 +119,14 @@ def build_parser() -> Parser:
     add("--predecessor-layers", metavar="N", type=positive, help=what)
     what = (
         "whether the replacement rate stays, as in the article, or rises to 1 over the first three "
-        "quarters of the second stage, as in the paper; default: the package's, or as the article"
+        "quarters of the Theseus stage, as in the paper; default: the package's, or as the article"
     )
     add("--schedule", choices=("constant", "linear"), help=what)
     what = "that a module is the successor's, at the start; default 0.3 (linear), 0.5 (constant)"
     add("--replacement-rate", metavar="P", type=share, help=f"probability {what}")
     what = (
         "initial successor: the predecessor's first layers before or after fine-tuning; default: "
-        "the package's, or before it, as the article"
+        "the package's, the nearest layers after it, or as the article, the first before it"
     )
     add("--successor-init", choices=("pretrained", "fine-tuned"), help=what)
     what = "evaluations without a better score that end the predecessor's training; default 2 "
@@ -128,7 +134,8 @@ def build_parser() -> Parser:
     what = "of the baseline; default: its best of {} of the rule's (ours), see above"
     factors = ", ".join(f"{factor:g}" for factor in sorted(FACTORS))
     add("--direct-learning-rate", metavar="X", type=common.rate, help=what.format(factors))
-    more = " The demo: at most 8, 5 and 2 epochs. --recipe article: 5, 10 and 5 epochs, 2e-5."
+    more = " The demo: at most 8, 2, 5 and 2 epochs. --recipe article: no warm start; 5, 10 and 5 "
+    more += "epochs, 2e-5."
     common.add_stage_arguments(parser, more)
     add = parser.add_argument_group("output").add_argument
     what = (
@@ -179,7 +186,6 @@ def prepare(args: argparse.Namespace) -> dict:
         name: tokenizer.encode(getattr(corpus, name), args.max_length)
         for name in ("train", "validation", "dev")
     }
-    common.fill_in_epochs(args, len(corpus.train))
     return {"corpus": corpus, "encoded": encoded, "tokenizer": tokenizer, "config": config}
 
 
@@ -306,7 +312,7 @@ def train(args: argparse.Namespace, inputs: dict, models: tuple, output: Path) -
     for row, stage in zip(rows, [*result.stages, trained]):
         row["kept"] = row["test_score"] / best if best else None
         row["steps"] = stage.history["step"][-1]
-        row["epochs"] = row["steps"] // len(train)
+        row["epochs"] = row["steps"] / len(train)
         row["learning_rate"] = {**rates, "direct": rate}[row["model"]]
         row["seconds"], row["cpu_seconds"] = stage.seconds, stage.cpu_seconds
         row["history"] = stage.history
@@ -348,7 +354,7 @@ def report(results: dict) -> str:
         "model": ("model", titles.get),
         "layers": ("layers", "d"),
         "parameters": ("parameters", lambda count: f"{count / 1e6:.2f} M"),
-        "epochs": ("epochs", "d"),
+        "epochs": ("epochs", ".3g"),
         "learning_rate": ("learning rate", ".1e"),
         "score": ("validation accuracy", ".1%"),
         "test_score": ("dev accuracy", ".1%"),

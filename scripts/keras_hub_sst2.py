@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Compress a KerasHub text classifier with BERT-of-Theseus, under Keras 3 on any backend.
 
-Three stages: the predecessor is fine-tuned; its modules are replaced at random by those of a
-successor with fewer layers, which is trained; the successor is extracted and fine-tuned. The result
-is a KerasHub preset that takes raw texts.
+The predecessor is fine-tuned; each layer of a successor with fewer layers learns to do its module's
+work; the predecessor's modules are replaced at random by the successor's, which is trained; and the
+successor is extracted and fine-tuned. The result is a KerasHub preset that takes raw texts.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ written to the output folder:
   preset/                    the compressed model, for
       keras_hub.models.TextClassifier.from_preset("<folder>/preset").predict(["A fine film."])
   labels.json                the names of its classes
-  predecessor/, theseus/, successor/
-      the best weights of each stage
+  predecessor/, warm_start/, theseus/, successor/
+      the weights of each stage
 
 If it is interrupted or killed, the same command resumes from the last checkpoint (one per epoch).
 Other settings need another folder.
@@ -65,7 +65,7 @@ def build_parser() -> Parser:
     add("--successor-layers", metavar="N", type=positive, default=3, help="default %(default)s")
     what = (
         "probability of the successor's module at the start; it rises to 1 over the first three "
-        "quarters of the second stage (default %(default)s)"
+        "quarters of the Theseus stage (default %(default)s)"
     )
     add("--replacement-rate", metavar="P", type=share, default=0.3, help=what)
     add = parser.add_argument_group("backend").add_argument
@@ -138,7 +138,7 @@ def prepare(args: argparse.Namespace) -> dict:
 
 
 def work(args: argparse.Namespace) -> None:
-    """The three stages, the table, and the files."""
+    """Compresses, and writes the table and the files."""
     resolve(args)
     inputs = prepare(args)
     from bert_of_theseus import LinearReplacement, compress

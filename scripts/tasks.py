@@ -9,10 +9,10 @@ regression      a number per text or pair of texts: Pearson's correlation
 tagging         a tag per word: F1 of entities, as seqeval's; of other tags, accuracy
 spans           the answer to a question in a text: F1 of its characters
 
-The predecessor is fine-tuned, its modules are replaced by those of a successor with fewer layers,
-and the successor is extracted and fine-tuned. Weights are chosen on a validation part of the
-training texts; dev is only reported. A model that is fine-tuned already is the predecessor as it
-is, with its own head and order of labels.
+The predecessor is fine-tuned, each layer of a successor with fewer layers learns to do its module's
+work, the predecessor's modules are replaced by the successor's, and the successor is extracted and
+fine-tuned. Weights are chosen on a validation part of the training texts; dev is only reported. A
+model that is fine-tuned already is the predecessor as it is, with its own head and order of labels.
 
 Texts of your own are a file of CSV, TSV, JSON lines, a JSON array, Parquet or CoNLL, of which parts
 are cut off, or a folder with files named train and dev, or train, validation and test. Their rows
@@ -67,7 +67,7 @@ written to the output folder:
   training.png, tradeoff.png charts, with matplotlib
   model/                     the successor as a Hugging Face folder, for load_pretrained of
                              bert_of_theseus and for `transformers`
-  predecessor/, theseus/, successor/     the weights of each stage
+  predecessor/, warm_start/, theseus/, successor/     the weights of each stage
 
 If it is interrupted or killed, the same command resumes from the last checkpoint (one per epoch)
 and ends with the same result. Other settings need another --output-dir.

@@ -100,7 +100,8 @@ def _add_data(parser) -> None:
 def _add_training(parser) -> None:
     add = parser.add_argument_group("training").add_argument
     add("--batch-size", type=positive, default=32, metavar="N", help="default: %(default)s")
-    what = "passes over the texts, and half as many after that; default: 3, more for few texts"
+    what = "passes over the texts; the warm start before has 0.4 of them, the fine-tuning after it "
+    what += "half of them; default: 3, more for few texts"
     add("--epochs", type=positive, metavar="N", help=what)
     what = "default: by the model's hidden size, the batch size and the number of steps"
     add("--learning-rate", type=_share, metavar="X", help=what)

@@ -74,7 +74,8 @@ def estimate(trainer: Trainer, num_hidden_layers: int | None, search: bool) -> E
             evaluations += stage.epochs * stage.evaluations_per_epoch
         title = name.replace("_", " ")
         parts[title] = runs * steps * _seconds_per_step(model, stage, trainer, steps, loss)
-    passes = {"validation": (1, evaluations + 2), "test": (1, 2)}
+    # The report scores the predecessor, and the successor after each stage.
+    passes = {"validation": (1, evaluations + len(trained)), "test": (1, len(trained))}
     parts["scores"] = runs * sum(
         _seconds_of_passes(models, batches, passes[name])
         for name, batches in trainer.batches.items()
@@ -84,8 +85,8 @@ def estimate(trainer: Trainer, num_hidden_layers: int | None, search: bool) -> E
     if inputs.without_labels:
         share = sum(map(inputs.count, inputs.without_labels)) / inputs.num_texts
         parts["answers"] = share * _seconds_of_passes(models, trainer.batches["train"], [1])
-    # A run needs room for two sets of weights and eight more copies of one.
-    disk = 4 * (8 + 2 * runs) * models[0].count_params()
+    # A run leaves weights of each stage, and needs eight more copies while the last one trains.
+    disk = 4 * (8 + len(trained) * runs) * models[0].count_params()
     size = 4 * models[1].count_params()
     return Estimate(sum(parts.values()), parts, disk, size, _peak_memory())
 

@@ -24,7 +24,8 @@ class Stage:
 
     Args:
         epochs: Integer, the maximum number of passes over the training data. Defaults to `None`:
-            as many as make 1,500 steps, but from 3 to 20 (the successor's own stage: half of them).
+            as many as make 1,500 steps, but from 3 to 20 (the successor's own stage: half of them,
+            the warm start: 0.4 of them).
         learning_rate: Float, the peak. Defaults to `None`: by the stage, the hidden size, the batch
             size and the number of steps, see `defaults.default_learning_rate`. It is meant for
             pretrained weights.
