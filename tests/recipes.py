@@ -11,14 +11,18 @@ X = RNG.normal(size=(96, 8)).astype("float32")
 Y = (X[:, 0] > 0).astype("int32")
 TRAIN, VALIDATION, TEST = (X[:64], Y[:64]), (X[64:80], Y[64:80]), (X[80:], Y[80:])
 
+# The paper's stages, for tests of something else; and what `compress` has beside them by default.
 OPTIONS = {
     "predecessor_stage": Stage(2, 0.01),
+    "warm_start_stage": None,
+    "initialize": "first",
     "theseus_stage": Stage(2, 0.01),
     "successor_stage": Stage(2, 0.01),
     "batch_size": 16,
     "verbose": 0,
     "seed": 3,
 }
+WARM_START = {"warm_start_stage": Stage(2, 0.01), "initialize": "nearest"}
 
 
 def block():
@@ -49,7 +53,7 @@ class Start(keras.callbacks.Callback):
 
 
 def whole_run(folder, **options):
-    """All three stages: the result, what they were given, and the third one's `Start`."""
+    """All stages: the result, what they were given, and the `Start` of the successor's."""
     predecessor, successor, head = parts()
     start = Start([*predecessor[1:], head])
     result = compress(
@@ -61,6 +65,6 @@ def whole_run(folder, **options):
         directory=folder,
         test=TEST,
         callbacks={"successor": [start]},
-        **{**OPTIONS, **options},
+        **{**OPTIONS, **WARM_START, **options},
     )
     return result, (predecessor, successor, head), start

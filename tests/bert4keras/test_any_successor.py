@@ -102,6 +102,7 @@ def test_bert_to_lstm_in_one_call(tmp_path, untraced):
     before = weights_of(host.model, head)
     options = {
         "predecessor_stage": None,
+        "warm_start_stage": Stage(1, 0.01),
         "theseus_stage": Stage(1, 0.01),
         "successor_stage": Stage(1, 0.01),
         "batch_size": 4,
@@ -116,7 +117,7 @@ def test_bert_to_lstm_in_one_call(tmp_path, untraced):
     )
     assert same(before, weights_of(host.model, head))
     start = {tuple(w.shape): w for w in weights_of(host.model)}
-    # The embeddings, a copy of the predecessor's, were trained on in the third stage.
+    # The embeddings, a copy of the predecessor's, were trained on in the last stage.
     own = [w for w in weights_of(result.successor) if w.shape == (40, 16)]
     assert len(own) == 1 and (own[0] != start[40, 16]).any()
     assert result.rows[-1]["layers"] == 1

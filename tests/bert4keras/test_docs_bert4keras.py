@@ -56,6 +56,7 @@ def test_recipe_to_predictions(scope):
     run_block("recipe", scope)
     assert [stage.name for stage in scope["result"].stages] == [
         "predecessor",
+        "warm_start",
         "theseus",
         "successor",
     ]

@@ -159,9 +159,11 @@ def arguments(given, vocab, task, **changes):
         "successor_layers": 1,
         "max_length": 16,
         "predecessor_epochs": 8,
+        "warm_start_epochs": 2,
         "theseus_epochs": 5,
         "successor_epochs": 2,
         "predecessor_learning_rate": 0.02,
+        "warm_start_learning_rate": 0.02,
         "theseus_learning_rate": 0.02,
         "successor_learning_rate": 0.01,
         "batch_size": 16,
@@ -176,7 +178,8 @@ def script(load_script):
     return load_script(SCRIPT)
 
 
-ONE_EPOCH = {f"{stage}_epochs": 1 for stage in ("predecessor", "theseus", "successor")}
+STAGES = ("predecessor", "warm_start", "theseus", "successor")
+ONE_EPOCH = {f"{stage}_epochs": 1 for stage in STAGES}
 
 
 @pytest.mark.slow
@@ -192,7 +195,7 @@ def test_cluener_learns(script, given, vocab, tmp_path, capsys):
     folder = tmp_path / "run"
     argv = arguments(given, vocab, "cluener", output_dir=folder)
     rows = run_cluener(script, argv, 256, folder, capsys)
-    assert rows[0]["test_score"] > 0.5 and rows[2]["test_score"] > 0.5
+    assert rows[0]["test_score"] > 0.5 and rows[-1]["test_score"] > 0.5
     encoder, head, labels = load_pretrained(folder / "model")
     tokenizer = Tokenizer(folder / "model" / "vocab.txt")
     encoded = tokenizer.encode_with_offsets([Example("在甲乙和", None)], 16)
@@ -217,9 +220,9 @@ def run_cluener(script, argv, count, folder, capsys):
     assert f"dev: {dev} texts, 0 texts cut, {dev} entities, 0 entities without labels" in text
     record = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     rows = json.loads((folder / "report.json").read_text(encoding="utf-8"))["rows"]
-    assert [row["layers"] for row in rows] == [2, 1, 1]
+    assert [row["layers"] for row in rows] == [2, 1, 1, 1]
     assert rows[0]["test_score"] == record["dev"]["predecessor"]["f1"]
-    assert rows[2]["test_score"] == record["dev"]["successor"]["f1"]
+    assert rows[-1]["test_score"] == record["dev"]["successor"]["f1"]
     assert record["sets"]["train"]["texts"] + record["sets"]["validation"]["texts"] == count
     # What is saved is the successor, with the names of its tags.
     encoder, head, labels = load_pretrained(folder / "model")
@@ -228,7 +231,7 @@ def run_cluener(script, argv, count, folder, capsys):
     task = Tagging(["地"])
     tokenizer = Tokenizer(folder / "model" / "vocab.txt")
     batches = task.batches(load_cluener(data).dev, tokenizer, 16)
-    assert task.score(model, batches) == pytest.approx(rows[2]["test_score"])
+    assert task.score(model, batches) == pytest.approx(rows[-1]["test_score"])
     return rows
 
 
@@ -251,7 +254,7 @@ def test_tasks_of_ones_own(script, few, vocab, tmp_path, capsys, task):
             for text, second, label in OWN[task]
         ]
         (tmp_path / f"{name}.json").write_text("\n".join(map(json.dumps, rows)))
-    rates = {f"{name}_learning_rate": 1e-6 for name in ("predecessor", "theseus", "successor")}
+    rates = {f"{name}_learning_rate": 1e-6 for name in STAGES}
     folder = tmp_path / "run"
     changes = {"data_dir": tmp_path, "output_dir": folder, **rates, **ONE_EPOCH}
     with untraced():
@@ -270,7 +273,7 @@ def test_tasks_of_ones_own(script, few, vocab, tmp_path, capsys, task):
     )
     encoder, head, labels = load_pretrained(folder / "model")
     assert labels == (None if task == "spans" else record["labels"])
-    assert build_successor_model(encoder, head).count_params() == rows[2]["parameters"]
+    assert build_successor_model(encoder, head).count_params() == rows[-1]["parameters"]
 
 
 @pytest.mark.slow
@@ -324,6 +327,8 @@ def test_sst2_killed_and_taken_up(script, given, vocab, tmp_path, capsys):
     assert "predecessor: resumes after step" in out
     assert "The most frequent answer, given to every text, scores 0.5000 on dev." in out
     rows = json.loads((folder / "report.json").read_text(encoding="utf-8"))["rows"]
-    assert min(row["test_score"] for row in rows) > 0.9
+    assert [row["model"] for row in rows] == [*STAGES]
+    # The warm start has learned nothing of the task itself.
+    assert min(row["test_score"] for row in rows if row["model"] != "warm_start") > 0.9
     _, _, labels = load_pretrained(folder / "model")
     assert labels == ["negative", "positive"]

@@ -17,12 +17,14 @@ from bert_of_theseus.backend import keras
 from bert_of_theseus.recipe import compress
 from bert_of_theseus.training import Stage
 
-STAGES = ("predecessor", "theseus", "successor")
+STAGES = ("predecessor", "warm_start", "theseus", "successor")
 # Where the processes are killed, in order: (stage, what happens, how often it may happen before).
 KILLS = [
     ("predecessor", "batch", 2),  # before there is a checkpoint
     ("predecessor", "batch", 6),
     ("predecessor", "write part-checkpoint.npz", 1),
+    ("warm_start", "batch", 5),
+    ("warm_start", "rename new-stage.json", 0),
     ("theseus", "rename part-checkpoint.npz", 1),
     ("theseus", "batch", 3),
     ("theseus", "remove checkpoint.npz", 0),
@@ -111,6 +113,7 @@ def run(directory, killer=None):
         (x[32:], y[32:]),
         directory=directory,
         predecessor_stage=Stage(3, 0.01),
+        warm_start_stage=Stage(2, 0.01),
         theseus_stage=Stage(2, 0.01, evaluations_per_epoch=2),
         successor_stage=Stage(2, 0.01),
         callbacks={stage: [InStage(killer, stage)] if killer else [] for stage in STAGES},

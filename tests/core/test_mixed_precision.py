@@ -68,6 +68,7 @@ def test_a_whole_compression(policy, tmp_path):
         (x, (x[:, 0] > 0).astype("int32")),
         directory=tmp_path,
         predecessor_stage=stage,
+        warm_start_stage=stage,
         theseus_stage=stage,
         successor_stage=stage,
         distillation_weight=1.0,

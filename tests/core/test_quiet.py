@@ -65,7 +65,8 @@ print("started", file=sys.stderr, flush=True)
 result = b.compress(
     predecessor, successor, pooler_classification_head(H, 3), (x, ids[:, 0] % 3),
     directory=Path(sys.argv[1]) / "run", initialize=None, batch_size=4, latency=False, verbose=0,
-    predecessor_stage=None, theseus_stage=b.Stage(1, 0.01), successor_stage=None,
+    predecessor_stage=None, warm_start_stage=b.Stage(1, 0.01), theseus_stage=b.Stage(1, 0.01),
+    successor_stage=None,
 )
 result.successor.save(Path(sys.argv[1]) / "small.keras")
 b.load_model(Path(sys.argv[1]) / "small.keras").predict(x, verbose=0)

@@ -1,4 +1,4 @@
-"""The whole recipe: three stages, and what each leaves."""
+"""The whole recipe: its stages, and what each leaves."""
 
 import numpy as np
 import pytest
@@ -15,20 +15,26 @@ def whole(tmp_path_factory):
 
 def test_what_comes_out(whole):
     result, (predecessor, successor, head), start = whole
-    assert [stage.name for stage in result.stages] == ["predecessor", "theseus", "successor"]
-    first, second, third = (stage.history["val_accuracy"] for stage in result.stages)
-    assert result.stages[0].score == max(first)
-    assert result.stages[1].score == max(second)
-    assert result.stages[2].score == max(max(second), *third)  # or what it began with
-    # The report's scores are those that chose; stage 3 starts as what stage 2 kept.
-    assert [row["score"] for row in result.rows] == [stage.score for stage in result.stages]
-    assert (start.answers == VALIDATION[1]).mean() == pytest.approx(result.stages[1].score)
+    names = ["predecessor", "warm_start", "theseus", "successor"]
+    assert [stage.name for stage in result.stages] == [row["model"] for row in result.rows] == names
+    fitted, warm, theseus, last = result.stages
+    # The warm start knows no score: the rest keep their best.
+    assert warm.score is None and "val_accuracy" not in warm.history
+    assert warm.history["loss"][-1] < warm.history["loss"][0]
+    assert fitted.score == max(fitted.history["val_accuracy"])
+    assert theseus.score == max(theseus.history["val_accuracy"])
+    assert last.score == max(theseus.score, *last.history["val_accuracy"])  # or what it began with
+    # The report's scores are those that chose; the last stage starts as what Theseus kept.
+    scores = {row["model"]: row["score"] for row in result.rows}
+    assert 0 <= scores.pop("warm_start") <= 1
+    assert list(scores.values()) == [stage.score for stage in (fitted, theseus, last)]
+    assert (start.answers == VALIDATION[1]).mean() == pytest.approx(theseus.score)
     # The successor holds its own layers and head, and none of the predecessor's weights.
     own = {id(weight) for weight in weights_of(successor)}
     theirs = {id(weight) for weight in weights_of([*predecessor[1:], head])}
     weights = {id(weight) for weight in result.successor.weights}
     assert own <= weights and not weights & theirs
-    # The predecessor is as stage 1 left it, though the successor's head went on.
+    # The predecessor is as its stage left it, though the successor's head went on.
     for layer, values_before in zip([*predecessor[1:], head], start.weights, strict=True):
         assert_same(values(layer.weights), values_before)
     moved = zip(values(result.classifier.weights), values(head.weights), strict=True)

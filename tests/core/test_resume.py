@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # SIGKILL; in the middle of a file the kernel's own SIGXFSZ.
-ENDS = ["-9", "-9", "-25", "-9", "-9", "-9", "-9", "-9"]
+ENDS = ["-9", "-9", "-25", "-9", "-9", "-9", "-9", "-9", "-9", "-9"]
 IN_THE_MIDDLE_OF_A_FILE = ENDS.index("-25")
 
 

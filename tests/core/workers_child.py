@@ -55,6 +55,8 @@ def run(folder, role, kill_after):
             (x[64:], y[64:]),
             directory=folder / "run",
             predecessor_stage=None,
+            warm_start_stage=None,
+            initialize="first",
             theseus_stage=Stage(3, 0.01),
             successor_stage=None,
             schedule=ConstantReplacement(0.7),

@@ -15,6 +15,7 @@ from bert_of_theseus.pretrained import compress_pretrained, trainer  # noqa: F40
 KILLS = [
     ("os.rename", "small/unfinished/request.json"),
     ("os.rename", "unlabeled/answers.npy"),
+    ("os.rename", "warm_start/checkpoint.npz"),
     ("os.rename", "theseus/checkpoint.npz"),
     ("os.rename", "theseus/stage.json"),
     ("os.rename", "successor/checkpoint.npz"),

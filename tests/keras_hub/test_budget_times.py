@@ -56,7 +56,8 @@ def test_a_dry_run_without_labels(kind, tmp_path):
         tmp_path / "model", train=tmp_path / "train.txt", directory=tmp_path / "small",
         keep=0.9, batch_size=16, verbose=0, dry_run=True,
     )  # fmt: skip
-    assert estimate.parts.keys() == {"theseus", "successor", "scores", "answers"}
+    names = {"warm start", "theseus", "successor", "scores", "answers"}
+    assert estimate.parts.keys() == names
     assert all(seconds > 0 for seconds in estimate.parts.values())
     assert not (tmp_path / "small").exists()
 
@@ -82,7 +83,7 @@ def test_a_killed_search_goes_on(tmp_path):
         rows = [{**row, "milliseconds": None} for row in found.search["rows"]]
         return rows, (tmp_path / name / "model.safetensors").read_bytes()
 
-    with interrupted_move(3, "checkpoint.npz"):  # two in each stage: in the second depth
+    with interrupted_move(4, "checkpoint.npz"):  # four for each depth: in the second one
         compress("killed")
     runs = tmp_path / "killed" / "unfinished"
     first = runs / "2-layers" / "successor" / "stage.json"

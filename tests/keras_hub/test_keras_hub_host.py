@@ -124,6 +124,7 @@ def test_compress_texts(tmp_path, capfd):
             validation=task.preprocessor(texts[:8], labels[:8].tolist()),
             directory=tmp_path,
             predecessor_stage=Stage(epochs=1, learning_rate=0.01),
+            warm_start_stage=Stage(epochs=1, learning_rate=0.01),
             theseus_stage=Stage(epochs=1, learning_rate=0.01),
             successor_stage=Stage(epochs=1, learning_rate=0.01),
             batch_size=8,
@@ -134,7 +135,7 @@ def test_compress_texts(tmp_path, capfd):
     host, result = run()
     assert result.predecessor is host.task
     assert type(result.successor) is type(host.task)
-    assert [row["layers"] for row in result.rows] == [2, 1, 1]
+    assert [row["layers"] for row in result.rows] == [2, 1, 1, 1]
     said = result.successor.predict(texts[:8], verbose=0)
     assert (said.argmax(-1) == labels[:8]).mean() == pytest.approx(result.rows[-1]["score"])
     # KerasHub's own loss, by default: of logits.
@@ -157,13 +158,14 @@ def test_compress_a_stream_of_batches(tmp_path):
         train=batches.map(task.preprocessor),
         directory=tmp_path,
         predecessor_stage=None,
+        warm_start_stage=Stage(epochs=1),
         theseus_stage=Stage(epochs=1),
         successor_stage=None,
         schedule=1.0,
         latency=False,
         verbose=0,
     )
-    assert result.stages[0].history["step"] == [2]
+    assert [stage.history["step"] for stage in result.stages] == [[2], [2]]
 
 
 @pytest.mark.parametrize("family", ["Bert", "XLMRoberta"])

@@ -39,6 +39,7 @@ def arguments(given, output, **changes):
         "output-dir": output,
         "successor-layers": 1,
         "max-length": 8,
+        "warm-start-epochs": 1,
         "theseus-epochs": 1,
         "batch-size": 16,
         **changes,
@@ -55,7 +56,7 @@ def test_from_texts_to_a_preset(load_script, given, tmp_path, capsys):
     table = (tmp_path / "report.md").read_text()
     assert table in out
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
-    assert [row["layers"] for row in rows] == [2, 1, 1]
+    assert [row["layers"] for row in rows] == [2, 1, 1, 1]
     assert json.loads((tmp_path / "labels.json").read_text()) == ["negative", "positive"]
     loaded = keras_hub.models.TextClassifier.from_preset(str(tmp_path / "preset"))
     lines = (given / "data" / "dev.tsv").read_text().splitlines()[1:]
@@ -65,7 +66,7 @@ def test_from_texts_to_a_preset(load_script, given, tmp_path, capsys):
     assert right == pytest.approx(rows[-1]["test_score"])
     # Again: nothing is trained; and other settings are refused.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("stage.json")}
-    assert len(before) == 3
+    assert len(before) == 4
     assert script.main(arguments(given, tmp_path)) == 0
     assert script.main(arguments(given, tmp_path, **{"theseus-epochs": 2})) == 2
     assert "other settings" in capsys.readouterr().err

@@ -40,11 +40,12 @@ def test_compressed_to_half_its_layers(family, tmp_path):
     y = np.arange(rows) % 3
     result = compress(
         encoder, successor, classifier, train=(x, y), validation=(x, y),
-        directory=tmp_path / "run", predecessor_stage=None, theseus_stage=Stage(epochs=1),
+        directory=tmp_path / "run", predecessor_stage=None, warm_start_stage=Stage(epochs=1),
+        theseus_stage=Stage(epochs=1),
         successor_stage=Stage(epochs=1, learning_rate=0.01), batch_size=4, latency=False, verbose=0,
     )  # fmt: skip
     assert all(map(np.array_equal, before, encoder.get_weights()))
-    assert [row["layers"] for row in result.rows] == [4, 2, 2]
+    assert [row["layers"] for row in result.rows] == [4, 2, 2, 2]
     save_pretrained(tmp_path / "small", successor, result.classifier, labels=labels)
     small = load_theirs(tmp_path / "small", "AutoModelForSequenceClassification")
     assert type(small) is type(original)

@@ -51,6 +51,7 @@ def run(directory, seed=5):
         (x[32:], y[32:]),
         directory=directory,
         predecessor_stage=Stage(2, 0.01, evaluations_per_epoch=2),
+        warm_start_stage=Stage(1, 0.01, evaluations_per_epoch=2),
         theseus_stage=Stage(2, 0.01, evaluations_per_epoch=2),
         successor_stage=Stage(1, 0.01, evaluations_per_epoch=2),
         monitor="val_loss",
@@ -124,7 +125,7 @@ def kills(folder, moments, events):
             how = RANDOM.choice([name for name, count in left.items() if count] or [None])
             if how is None:
                 break
-            chance = RANDOM.uniform(0, seconds) if how == "after" else RANDOM.randrange(90)
+            chance = RANDOM.uniform(0, seconds) if how == "after" else RANDOM.randrange(110)
             got = ended(forked(directory, answer, **{how: chance}), answer)
             if got is not None:
                 assert got == expected, got

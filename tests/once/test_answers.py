@@ -314,6 +314,8 @@ def test_a_successor_learns_from_answers_alone(name, texts, tmp_path):
             validation,
             directory=tmp_path / directory,
             predecessor_stage=None,
+            warm_start_stage=None,
+            initialize="first",
             schedule=1.0,  # so that the loss is the successor's alone
             theseus_stage=Stage(4, 0.02),
             successor_stage=Stage(2, 0.02) if name == "classes" else None,

@@ -151,7 +151,9 @@ def test_compress_checks_all_its_data(tmp_path):
     for part, data in {"validation": (IDS, LABELS + 1), "test": (IDS + 1, LABELS)}.items():
         given = {"validation": good, "test": good, part: data}
         with pytest.raises(ValueError, match=f"of `{part}` must be whole numbers"):
-            compress(stack, successor, head, good, directory=tmp_path / "a", **given)
+            compress(
+                stack, successor, head, good, directory=tmp_path / "a", initialize="first", **given
+            )
     assert not (tmp_path / "a").exists()
 
 

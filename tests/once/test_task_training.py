@@ -151,6 +151,8 @@ def test_compress(name, execution, tokenizer, tmp_path):
         validation,
         directory=tmp_path,
         predecessor_stage=Stage(3, 0.03),
+        warm_start_stage=None,
+        initialize="first",
         theseus_stage=Stage(3, 0.03),
         successor_stage=None,
         execution=execution,

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from helpers import assert_same, eager, values, weights_of
-from recipes import OPTIONS, TEST, TRAIN, VALIDATION, X, Y, parts, whole_run
+from recipes import OPTIONS, TEST, TRAIN, VALIDATION, WARM_START, X, Y, parts, whole_run
 from tiny import HIDDEN, VOCAB
 
 from bert_of_theseus import ConstantReplacement, ModulewiseReplacement, Stage, compress, schedules
@@ -48,7 +48,7 @@ def test_what_is_left_on_disk(whole):
 def test_how_sure_the_report_is(whole):
     result, _, _ = whole
     first, *others = result.rows
-    assert [row["num_examples"] for row in result.rows] == [16] * 3
+    assert [row["num_examples"] for row in result.rows] == [16] * 4
     assert "difference" not in first
     models = {"predecessor": result.predecessor, "successor": result.successor}
     before, after = (
@@ -69,7 +69,7 @@ def test_how_sure_the_report_is(whole):
 
 def test_a_warm_start_comes_first_and_uses_no_labels(tmp_path):
     """Others' labels change what follows, but not it."""
-    options = {**OPTIONS, "warm_start_stage": Stage(2, 0.01), "latency": False}
+    options = {**OPTIONS, **WARM_START, "latency": False}
     one = compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "one", **options)
     assert [row["model"] for row in one.rows] == [
         *("predecessor", "warm_start", "theseus", "successor")
@@ -178,11 +178,10 @@ def test_a_fitted_predecessor_is_not_trained(tmp_path):
         TRAIN,
         VALIDATION,
         directory=tmp_path,
-        initialize=None,
         schedule=ConstantReplacement(1.0),
         train_embeddings_and_head=False,
         latency=False,
-        **{**OPTIONS, "predecessor_stage": None},
+        **{**OPTIONS, "predecessor_stage": None, "initialize": None},
     )
     assert [stage.name for stage in result.stages] == ["theseus", "successor"]
     for layer, values_before in zip([*predecessor[1:], head], before, strict=True):
@@ -199,16 +198,15 @@ def test_a_fitted_predecessor_is_not_trained(tmp_path):
             TRAIN,
             VALIDATION,
             directory=tmp_path,
-            initialize=None,
             schedule=ConstantReplacement(1.0),
             train_embeddings_and_head=False,
             latency=False,
-            **{**OPTIONS, "predecessor_stage": None},
+            **{**OPTIONS, "predecessor_stage": None, "initialize": None},
         )
 
 
 @pytest.mark.parametrize("whole_successor", [True, False])
-def test_a_third_stage_that_does_harm_gives_back_the_second(tmp_path, whole_successor):
+def test_a_last_stage_that_does_harm_gives_back_the_weights_before(tmp_path, whole_successor):
     begun = []
 
     class Begin(keras.callbacks.Callback):
@@ -216,7 +214,7 @@ def test_a_third_stage_that_does_harm_gives_back_the_second(tmp_path, whole_succ
             begun[:] = values(weights_of(successor))
 
     def score(model, data):
-        """Falls with every step away from what the third stage begins with."""
+        """Falls with every step away from what the last stage begins with."""
         now = values(weights_of(successor))
         return -float(sum(np.abs(one - other).sum() for one, other in zip(now, begun)))
 
@@ -247,12 +245,16 @@ def test_with_losses_of_distillation(tmp_path):
         VALIDATION,
         directory=tmp_path,
         distillation_weight=1.0,
-        initialize=range(2),
         execution="dense",
         gate="blend",
         hidden_loss_weight=1.0,
         monitor="val_loss",
-        **{**OPTIONS, "predecessor_stage": None, "theseus_stage": Stage(1, 0.01)},
+        **{
+            **OPTIONS,
+            "predecessor_stage": None,
+            "theseus_stage": Stage(1, 0.01),
+            "initialize": range(2),
+        },
     )
     # The terms are part of the loss in training, and not of the loss on the validation data.
     history = result.stages[0].history
@@ -312,7 +314,25 @@ def test_refused_before_anything_is_written(tmp_path, options, error, problem):
     assert not (tmp_path / "a").exists()
 
 
-# A successor of another kind, with embeddings that stand still until the third stage.
+@pytest.mark.parametrize("unlike", ["width", "layer"])
+def test_unlike_layers_need_another_choice_than_the_nearest(tmp_path, unlike):
+    """Which is said before anything is trained; chosen by hand, they may be whatever fits."""
+    predecessor, successor, head = parts()
+    x = keras.Input((8,))
+    hidden = keras.layers.Dense(16, activation="relu")(x)
+    wide = keras.Model(x, keras.layers.Add()([x, keras.layers.Dense(8)(hidden)]))
+    predecessor[4] = {"width": wide, "layer": keras.layers.LayerNormalization()}[unlike]
+    models = predecessor, successor, head, TRAIN, VALIDATION
+    options = {**OPTIONS, **WARM_START, "latency": False, "directory": tmp_path / "a"}
+    problem = r'nearest .* all layers are alike.* layer 0 with .*, and layer 3 with .*"first"'
+    with pytest.raises(ValueError, match=problem):
+        compress(*models, **options)
+    assert not (tmp_path / "a").exists()
+    result = compress(*models, **{**options, "initialize": "first"})
+    assert result.settings["initial_layers"] == [0, 1] and len(result.rows) == 4
+
+
+# A successor of another kind, with embeddings that stand still until the last stage.
 
 
 def embedded(number):
@@ -337,6 +357,7 @@ def test_a_successor_of_another_kind(train_ends, tmp_path):
         directory=tmp_path,
         initialize=None,
         predecessor_stage=None,
+        warm_start_stage=Stage(4, 0.01, weight_decay=0.0),
         theseus_stage=Stage(1, 0.01, weight_decay=0.0),
         successor_stage=Stage(1, 0.01, weight_decay=0.0),
         train_embeddings_and_head=train_ends,
@@ -345,7 +366,10 @@ def test_a_successor_of_another_kind(train_ends, tmp_path):
         verbose=0,
     )
     assert_same(before, values(predecessor._embedding.weights))
-    # No more of it changes than is meant to: the copies of the embedding, in the third stage.
+    # Layers of another kind learn the modules' work too.
+    assert result.stages[0].name == "warm_start"
+    assert result.stages[0].history["loss"] == sorted(result.stages[0].history["loss"])[::-1]
+    # No more of it changes than is meant to: the copies of the embedding, in the last stage.
     own = [w for w in result.successor.weights if tuple(w.shape) == (VOCAB, HIDDEN)]
     assert len(own) == 1
     assert (values(own)[0] != before[0]).any() == train_ends

@@ -21,7 +21,12 @@ ROWS = [
 ]
 STAGE = {"epochs": 3, "learning_rate": 1e-4}
 SETTINGS = {
-    "stages": {"predecessor": None, "theseus": STAGE, "successor": {**STAGE, "epochs": 1}},
+    "stages": {
+        "predecessor": None,
+        "warm_start": {**STAGE, "steps": 600},
+        "theseus": STAGE,
+        "successor": {**STAGE, "epochs": 1},
+    },
     "batch_size": 32,
     "seed": 7,
     "keras": "keras 3.15.0 on torch",
@@ -93,6 +98,7 @@ def test_what_the_hub_reads(card):
         "| successor, fine-tuned   |      6 |",
         "`neg`, `pos`",
         "- 9,000 texts to train on (train.csv)\n- 1,000 texts to choose the weights by (a part of ",
+        "warm start, layer by layer, without labels: 3 epochs, at most 600 steps, learning rate",
         "3 epochs, learning rate 0.0001, batches of 32",
         "1 epoch, learning rate",
         "bert-of-theseus 0.1.0, keras 3.15.0 on torch, Python 3.11.7, Linux x86_64",

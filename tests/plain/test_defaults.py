@@ -56,14 +56,15 @@ def test_what_is_given_wins_and_the_rest_follows():
     by_rule = default_stages(3200, 384)
     assert by_rule["theseus"]["epochs"] > by_rule["successor"]["epochs"]
     epochs = {name: stage["epochs"] for name, stage in default_stages(3200, 384, epochs=4).items()}
-    assert epochs == {"theseus": 4, "successor": 2}
+    assert epochs == {"warm_start": 2, "theseus": 4, "successor": 2}
+    assert {stage["steps"] for stage in by_rule.values()} == {600, None}
     given = default_stages(3200, 384, learning_rate=3e-4)
     assert given["theseus"]["learning_rate"] == 3e-4
     assert 0 < given["successor"]["learning_rate"] <= 3e-4
     # As a stage of `compress` finds it, with as many batches.
     for name, stage in by_rule.items():
         assert stage["epochs"] == default_epochs(name, 100)
-        steps = 100 * stage["epochs"]
+        steps = min(100 * stage["epochs"], stage["steps"] or 10_000)
         assert stage["learning_rate"] == default_learning_rate(name, 384, 32, steps)
     for wrong in ({"epochs": 0}, {"learning_rate": -1.0}, {"batch_size": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -227,6 +227,8 @@ def test_article_and_ours_differ_in_all_that_is_left_out(script, given):
     assert epochs == [5, 10, 5]
     assert article.direct_learning_rate == article.theseus_learning_rate == 2e-5
     assert article.patience is None  # all of its epochs
+    assert article.warm_start is False and ours.warm_start is None
+    assert resolved("--recipe", "article", "--warm-start").warm_start is True
     assert ours.patience == 2
     assert ours.direct_learning_rate is ours.theseus_learning_rate is None  # the rule
 

@@ -196,6 +196,22 @@ def test_stages_follow_one_another():
     )
 
 
+def test_a_warm_start_has_a_panel_of_its_own():
+    """Its loss is none of the task's, and it has no score."""
+    warm = {"stage": "warm_start", "steps": [4, 8], "hidden_loss": [90.0, 30.0], "best_step": 8}
+    figure = plot_training([HISTORY[0], warm, HISTORY[1]])
+    loss, hidden, score, _ = figure.axes
+    assert hidden.get_ylabel() == "loss of the warm start"
+    assert lines(hidden) == [{14: 90.0, 18: 30.0}]
+    first, second, _ = lines(loss)
+    assert list(first) == [5, 10] and list(second) == [23, 28, 33]
+    assert lines(score) == [{5: 0.6, 10: 0.7}, {23: 0.5, 28: 0.7, 33: 0.6}]
+    assert max(loss.get_ylim()) < 2
+    for ax in figure.axes:
+        marks = {line.get_xdata()[0] for line in ax.lines if list(line.get_ydata()) == [0, 1]}
+        assert marks == {10, 18, 28}
+
+
 def test_what_is_not_known_has_no_panel():
     (ax,) = plot_training([{"stage": "only", "steps": [3], "score": [0.5], "loss": []}]).axes
     assert lines(ax) == [{3: 0.5}]

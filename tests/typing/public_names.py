@@ -90,6 +90,7 @@ def recipe(predecessor: Any, successor: Any, train: Any, validation: Any) -> Non
         train=train,
         validation=validation,
         directory="runs/example",
+        warm_start_stage=stage,
         theseus_stage=stage,
         schedule=LinearReplacement(0.3, fraction=0.5),
     )
