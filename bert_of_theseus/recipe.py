@@ -305,7 +305,8 @@ class _Recipe:
             self.method.build_warm_start(*parts),
             kept=self.successor_model,
             # Neither labels nor scores.
-            **{"validation": None, "loss": None, "metrics": (), "monitor": None, "score": None},
+            **dict.fromkeys(("validation", "loss", "monitor", "score", "class_weight")),
+            metrics=(),
         )
         self._report("warm_start", self.successor_model, self.successor)
 
@@ -379,7 +380,8 @@ class _Recipe:
             given = given.get(name, ())
         if self.verbose:
             print(flush=True)
-        options = {"validation": self.data["validation"], **self.scoring, **options}
+        defaults = {"validation": self.data["validation"], "class_weight": self.class_weight}
+        options = {**defaults, **self.scoring, **options}
         result = fit(
             model,
             self.data["train"],
@@ -389,7 +391,6 @@ class _Recipe:
             callbacks=[self._settings_writer(), *callbacks, *given],
             settings=settings,
             seed=self.method.seed,
-            class_weight=self.class_weight,
             tensorboard=self.tensorboard,
             verbose=self.verbose,
             **options,

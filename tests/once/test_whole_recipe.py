@@ -81,9 +81,10 @@ def test_a_warm_start_comes_first_and_uses_no_labels(tmp_path):
     again = compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "one", **options)
     assert_same(values(one.successor.weights), values(again.successor.weights))
     options["predecessor_stage"] = None
+    runs = {"fixed": (Y, None), "other": (1 - Y, {1: 5.0})}
     fixed, other = (
-        compress(*parts(), (X, labels), VALIDATION, directory=tmp_path / name, **options)
-        for name, labels in (("fixed", Y), ("other", 1 - Y))
+        compress(*parts(), (X, labels), directory=tmp_path / name, class_weight=weights, **options)
+        for name, (labels, weights) in runs.items()
     )
     history = [result.stages[0].history["loss"] for result in (fixed, other)]
     assert history[0] == history[1]
