@@ -375,7 +375,7 @@ def _tried(rates):
     best = max(rates, key=lambda row: row["score"])["learning_rate"]
     higher = ""
     if best == max(row["learning_rate"] for row in rates):
-        higher = " It is the highest of them, so a still higher one may be better."
+        higher = " The best is the highest of them, so a still higher one may be better."
     scores = ", ".join(f"{row['score']:.1%} with {row['learning_rate']:.1e}" for row in rates)
     return (
         f"Direct fine-tuning was done with {len(rates)} learning rates, and the one with the best "
