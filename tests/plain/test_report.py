@@ -301,7 +301,7 @@ def test_letters_that_the_font_lacks():
             ValueError,
             "finite number under 'score'. Received: nan",
         ),
-        (lambda: plot_training([]), ValueError, "must have one of loss, val_loss, score"),
+        (lambda: plot_training([]), ValueError, "must have one of loss, val_loss, hidden_loss"),
         (lambda: plot_training([{"stage": "a", "steps": [1]}]), ValueError, "must have one of"),
         (lambda: plot_training([{"stage": "a", "loss": [1]}]), ValueError, "'stage' and 'steps'"),
         (lambda: plot_training([{"steps": [1], "loss": [1]}]), ValueError, "'stage' and 'steps'"),
