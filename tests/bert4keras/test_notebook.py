@@ -45,9 +45,9 @@ def check(notebook, predecessor_layers, successor_layers):
     assert found["difference_when_extracted"] == pytest.approx(0, abs=1e-6)
     assert found["difference_when_loaded"] == pytest.approx(0, abs=1e-6)
     report = {row["model"]: row for row in found["report"]}
-    assert list(report) == ["predecessor", "theseus", "successor"]
+    assert list(report) == ["predecessor", "warm_start", "theseus", "successor"]
     layers = [row["layers"] for row in report.values()]
-    assert layers == [predecessor_layers, successor_layers, successor_layers]
+    assert layers == [predecessor_layers, *[successor_layers] * 3]
     rows = {row["model"]: row for row in found["rows"]}
     assert list(rows) == ["predecessor", "successor", "direct"]
     parameters = rows["successor"]["parameters"]
