@@ -55,8 +55,7 @@ def run(folder, role, kill_after):
             (x[64:], y[64:]),
             directory=folder / "run",
             predecessor_stage=None,
-            warm_start_stage=None,
-            initialize="first",
+            warm_start_stage=Stage(1, 0.01),
             theseus_stage=Stage(3, 0.01),
             successor_stage=None,
             schedule=ConstantReplacement(0.7),
@@ -66,8 +65,8 @@ def run(folder, role, kill_after):
             seed=3,
         )
     end = {
-        "loss": result.stages[0].history["loss"],
-        "val_loss": result.stages[0].history["val_loss"],
+        "loss": result.stages[1].history["loss"],
+        "val_loss": result.stages[1].history["val_loss"],
         "weights": [w.tolist() for w in result.successor.get_weights()],
         "predecessor": [w.tolist() for w in result.predecessor.get_weights()],
         "written": sorted(p.name for p in folder.rglob("*") if p.is_file()),
@@ -129,7 +128,7 @@ def main(folder, what):
         print("one", os.waitstatus_to_exitcode(os.waitpid(alone, 0)[1]), flush=True)
         return
     killed = folder / "killed"
-    print("killed", *patient([-signal.SIGKILL], killed, kill=(0, 3)), flush=True)
+    print("killed", *patient([-signal.SIGKILL], killed, kill=(0, 5)), flush=True)
     print("again", *patient([0, 0], killed, anew=False), flush=True)
 
 
