@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 from .backend import keras
 from .callbacks import ReplacementRateScheduler
-from .encoders import initialize_successor, nearest_layers
+from .encoders import as_encoder, initialize_successor, nearest_layers
 from .encoders.initialize import pair_initial_weights
+from .encoders.nearest import check_alike
 from .layers import rate_per_choice
 from .models import build_theseus_model, build_warm_start_model, distil
 from .models.plan import make_plan
@@ -85,8 +86,10 @@ class Method:
         count = len(plan.draws)
         rate_per_choice(rate, count, equal=options["at_least_one"] and count > 1)
         if self.initialize is not None:
-            # Layers that fit their modules' first ones fit the nearest ones too.
-            layers = "module_first" if self.initialize == "nearest" else self.initialize
+            layers = self.initialize
+            if layers == "nearest":
+                check_alike(as_encoder(predecessor))
+                layers = "module_first"
             pair_initial_weights(predecessor, successor, layers, options["module_map"])
 
     def initialize_successor(self, predecessor, successor, batches) -> list[int] | None:

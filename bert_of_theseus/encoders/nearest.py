@@ -34,8 +34,7 @@ def nearest_layers(
         List of the indices of layers, one per module, for `initialize_successor`.
 
     Raises:
-        ValueError: if there are no batches, or the predecessor's layers do not all take hidden
-            states of one shape.
+        ValueError: if there are no batches, or the predecessor's layers are not alike.
 
     Example:
 
@@ -46,12 +45,7 @@ def nearest_layers(
     n = encoder.num_hidden_layers
     depth = integer("num_hidden_layers", num_hidden_layers, 1, n)
     modules = split_into_modules(n, depth, module_map)
-    shapes = {tuple(encoder.state_before(index)[0].shape)[1:] for index in range(n)}
-    if len(shapes) > 1:
-        raise ValueError(
-            "The nearest layers can be found if all layers take hidden states of one shape. "
-            f"Received layers that take {sorted(shapes, key=str)}"
-        )
+    check_alike(encoder)
     model = _distances(encoder, modules)
     found = [[to_numpy(x) for x in model(inputs, training=False)] for inputs in batches]
     if not found:
@@ -59,6 +53,21 @@ def nearest_layers(
     # In three digits, so that rounding does not choose another layer in another run.
     distances = [float(f"{distance:.3g}") for distance in np.mean(found, axis=0)]
     return [int(np.argmin(distances[i * n : (i + 1) * n])) for i in range(depth)]
+
+
+def check_alike(encoder) -> None:
+    """Raises a `ValueError` unless any layer of `encoder` could stand for any other."""
+    found = []
+    for index in range(encoder.num_hidden_layers):
+        layer = encoder.module([index], f"layer_{index}")
+        shapes = [tuple(x.shape) for x in (layer.inputs[0], layer.outputs[0], *layer.weights)]
+        found.append(shapes)
+        if shapes != found[0]:
+            raise ValueError(
+                "The nearest layers can be found where all layers are alike, in their shapes and "
+                f"in those of their weights. Received: layer 0 with {found[0]}, and layer {index} "
+                f'with {shapes}. Choose layers by another name, such as "first", or by a list.'
+            )
 
 
 def _distances(encoder, modules):

@@ -16,8 +16,8 @@ def encoder(*layers, mask=False):
     """Layers with dropout, which multiply hidden states by a number and apply an activation."""
     keras.utils.set_random_seed(0)
 
-    def layer(scale, activation="linear"):
-        options = {"use_bias": False, "kernel_initializer": keras.initializers.Identity(scale)}
+    def layer(scale, activation="linear", use_bias=False):
+        options = {"use_bias": use_bias, "kernel_initializer": keras.initializers.Identity(scale)}
         dense = keras.layers.Dense(HIDDEN, activation=activation, **options)
         return keras.Sequential([keras.Input((5, HIDDEN)), dense, keras.layers.Dropout(0.5)])
 
@@ -47,6 +47,12 @@ def test_padding_does_not_count(mask):
     """The first layer is the module where there is text, and the second one on the padding."""
     layers = encoder((2.0,), (1.0, "relu"), mask=mask)
     assert nearest_layers(layers, [X], 1) == [0 if mask else 1]
+
+
+def test_layers_that_are_unlike_are_refused():
+    """Not all of the last one's weights have a place in the first."""
+    with pytest.raises(ValueError, match=r"all layers are alike.* layer 0 with .* layer 2 with"):
+        nearest_layers(encoder((1.0,), (2.0,), (2.0, "linear", True)), [X], 1)
 
 
 def test_without_texts_nothing_is_found():
