@@ -276,8 +276,9 @@ class _Recipe:
         if is_chief():
             remove_scratch(self.directory)
         if is_chief() and not (self.directory / "report.json").exists():
-            # Two stages leave weights, and the third needs 8 more copies while it trains.
-            check_room(self.directory, 4 * (2 + 8) * self.predecessor_model.count_params())
+            # Each stage leaves weights, and the last one needs 8 more copies while it trains.
+            count = 8 + sum(stage is not None for stage in self.stages.values())
+            check_room(self.directory, 4 * count * self.predecessor_model.count_params())
 
     def train_predecessor(self):
         model = self.predecessor_model
@@ -287,6 +288,7 @@ class _Recipe:
 
     def start_successor(self):
         parts = self.predecessor, self.successor, self.classifier
+        # A new one: the predecessor's training has left the data at another epoch.
         train = BatchAccess(self.data["train"], self.scoring["batch_size"])
         count = min(_BATCHES_TO_COMPARE, train.length)
         batches = (train.get(0, index)[0] for index in range(count))
@@ -302,7 +304,8 @@ class _Recipe:
             self.method.build_warm_start(*parts),
             kept=self.successor_model,
             # Neither labels nor scores.
-            **{"validation": None, "loss": None, "metrics": (), "monitor": None, "score": None},
+            **dict.fromkeys(("validation", "loss", "monitor", "score", "class_weight")),
+            metrics=(),
         )
         self._report("warm_start", self.successor_model, self.successor)
 
@@ -376,7 +379,8 @@ class _Recipe:
             given = given.get(name, ())
         if self.verbose:
             print(flush=True)
-        options = {"validation": self.data["validation"], **self.scoring, **options}
+        defaults = {"validation": self.data["validation"], "class_weight": self.class_weight}
+        options = {**defaults, **self.scoring, **options}
         result = fit(
             model,
             self.data["train"],
@@ -386,7 +390,6 @@ class _Recipe:
             callbacks=[self._settings_writer(), *callbacks, *given],
             settings=settings,
             seed=self.method.seed,
-            class_weight=self.class_weight,
             tensorboard=self.tensorboard,
             verbose=self.verbose,
             **options,

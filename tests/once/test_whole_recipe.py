@@ -81,9 +81,10 @@ def test_a_warm_start_comes_first_and_uses_no_labels(tmp_path):
     again = compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "one", **options)
     assert_same(values(one.successor.weights), values(again.successor.weights))
     options["predecessor_stage"] = None
+    runs = {"fixed": (Y, None), "other": (1 - Y, {1: 5.0})}
     fixed, other = (
-        compress(*parts(), (X, labels), VALIDATION, directory=tmp_path / name, **options)
-        for name, labels in (("fixed", Y), ("other", 1 - Y))
+        compress(*parts(), (X, labels), directory=tmp_path / name, class_weight=weights, **options)
+        for name, (labels, weights) in runs.items()
     )
     history = [result.stages[0].history["loss"] for result in (fixed, other)]
     assert history[0] == history[1]
@@ -310,6 +311,24 @@ def test_refused_before_anything_is_written(tmp_path, options, error, problem):
     with pytest.raises(error, match=problem):
         compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "a", **options, **OPTIONS)
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("unlike", ["width", "layer"])
+def test_unlike_layers_need_another_choice_than_the_nearest(tmp_path, unlike):
+    """Which is said before anything is trained; chosen by hand, they may be whatever fits."""
+    predecessor, successor, head = parts()
+    x = keras.Input((8,))
+    hidden = keras.layers.Dense(16, activation="relu")(x)
+    wide = keras.Model(x, keras.layers.Add()([x, keras.layers.Dense(8)(hidden)]))
+    predecessor[4] = {"width": wide, "layer": keras.layers.LayerNormalization()}[unlike]
+    models = predecessor, successor, head, TRAIN, VALIDATION
+    options = {**OPTIONS, "latency": False, "directory": tmp_path / "a"}
+    problem = r'nearest .* all layers are alike.* layer 0 with .*, and layer 3 with .*"first"'
+    with pytest.raises(ValueError, match=problem):
+        compress(*models, initialize="nearest", **options)
+    assert not (tmp_path / "a").exists()
+    result = compress(*models, initialize="first", **options)
+    assert result.settings["initial_layers"] == [0, 1] and len(result.rows) == 3
 
 
 # A successor of another kind, with embeddings that stand still until the third stage.
