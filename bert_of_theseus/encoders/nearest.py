@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..backend import get_mask, keras, ops, reduce_sum, to_numpy
-from ..distillation import masked_mean
+from ..backend import get_mask, keras, to_numpy
+from ..distillation import squared_difference
 from ..validation import integer
 from ..wrappers import Frozen
 from .base import as_list, one_or_all
@@ -96,9 +96,7 @@ class _Distance(keras.layers.Layer):
         self.supports_masking = True
 
     def call(self, inputs):
-        target, output = (ops.cast(x, "float32") for x in inputs)
-        squares = reduce_sum(ops.square(output - target), -1) / target.shape[-1]
-        return masked_mean(squares, get_mask(inputs[0]))
+        return squared_difference(*inputs, get_mask(inputs[0]))
 
     def compute_mask(self, inputs, mask=None):
         return None
