@@ -82,9 +82,11 @@ def _distances(encoder, modules):
     outputs = []
     for module in modules:
         start = one_or_all([x, *context])
-        for index in module:
+        found = [layer(start) for layer in layers]
+        x = found[module[0]]
+        for index in module[1:]:
             x = layers[index](one_or_all([x, *context]))
-        outputs += [_Distance()([x, layer(start)]) for layer in layers]
+        outputs += [_Distance()([x, output]) for output in found]
     return keras.Model(encoder.input_structure, outputs)
 
 
