@@ -25,7 +25,13 @@ from .wrappers import Frozen
 _SMALLEST = 1e-7
 
 
-def masked_mean(values, mask):
+def squared_difference(target, output, mask):
+    """The mean squared difference of two tensors at the positions that `mask` keeps."""
+    target, output = (ops.cast(x, "float32") for x in (target, output))
+    return _mean(reduce_sum(ops.square(output - target), -1) / target.shape[-1], mask)
+
+
+def _mean(values, mask):
     """The mean of `values` at the positions that `mask` keeps, at all if it is `None`."""
     weights = ops.ones_like(values) if mask is None else ops.cast(mask, values.dtype)
     return reduce_sum(values * weights) / ops.maximum(reduce_sum(weights), 1.0)
@@ -114,9 +120,7 @@ class LogitsDistillation(_Term, Frozen):
             taught = self._log_probabilities(ops.stop_gradient(taught))
             student = self._log_probabilities(outputs)
             divergence = reduce_sum(ops.exp(taught) * (taught - student), -1)
-            self.add_loss(
-                self.weight * self.temperature**2 * masked_mean(divergence, get_mask(outputs))
-            )
+            self.add_loss(self.weight * self.temperature**2 * _mean(divergence, get_mask(outputs)))
         return identity(outputs)
 
     def _log_probabilities(self, outputs):
@@ -164,12 +168,9 @@ class HiddenDistillation(_Term):
     def call(self, inputs, training=None):
         predecessor, successor = inputs
         if training and self.weight:
-            target = ops.cast(ops.stop_gradient(predecessor), "float32")
-            squares = ops.square(ops.cast(successor, "float32") - target)
-            count = successor.shape[-1]
-            self.add_loss(
-                self.weight * masked_mean(reduce_sum(squares, -1) / count, get_mask(successor))
-            )
+            target = ops.stop_gradient(predecessor)
+            loss = squared_difference(target, successor, get_mask(successor))
+            self.add_loss(self.weight * loss)
         return identity(inputs[self.returned])
 
     def get_config(self):

@@ -290,6 +290,7 @@ class _Recipe:
 
     def start_successor(self):
         parts = self.predecessor, self.successor, self.classifier
+        # A new one: the predecessor's training has left the data at another epoch.
         train = BatchAccess(self.data["train"], self.scoring["batch_size"])
         count = min(_BATCHES_TO_COMPARE, train.length)
         batches = (train.get(0, index)[0] for index in range(count))

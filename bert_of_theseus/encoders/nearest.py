@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..backend import get_mask, keras, ops, reduce_sum, to_numpy
-from ..distillation import masked_mean
+from ..backend import get_mask, keras, to_numpy
+from ..distillation import squared_difference
 from ..validation import integer
 from ..wrappers import Frozen
 from .base import as_list, one_or_all
@@ -82,9 +82,11 @@ def _distances(encoder, modules):
     outputs = []
     for module in modules:
         start = one_or_all([x, *context])
-        for index in module:
+        found = [layer(start) for layer in layers]
+        x = found[module[0]]
+        for index in module[1:]:
             x = layers[index](one_or_all([x, *context]))
-        outputs += [_Distance()([x, layer(start)]) for layer in layers]
+        outputs += [_Distance()([x, output]) for output in found]
     return keras.Model(encoder.input_structure, outputs)
 
 
@@ -96,9 +98,7 @@ class _Distance(keras.layers.Layer):
         self.supports_masking = True
 
     def call(self, inputs):
-        target, output = (ops.cast(x, "float32") for x in inputs)
-        squares = reduce_sum(ops.square(output - target), -1) / target.shape[-1]
-        return masked_mean(squares, get_mask(inputs[0]))
+        return squared_difference(*inputs, get_mask(inputs[0]))
 
     def compute_mask(self, inputs, mask=None):
         return None

@@ -23,7 +23,7 @@ class Plan(NamedTuple):
         modules: List of `(predecessor_model, successor_model)`, from the bottom up.
         final: Model of what the successor makes of the last hidden states, or `None`.
         copied: List of pairs of weights, to be copied from predecessor to successor.
-        draws: List of the arguments of each choice, from the bottom up.
+        draws: List of the arguments of each choice, from the bottom up; `None` of `plan_parts`.
     """
 
     predecessor: Encoder
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     modules: list
     final: keras.Model | None
     copied: list
-    draws: list
+    draws: list | None = None
 
 
 def make_plan(
@@ -52,28 +52,12 @@ def make_plan(
     seed,
 ) -> Plan:
     """Makes the plan for the arguments of `build_theseus_model`, or raises what is wrong."""
-    _check_options(
-        replacement_rate, execution, embeddings, at_least_one, hidden_loss_weight, gate, sampling
-    )
-    predecessor = as_encoder(predecessor)
-    classifier = as_head(classifier, predecessor)
-    successor = as_encoder(successor, like=predecessor)
-    layers = split_into_modules(
-        predecessor.num_hidden_layers, successor.num_hidden_layers, module_map
-    )
-    ends = _embedding_models(predecessor, successor, embeddings == "replace")
-    names = [f"module_{index}" for index in range(len(layers))]
-    if ends is not None and embeddings == "replace":
+    _check_options(replacement_rate, execution, at_least_one, hidden_loss_weight, gate, sampling)
+    plan = plan_parts(predecessor, successor, classifier, embeddings, module_map)
+    names = [f"module_{index}" for index in range(len(plan.modules))]
+    if plan.embeddings is not None and embeddings == "replace":
         names.insert(0, "embeddings")
     seeds = _spawn(seed, len(names))
-    copied = []
-    if ends is not None and embeddings == "predecessor":
-        advice = ' Use embeddings="replace" to train the embeddings of the successor.'
-        copied += pair_weights(*ends, "embeddings", "embeddings", advice)
-    modules = _module_models(predecessor, successor, layers)
-    final = _final_models(predecessor, successor)
-    if final is not None:
-        copied += pair_weights(*final, "last layers", "last layers")
     draws = [
         {
             "name": name,
@@ -85,16 +69,32 @@ def make_plan(
         }
         for index, name in enumerate(names)
     ]
-    return Plan(
-        predecessor, successor, classifier, ends, modules, final and final[1], copied, draws
-    )
+    return plan._replace(draws=draws)
 
 
-def _check_options(
-    replacement_rate, execution, embeddings, at_least_one, hidden_loss_weight, gate, sampling
-):
-    one_of("execution", execution, ("lazy", "dense"))
+def plan_parts(predecessor, successor, classifier, embeddings, module_map) -> Plan:
+    """Makes the plan without its draws: the parts for these arguments of `build_theseus_model`."""
     one_of("embeddings", embeddings, ("predecessor", "replace"))
+    predecessor = as_encoder(predecessor)
+    classifier = as_head(classifier, predecessor)
+    successor = as_encoder(successor, like=predecessor)
+    layers = split_into_modules(
+        predecessor.num_hidden_layers, successor.num_hidden_layers, module_map
+    )
+    ends = _embedding_models(predecessor, successor, embeddings == "replace")
+    copied = []
+    if ends is not None and embeddings == "predecessor":
+        advice = ' Use embeddings="replace" to train the embeddings of the successor.'
+        copied += pair_weights(*ends, "embeddings", "embeddings", advice)
+    modules = _module_models(predecessor, successor, layers)
+    final = _final_models(predecessor, successor)
+    if final is not None:
+        copied += pair_weights(*final, "last layers", "last layers")
+    return Plan(predecessor, successor, classifier, ends, modules, final and final[1], copied)
+
+
+def _check_options(replacement_rate, execution, at_least_one, hidden_loss_weight, gate, sampling):
+    one_of("execution", execution, ("lazy", "dense"))
     one_of("gate", gate, GATES)
     one_of("sampling", sampling, SAMPLINGS)
     valid_rate(replacement_rate)

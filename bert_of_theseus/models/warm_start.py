@@ -7,7 +7,7 @@ from ..distillation import HiddenDistillation
 from ..encoders.base import as_list, one_or_all
 from ..encoders.initialize import copy_weights
 from ..wrappers import Frozen, WithoutDropout
-from .plan import make_plan
+from .plan import plan_parts
 from .theseus import TheseusModel
 
 
@@ -46,20 +46,7 @@ def build_warm_start_model(
     >>> warm_start.compile(keras.optimizers.Adam(1e-3))
     >>> warm_start.fit(x, steps_per_epoch=300)
     """
-    plan = make_plan(
-        predecessor,
-        successor,
-        classifier,
-        replacement_rate=0.0,
-        execution="dense",
-        embeddings=embeddings,
-        module_map=module_map,
-        at_least_one=False,
-        hidden_loss_weight=1.0,
-        gate="bernoulli",
-        sampling="batch",
-        seed=None,
-    )
+    plan = plan_parts(predecessor, successor, classifier, embeddings, module_map)
     copy_weights(plan.copied)
     x, context = plan.predecessor.inputs[0], []
     if plan.embeddings is not None:

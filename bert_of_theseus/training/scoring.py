@@ -8,11 +8,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..backend import AVERAGES_EXAMPLES, input_structure, keras
+from ..backend import AVERAGES_EXAMPLES, get_mask, input_structure, keras
 from ..distribution import strategy_scope
 from ..statistics import Score
 from .examples import hashes_of_examples
 from .feed import BatchAccess, as_sequence, named_leaves
+
+# What is right by Keras' accuracies, by their names without underscores.
+_KINDS = {
+    "sparsecategoricalaccuracy": "sparse",
+    "categoricalaccuracy": "categorical",
+    "binaryaccuracy": "binary",
+}
 
 
 def in_strategy_of_model(function):
@@ -80,7 +87,7 @@ def _accuracy(model, batches, metric) -> Score | None:
     kind, threshold = _kind_of_accuracy(metric)
     outputs = model.outputs
     # Keras 2 takes masked answers out.
-    if kind is None or len(outputs) != 1 or getattr(outputs[0], "_keras_mask", None) is not None:
+    if kind is None or len(outputs) != 1 or get_mask(outputs[0]) is not None:
         return None
     rows, examples = [], []
     for index in range(batches.length):
@@ -121,13 +128,6 @@ def _kind_of_accuracy(metric):
     if isinstance(metric, str) and name in ("accuracy", "acc"):
         return "any", threshold
     return _KINDS.get(name), threshold
-
-
-_KINDS = {
-    "sparsecategoricalaccuracy": "sparse",
-    "categoricalaccuracy": "categorical",
-    "binaryaccuracy": "binary",
-}
 
 
 def _is_right(kind, threshold, labels, outputs):
