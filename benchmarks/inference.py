@@ -79,11 +79,13 @@ def prepare(args) -> None:
     from bert_of_theseus.checkpoints import load_pretrained
     from bert_of_theseus.deploy import export_litert, export_onnx
 
+    if args.data_dir and not (args.output_dir / "dev.npz").exists():
+        save_texts(args)
     for family in args.families:
         for depth in depths_of(args, family):
             directory = model_dir(args, family, depth)
             if not (directory / "model.safetensors").exists():
-                if family == "MiniLM" and args.data_dir:
+                if family == "MiniLM" and args.data_dir and not args.peers:
                     train(args)
                 else:
                     draw(args, family, depth, directory)
@@ -99,17 +101,24 @@ def prepare(args) -> None:
 
 
 def draw(args, family, depth, directory) -> None:
-    """A model with random weights and BERT's own head."""
+    """A model with random weights, or MiniLM's where they are asked for, and BERT's own head."""
+    from quality import minilm
+
     from bert_of_theseus.backend import keras
-    from bert_of_theseus.checkpoints import build_bert, save_pretrained
+    from bert_of_theseus.checkpoints import build_bert, load_bert, save_pretrained
     from bert_of_theseus.heads import pooler_classification_head
 
     keras.utils.set_random_seed(depth)
-    config = SMALL if args.tiny else BASE
-    if family == "MiniLM" and not args.tiny:
-        config = {**BASE, "hidden_size": 384, "intermediate_size": 1536}
-    transformer = build_bert(config, num_hidden_layers=depth)
-    save_pretrained(directory, transformer, pooler_classification_head(config["hidden_size"], 2))
+    vocab = minilm() / "vocab.txt" if args.peers else None  # some of them ask for a tokenizer
+    if family == "MiniLM" and args.peers and not args.tiny:
+        transformer = load_bert(minilm(), num_hidden_layers=depth)
+    else:
+        config = SMALL if args.tiny else BASE
+        if family == "MiniLM" and not args.tiny:
+            config = {**BASE, "hidden_size": 384, "intermediate_size": 1536}
+        transformer = build_bert(config, num_hidden_layers=depth)
+    head = pooler_classification_head(transformer.hidden_size, 2)
+    save_pretrained(directory, transformer, head, vocab=vocab)
 
 
 def train(args) -> None:
@@ -126,9 +135,8 @@ def train(args) -> None:
     vocab = minilm() / "vocab.txt"
     task = load_sst2(args.data_dir, validation_fraction=0.2, limit=args.rows)
     tokenizer = Tokenizer(vocab)
-    encoded = [tokenizer.encode(getattr(task, n), 64) for n in ("train", "validation", "dev")]
+    encoded = [tokenizer.encode(getattr(task, n), 64) for n in ("train", "validation")]
     data = Batches(encoded[0], 32), Batches(encoded[1], 64, shuffle=False)
-    save_texts(args, encoded[2])
 
     def bert(depth, prefix):
         if args.tiny:
@@ -169,9 +177,15 @@ def train(args) -> None:
         save(depth, successor, result.classifier)
 
 
-def save_texts(args, encoded) -> None:
+def save_texts(args) -> None:
+    """SST-2's dev set as token ids."""
     import numpy as np
+    from quality import minilm
 
+    from bert_of_theseus.data import Tokenizer, load_sst2
+
+    task = load_sst2(args.data_dir, validation_fraction=0.2, limit=args.rows)
+    encoded = Tokenizer(minilm() / "vocab.txt").encode(task.dev, 64)
     lengths = np.array([len(ids) for ids in encoded.token_ids])
     token_ids = np.zeros((len(lengths), lengths.max()), "int32")
     for row, ids in zip(token_ids, encoded.token_ids):
@@ -181,10 +195,16 @@ def save_texts(args, encoded) -> None:
 
 
 def depths_of(args, family):
+    if args.peers:
+        from peers import DEPTHS
+
+        return (1,) if args.tiny else DEPTHS[family]
     return (TINY if args.tiny else FAMILIES)[family]
 
 
 def kinds_of(args):
+    if args.peers:
+        return [kind for kind in FILES if "float16" not in kind]
     return [kind for kind in FILES if kind.startswith("Keras") or kind.split()[0] in args.runtimes]
 
 
@@ -310,7 +330,9 @@ def answer(model, token_ids):
 class Worker:
     """A worker process; `close` ends it."""
 
-    def __init__(self, output_dir):
+    @classmethod
+    def of(cls, output_dir):
+        """One that has models of this script."""
         environment = {
             **os.environ,
             **KERAS,
@@ -318,9 +340,12 @@ class Worker:
             "TF_CPP_MIN_LOG_LEVEL": "3",
         }
         arguments = json.dumps({"output_dir": str(output_dir), "started": time.time()})
+        return cls([sys.executable, __file__, "--worker", arguments], environment)
+
+    def __init__(self, command, environment):
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  shown if it fails
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", arguments],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -360,7 +385,7 @@ def measure(args, progress) -> dict:
         ]
         progress.set_description(f"{family}: starts")
         for family, depth, kind in keys:
-            with closing(Worker(args.output_dir)) as worker:
+            with closing(Worker.of(args.output_dir)) as worker:
                 figures = worker.ask("first", kind, family, depth)
             figures = dict(zip(("start", "start_cpu", "peak"), figures))
             path = model_dir(args, family, depth) / FILES[kind]
@@ -370,7 +395,7 @@ def measure(args, progress) -> dict:
         with ExitStack() as stack:
             # One process per runtime, not per model, so that all of BERT-base's fit in memory.
             workers = {
-                runtime: stack.enter_context(closing(Worker(args.output_dir)))
+                runtime: stack.enter_context(closing(Worker.of(args.output_dir)))
                 for runtime in dict.fromkeys(kind.split()[0] for kind in kinds_of(args))
             }
             progress.set_description(f"{family}: accuracy")
@@ -517,6 +542,7 @@ def main(argv=None):
     add("--tiny", action="store_true", help="very small models, for a trial run")
     add("--prepare", action="store_true", help="only make the models and their files")
     add("--json", type=Path, metavar="FILE", help="also write all figures to FILE")
+    add("--peers", type=Path, metavar="PYTHON", help="compare with other programs, in this Python")
     add("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
@@ -524,9 +550,8 @@ def main(argv=None):
     if args.rounds is not None and args.rounds < 1:
         parser.error(f"argument --rounds: expected at least 1, received {args.rounds}")
     args.rounds = args.rounds or (2 if args.tiny else 5)
-    args.output_dir = args.output_dir or Path(
-        "runs", "inference-tiny" if args.tiny else "inference"
-    )
+    name = "peers" if args.peers else "inference"
+    args.output_dir = args.output_dir or Path("runs", name + "-tiny" * args.tiny)
     if args.prepare:
         return prepare(args)
 
@@ -537,6 +562,10 @@ def main(argv=None):
     environment = {**os.environ, **KERAS, "TF_CPP_MIN_LOG_LEVEL": "3"}
     if subprocess.run(list(map(str, command)), env=environment, check=False).returncode:
         sys.exit("error: the models could not be made; the output above says why.")
+    if args.peers:
+        from peers import compare
+
+        return compare(args, Worker, machine([]))
     num_models = sum(len(depths_of(args, family)) * len(kinds_of(args)) for family in args.families)
     with tqdm(total=(2 + args.rounds) * num_models, file=sys.stderr) as progress:
         found = measure(args, progress)

@@ -279,7 +279,7 @@ def test_tables_of_inference(inference):
     """Of figures that are known: each form, and each layer fewer, is twice as fast."""
 
     class Args:
-        families, runtimes, tiny = ["MiniLM"], ["ONNX"], True
+        families, runtimes, tiny, peers = ["MiniLM"], ["ONNX"], True, None
 
     found = {}
     for depth in inference.depths_of(Args, "MiniLM"):
@@ -337,6 +337,7 @@ def test_bars_of_inference_are_ratios_of_what_was_measured(inference):
 
     class Args:
         families, runtimes, tiny = ["MiniLM", "BERT-base"], inference.RUNTIMES, False
+        peers = None
 
     def figures(seconds, accuracy=80.0):
         rounds = [{size: [[seconds, seconds, size]] for size in (1, 32)} for _ in range(3)]
