@@ -543,12 +543,15 @@ def main(argv=None):
     add("--prepare", action="store_true", help="only make the models and their files")
     add("--json", type=Path, metavar="FILE", help="also write all figures to FILE")
     add("--peers", type=Path, metavar="PYTHON", help="compare with other programs, in this Python")
+    add("--threads", type=int, metavar="N", help="beside --peers; default one for each core")
     add("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.worker:
         return work(json.loads(args.worker))
-    if args.rounds is not None and args.rounds < 1:
-        parser.error(f"argument --rounds: expected at least 1, received {args.rounds}")
+    for name in ("rounds", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            parser.error(f"argument --{name}: expected at least 1, received {value}")
     args.rounds = args.rounds or (2 if args.tiny else 5)
     name = "peers" if args.peers else "inference"
     args.output_dir = args.output_dir or Path("runs", name + "-tiny" * args.tiny)
@@ -565,6 +568,9 @@ def main(argv=None):
     if args.peers:
         from peers import compare
 
+        from bert_of_theseus.deploy.runtimes import available_cores
+
+        args.threads = args.threads or available_cores()
         return compare(args, Worker, machine([]))
     num_models = sum(len(depths_of(args, family)) * len(kinds_of(args)) for family in args.families)
     with tqdm(total=(2 + args.rounds) * num_models, file=sys.stderr) as progress:

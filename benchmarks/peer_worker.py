@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 LENGTHS = (16, 64, 128)
 MIXTURE = "SST-2"  # a length of its own: the texts of dev, in the order of the file
 BATCH_SIZES = (1, 32)
@@ -25,15 +24,15 @@ NUM_ANSWERS = 128  # texts whose answers are compared
 NUM_SAMPLES = 128  # texts that OpenVINO calibrates int8 on
 
 
-# Programs. `load(directory)` returns two functions: what makes a batch the program's own input of
+# Programs. `load(directory, threads)` returns two functions: what makes the program's own input of
 # token ids and mask, which is not timed, and what makes logits of that.
 
 
-def load_ours(name, directory):
+def load_ours(name, directory, threads):
     sys.path.insert(0, str(ROOT))
     from bert_of_theseus.deploy import open_runtime
 
-    runtime = open_runtime(directory / name, num_threads=THREADS)
+    runtime = open_runtime(directory / name, num_threads=threads)
 
     def encode(token_ids, mask):
         return token_ids, 0 * token_ids, mask
@@ -42,16 +41,15 @@ def load_ours(name, directory):
 
 
 def torch_model(directory):
-    import torch
     from transformers import AutoModelForSequenceClassification
 
-    torch.set_num_threads(THREADS)
     return AutoModelForSequenceClassification.from_pretrained(directory).eval()
 
 
-def load_torch(compiled, directory):
+def load_torch(compiled, directory, threads):
     import torch
 
+    torch.set_num_threads(threads)
     model = torch_model(directory)
     if compiled:
         model = torch.compile(model)
@@ -101,12 +99,12 @@ def make_optimum_int8(directory):
     )
 
 
-def load_onnx(name, directory):
+def load_onnx(name, directory, threads):
     """In ONNX Runtime itself, which costs less than Optimum's class around it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
         str(directory / name / "model.onnx"), options, providers=["CPUExecutionProvider"]
     )
@@ -151,10 +149,10 @@ def openvino_inputs(token_ids, mask):
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids}
 
 
-def load_openvino(name, precision, directory):
+def load_openvino(name, precision, directory, threads):
     import openvino
 
-    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": THREADS}
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     if precision:
         options["INFERENCE_PRECISION_HINT"] = precision
     core = openvino.Core()
@@ -169,7 +167,7 @@ def make_ctranslate2(directory):
     TransformersConverter(str(directory)).convert(str(directory / "ctranslate2"), force=True)
 
 
-def load_ctranslate2(compute_type, directory):
+def load_ctranslate2(compute_type, directory, threads):
     """The encoder with its pooler; CTranslate2 has no classifier, so NumPy adds the last layer."""
     import ctranslate2
     import numpy as np
@@ -179,7 +177,7 @@ def load_ctranslate2(compute_type, directory):
         device="cpu",
         compute_type=compute_type,
         inter_threads=1,
-        intra_threads=THREADS,
+        intra_threads=threads,
     )
     kernel, bias = (read_tensor(directory, f"classifier.{part}") for part in ("weight", "bias"))
 
@@ -307,10 +305,10 @@ class Texts:
 class Model:
     """Answers the parent's commands."""
 
-    def __init__(self, form, directory, started):
-        self.encode, self.run = FORMS[form].load(Path(directory))
+    def __init__(self, form, directory, threads, started):
+        self.encode, self.run = FORMS[form].load(directory, threads)
         self.started = started
-        self.texts = Texts(Path(directory).parent)
+        self.texts = Texts(directory.parent)
 
     def first(self):
         """Seconds from the start of the process to the first answer, in wall and CPU time."""
@@ -370,7 +368,7 @@ def main(arguments):
     if arguments.get("make"):
         FORMS[form].make(directory)
         return
-    model = Model(form, directory, arguments["started"])
+    model = Model(form, directory, arguments["threads"], arguments["started"])
     for line in sys.stdin:
         command, *rest = json.loads(line)
         replies.write(json.dumps(getattr(model, command)(*rest)) + "\n")

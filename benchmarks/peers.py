@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from peer_worker import BATCH_SIZES, FORMS, LENGTHS, MIXTURE, THREADS, is_ours, runs_here
+from peer_worker import BATCH_SIZES, FORMS, LENGTHS, MIXTURE, is_ours, runs_here
 from speed import markdown, number
 
 WORKER = Path(__file__).with_name("peer_worker.py")
@@ -41,12 +41,12 @@ def python_of(args, form):
     return sys.executable if runs_here(form) else str(args.peers)
 
 
-def environment():
+def environment(args):
     return {
         **os.environ,
         "CUDA_VISIBLE_DEVICES": "",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "OMP_NUM_THREADS": str(THREADS),
+        "OMP_NUM_THREADS": str(args.threads),
         # What PyTorch advises for inference on CPUs; and its start is that without a cache.
         "TORCHINDUCTOR_FREEZING": "1",
         "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
@@ -66,7 +66,7 @@ def make(args, directory) -> dict:
         print(f"making {directory / path}", file=sys.stderr, flush=True)
         done = subprocess.run(
             command(python_of(args, form), form=form, directory=str(directory), make=True),
-            env=environment(),
+            env=environment(args),
             stderr=subprocess.PIPE,
             text=True,
             check=False,
@@ -135,9 +135,13 @@ def measure(args, record, worker, progress):
             if form in record.found["missing"]:
                 continue
             line = command(
-                python_of(args, form), form=form, directory=str(directory), started=time.time()
+                python_of(args, form),
+                form=form,
+                directory=str(directory),
+                threads=args.threads,
+                started=time.time(),
             )
-            workers[form] = stack.enter_context(closing(worker(line, environment())))
+            workers[form] = stack.enter_context(closing(worker(line, environment(args))))
             try:
                 start = workers[form].ask("first")
                 answers = workers[form].ask("answers")
@@ -285,7 +289,7 @@ def compare(args, worker, system):
     """
     from tqdm import tqdm
 
-    system = f"{system.rstrip(', ')}, {THREADS} threads. {versions(args)}"
+    system = f"{system.rstrip(', ')}, {args.threads} threads. {versions(args)}"
     print(system, flush=True)
     records = [
         Record(args, family, depth)
