@@ -203,6 +203,14 @@ class TheseusModel(keras.Model):
     def _frozen(self, weights):
         return [weight for weight in weights if id(weight) in self._frozen_ids()]
 
+    def make_train_function(self, force=False):
+        # TensorFlow traces a step twice if it creates variables. Keras 2's optimizers do not say
+        # whether they are built and take a second call; its legacy ones have no `build`.
+        optimizer = self.optimizer
+        if hasattr(optimizer, "build") and not getattr(optimizer, "built", False):
+            optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     @property
     def trainable_weights(self):
         return self._trained(super().trainable_weights)

@@ -288,6 +288,24 @@ def test_a_fit_is_reproducible(option, reference):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow traces again for new variables")
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_a_step_is_traced_once(execution):
+    traced = []
+
+    class Traced(keras.layers.Dense):
+        def call(self, inputs):
+            traced.append(self.name)
+            return super().call(inputs)
+
+    host = Host(block=lambda name: Traced(HIDDEN, name=name))
+    theseus = host.theseus(execution=execution)
+    theseus.compile(keras.optimizers.Adam(), "sparse_categorical_crossentropy")
+    traced.clear()
+    theseus.fit(X, Y, batch_size=2, verbose=0)
+    assert sorted(traced) == ["p0", "p1", "p2", "p3", "s0", "s1"]
+
+
 def test_other_seeds_train_otherwise(reference):
     first, again = (trained(seed=None, run_eagerly=True) for _ in range(2))
     assert any_changed(first, reference)
