@@ -22,6 +22,8 @@ _TOKENS = ("token_ids", "input_ids")
 _SEGMENTS = ("segment_ids", "token_type_ids")
 _MASKS = ("padding_mask", "attention_mask")
 
+GRAPH_NAME = "encoder"  # of the ONNX graphs of this package, in which padding changes no output
+
 
 class Limits(NamedTuple):
     """What a model accepts and returns; `None` where that is not known.
@@ -67,7 +69,9 @@ class Runtime:
     """A loaded model: `runtime(token_ids, segment_ids, attention_mask)` returns its output.
 
     The output is a float32 array: the head's, in every form of a model, or the encoder's if there
-    is no head. Of other programs' files it is what they compute, logits as a rule.
+    is no head. Of other programs' files it is what they compute, logits as a rule. An ONNX file of
+    this package computes most padding at the end of texts not at all: a batch of mixed lengths runs
+    in groups of like lengths. Outputs per token are 0 there.
 
     Several threads may share a runtime. In a forked process, ONNX and LiteRT files are opened again
     at the first call; a Keras model is refused there, as its framework does not survive a fork.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..checkpoints.describe import Description
+from .base import GRAPH_NAME
 
 OPSET, IR_VERSION = 17, 9  # of 2022, which current ONNX Runtimes all read
 _FUSED = "com.microsoft"  # the domain of ONNX Runtime's own operations
@@ -50,7 +51,7 @@ class Graph:
             )
         graph = helper.make_graph(
             self.nodes,
-            "encoder",
+            GRAPH_NAME,
             [
                 helper.make_tensor_value_info(
                     name, TensorProto.INT64, ["batch_size", "sequence_length"]

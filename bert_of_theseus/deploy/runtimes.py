@@ -13,9 +13,12 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
+
 from ..files import check_files
 from ..validation import positive_integer
-from .base import Limits, Runtime, home, import_package, unreadable
+from .base import GRAPH_NAME, Limits, Runtime, home, import_package, unreadable
+from .padding import by_length
 
 
 def open_runtime(path: str | os.PathLike, num_threads: int | None = None) -> Runtime:
@@ -75,7 +78,8 @@ class ONNXRuntime(Runtime):
             self._session = onnxruntime.InferenceSession(
                 str(self.path), options, providers=["CPUExecutionProvider"]
             )
-            note = self._session.get_modelmeta().custom_metadata_map.get(Limits.KEY)
+            meta = self._session.get_modelmeta()
+            note = meta.custom_metadata_map.get(Limits.KEY)
             self._limits = Limits.from_json(note or "{}")
         except Exception as error:  # ONNX Runtime has one class per state, all plain Exceptions
             raise unreadable(self.path, error) from error
@@ -93,11 +97,24 @@ class ONNXRuntime(Runtime):
             )
         self.output_name = [*known, *outputs][0]
         self.returns_logits = self.output_name == "logits" and note is None
+        # A file of other origin may make something of its padding.
+        self._drops_padding = note is not None and meta.graph_name == GRAPH_NAME
 
     def _guard(self):
         return contextlib.nullcontext()  # a session is made for many threads
 
     def _run(self, *inputs):
+        groups = by_length(inputs[2]) if self._drops_padding else ()
+        if len(groups) < 2:
+            return self._run_session(inputs)
+        parts = [self._run_session(ids[rows, :length] for ids in inputs) for rows, length in groups]
+        places = inputs[0].shape[: parts[0].ndim - 1]
+        output = np.zeros((*places, parts[0].shape[-1]), parts[0].dtype)
+        for (rows, length), part in zip(groups, parts):
+            output[(rows, slice(length))[: len(places)]] = part
+        return output
+
+    def _run_session(self, inputs):
         return self._session.run([self.output_name], self._feed(*inputs))[0]
 
 

@@ -15,6 +15,7 @@ from bert_of_theseus import Predictor
 from bert_of_theseus.__main__ import main
 from bert_of_theseus.checkpoints import load_pretrained
 from bert_of_theseus.deploy import export_folder, export_onnx, open_runtime
+from bert_of_theseus.deploy.padding import by_length
 
 pytestmark = pytest.mark.slow_unless("torch")
 
@@ -61,6 +62,18 @@ def test_what_other_programs_find(family, task, tmp_path):
         found, expected = file_and_model(tmp_path / "onnx/model.onnx", model, fed)
         shown = fed["attention_mask"] == 1 if task == "Token" else ...
         np.testing.assert_allclose(found[shown], expected[shown], atol=1e-5)
+
+    # Most of the padding of a batch of mixed lengths is not computed, which changes nothing.
+    fed = inputs(model, LENGTH, *[3] * 40)
+    assert len(by_length(fed["attention_mask"])) > 1
+    names = ("input_ids", "token_type_ids", "attention_mask")
+    segments = fed["token_type_ids"] * (family in HAVE_SEGMENTS)
+    fed = dict(zip(names, (fed["input_ids"], segments, fed["attention_mask"])))
+    found = open_runtime(tmp_path / "onnx/model.onnx")(*fed.values())
+    _, expected = file_and_model(tmp_path / "onnx/model.onnx", model, fed)
+    shown = fed["attention_mask"] == 1 if task == "Token" else ...
+    expected = scipy.special.softmax(expected, axis=-1)
+    np.testing.assert_allclose(found[shown], expected[shown], atol=1e-5)
 
     predictors = [Predictor.load(tmp_path, kind=kind) for kind in ("onnx", "keras")]
     some = texts(5)
