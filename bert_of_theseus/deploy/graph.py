@@ -175,13 +175,8 @@ class EncoderGraph(Graph):
         if self.has_segments:
             added = self.node("Gather", self.table("token_type"), "token_type_ids")
             words = self.node("Add", words, added)
-        return self.fused(
-            "SkipLayerNormalization",
-            words,
-            self.node("Gather", table, places),
-            *self.norm("bert/embeddings"),
-            epsilon=self.config["layer_norm_eps"],
-        )
+        positions = self.node("Gather", table, places)
+        return self.normalize(self.node("Add", words, positions), "bert/embeddings")
 
     def layer(self, x, name, first_token):
         """A layer of the encoder, for all tokens or for the first one alone."""
@@ -208,9 +203,13 @@ class EncoderGraph(Graph):
         return self.fused("MultiHeadAttention", q, k, v, biases, self.mask, **options)
 
     def add_and_norm(self, x, skip, name):
-        inputs = [*self.norm(name), self.weight(f"{name}/dense/bias")]
+        # The bias first: int8 products take it in.
+        x = self.node("Add", x, self.weight(f"{name}/dense/bias"))
+        return self.normalize(self.node("Add", x, skip), name)
+
+    def normalize(self, x, name):
         epsilon = self.config["layer_norm_eps"]
-        return self.fused("SkipLayerNormalization", x, skip, *inputs, epsilon=epsilon)
+        return self.node("LayerNormalization", x, *self.norm(name), axis=-1, epsilon=epsilon)
 
     def activate(self, x, bias, activation):
         if activation in ("gelu", "gelu_tanh"):
