@@ -9,8 +9,19 @@ from pathlib import Path
 
 from .backend import keras
 from .files import replace_file, write_json
+from .statistics import Score, compare
 from .table import TITLES, report_table, report_text
 from .training import StageResult, stage_notes
+
+
+def compared(predecessor, score, has_share) -> dict:
+    """What a row says of a score beside the predecessor's, as far as the scores tell."""
+    found = {"difference": float(score - predecessor)}
+    if isinstance(score, Score) and score.is_paired(predecessor):
+        _, _, difference, _, kept = compare(predecessor, score)
+        found["difference_interval"] = difference and list(difference)
+        found["kept_interval"] = list(kept) if kept and has_share else None
+    return found
 
 
 @dataclasses.dataclass(repr=False)

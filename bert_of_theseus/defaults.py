@@ -14,7 +14,7 @@ import math
 # fine-tuned directly is trained as a predecessor.
 _STAGES = {
     "predecessor": (5e-5, 1.0),
-    "warm_start": (5e-4, 0.4),
+    "warm_start": (1e-3, 0.4),
     "theseus": (1e-4, 1.0),
     "successor": (5e-5, 0.5),
 }

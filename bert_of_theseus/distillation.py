@@ -18,7 +18,7 @@ from .backend import (
     reduce_sum,
     register,
 )
-from .validation import integer, number
+from .validation import number
 from .wrappers import Frozen
 
 # Smaller probabilities are raised to this: their logarithm and its gradient stay finite.
@@ -146,24 +146,23 @@ class HiddenDistillation(_Term):
 
     Args:
         weight: Number of at least 0, a factor of the loss. Defaults to `1.0`.
-        returned: Integer, the index of the input that is returned. Defaults to `1`, the
-            successor's output.
         **kwargs: Base layer arguments.
 
     Call arguments:
         inputs: List of two tensors, `(batch_size, ..., hidden_size)`: the predecessor's output
-            and the successor's, for the same input.
+            and the successor's.
         training: Boolean, whether to add the loss.
 
     Returns:
-        One of the inputs.
+        The successor's output.
     """
 
-    def __init__(self, weight=1.0, returned=1, **kwargs):
+    returned = 1
+
+    def __init__(self, weight=1.0, **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.weight = number("weight", weight)
-        self.returned = integer("returned", returned, 0, 1)
 
     def call(self, inputs, training=None):
         predecessor, successor = inputs
@@ -171,7 +170,7 @@ class HiddenDistillation(_Term):
             target = ops.stop_gradient(predecessor)
             loss = squared_difference(target, successor, get_mask(successor))
             self.add_loss(self.weight * loss)
-        return identity(inputs[self.returned])
+        return identity(successor)
 
     def get_config(self):
-        return {**super().get_config(), "weight": self.weight, "returned": self.returned}
+        return {**super().get_config(), "weight": self.weight}

@@ -14,6 +14,7 @@ from .encoders.nearest import check_alike
 from .layers import rate_per_choice
 from .models import build_theseus_model, build_warm_start_model, distil
 from .models.plan import make_plan
+from .schedules import ConstantReplacement
 from .training import described, plain
 from .validation import number
 
@@ -34,7 +35,8 @@ class Method:
     another value would resume from its checkpoints.
     """
 
-    schedule: Callable
+    warm_start_schedule: Callable | float
+    schedule: Callable | float
     initialize: str | Sequence[int] | None
     train_embeddings_and_head: bool
     distillation_weight: float
@@ -52,7 +54,15 @@ class Method:
                 f"compress() takes no {', '.join(map(repr, unknown))}. Beside its own arguments it "
                 f"takes those of build_theseus_model: {', '.join(sorted(DEFAULTS))}."
             )
+        for name in ("warm_start_schedule", "schedule"):
+            if isinstance(getattr(self, name), (int, float)):
+                setattr(self, name, ConstantReplacement(getattr(self, name)))
+        self.warm_start_scheduler = ReplacementRateScheduler(self.warm_start_schedule)
         self.scheduler = ReplacementRateScheduler(self.schedule)
+
+    @property
+    def warm_start_settings(self) -> dict:
+        return {"schedule": described(self.warm_start_schedule)}
 
     @property
     def theseus_settings(self) -> dict:
@@ -111,9 +121,14 @@ class Method:
             predecessor, successor, classifier, seed=self.seed, **self.theseus_options
         )
 
-    def build_warm_start(self, predecessor, successor, classifier) -> keras.Model:
+    def build_warm_start(self, predecessor, successor, classifier) -> tuple:
+        """The model of the warm start, and the callbacks that it is trained with."""
         options = {name: self._option(name) for name in ("embeddings", "module_map")}
-        return build_warm_start_model(predecessor, successor, classifier, **options)
+        model = build_warm_start_model(
+            predecessor, successor, classifier, seed=self.seed, **options
+        )
+        has_choices = successor.num_hidden_layers > 1
+        return model, [self.warm_start_scheduler] if has_choices else []
 
     def _option(self, name):
         return self.theseus_options.get(name, DEFAULTS[name])

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .backend import keras
-from .compressed import Compressed
+from .compressed import Compressed, compared
 from .distribution import is_chief, num_devices
 from .encoders import as_encoder, as_head
 from .encoders.base import Encoder
@@ -17,8 +17,8 @@ from .files import check_room, remove_scratch, write_json
 from .layers import set_replacement_rate
 from .measure import environment, measure_latency, single_examples
 from .method import DEFAULTS, Method
-from .schedules import ConstantReplacement, LinearReplacement
-from .statistics import Score, compare
+from .schedules import LinearReplacement
+from .statistics import Score
 from .training import (
     BatchAccess,
     Limits,
@@ -52,6 +52,7 @@ def compress(
     warm_start_stage: Stage | None = Stage(),
     theseus_stage: Stage = Stage(),
     successor_stage: Stage | None = Stage(),
+    warm_start_schedule=LinearReplacement(0.0, fraction=0.75),
     schedule=LinearReplacement(0.3, fraction=0.75),
     initialize="nearest",
     train_embeddings_and_head: bool = True,
@@ -77,7 +78,7 @@ def compress(
 
     1. Predecessor: it is fine-tuned, unless it is already.
     2. Warm start: each of the successor's layers begins as the predecessor's layer that is nearest
-       to its module, and learns, alone and without labels, to do what the module does.
+       to its module, and learns, without labels, to do what the module does.
     3. Theseus: the successor's modules replace the predecessor's, at a rate that `schedule` sets.
     4. Successor: it is taken out and fine-tuned, embeddings and head included.
 
@@ -105,6 +106,9 @@ def compress(
         warm_start_stage: `Stage`, or `None` to skip the warm start, see `build_warm_start_model`.
         theseus_stage: `Stage`.
         successor_stage: `Stage`, or `None` to skip it.
+        warm_start_schedule: Replacement schedule of the warm start: how often a successor layer
+            takes the hidden states that the one below it has made, rather than the predecessor's.
+            Defaults to a linear rise from 0 to 1 in three quarters of the stage.
         schedule: Replacement schedule of the Theseus stage, see `bert_of_theseus.schedules`. A
             float is a constant rate. Defaults to a linear rise from 0.3 to 1 in three quarters of
             the stage.
@@ -160,7 +164,8 @@ def compress(
     if from_logits is None:
         from_logits = getattr(classifier, "from_logits", False)
     method = Method(
-        schedule=ConstantReplacement(schedule) if isinstance(schedule, (int, float)) else schedule,
+        warm_start_schedule=warm_start_schedule,
+        schedule=schedule,
         initialize=initialize,
         train_embeddings_and_head=train_embeddings_and_head,
         distillation_weight=distillation_weight,
@@ -211,16 +216,6 @@ def _check_labels(classifier, data, name) -> None:
             f"`{name}` must have the labels of the head, in its order: {', '.join(known)}. "
             f"Received: {', '.join(given)}. data.load_texts and load_folder take them as `labels`."
         )
-
-
-def _compared(predecessor, score, has_share) -> dict:
-    """What a row says of a score beside the predecessor's, as far as the scores tell."""
-    found = {"difference": float(score - predecessor)}
-    if isinstance(score, Score) and score.is_paired(predecessor):
-        _, _, difference, _, kept = compare(predecessor, score)
-        found["difference_interval"] = difference and list(difference)
-        found["kept_interval"] = list(kept) if kept and has_share else None
-    return found
 
 
 @dataclasses.dataclass
@@ -301,10 +296,13 @@ class _Recipe:
         self.head.set_weights(self.classifier.get_weights())
         if self.stages["warm_start"] is None:
             return
+        model, callbacks = self.method.build_warm_start(*parts)
         self._fit(
             "warm_start",
-            self.method.build_warm_start(*parts),
+            model,
             kept=self.successor_model,
+            callbacks=callbacks,
+            settings=self.method.warm_start_settings,
             # Neither labels nor scores.
             **dict.fromkeys(("validation", "loss", "monitor", "score", "class_weight")),
             metrics=(),
@@ -358,7 +356,7 @@ class _Recipe:
             if isinstance(score, Score):
                 row["num_examples"] = len(score.rows)
             if score is not None and row is not self.rows[0]:
-                row.update(_compared(best, score, has_share))
+                row.update(compared(best, score, has_share))
         result = Compressed(
             self.successor.host_model(self.successor_model, self.head),
             self.head,
@@ -430,6 +428,7 @@ class _Recipe:
             "stages": {
                 name: stage and dataclasses.asdict(stage) for name, stage in self.stages.items()
             },
+            "warm_start": method.warm_start_settings,
             "theseus": {**DEFAULTS, **method.theseus_settings},
             "successor": method.successor_settings,
             "layers": [self.predecessor.num_hidden_layers, self.successor.num_hidden_layers],

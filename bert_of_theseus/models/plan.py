@@ -57,7 +57,7 @@ def make_plan(
     names = [f"module_{index}" for index in range(len(plan.modules))]
     if plan.embeddings is not None and embeddings == "replace":
         names.insert(0, "embeddings")
-    seeds = _spawn(seed, len(names))
+    seeds = spawn_seeds(seed, len(names))
     draws = [
         {
             "name": name,
@@ -119,7 +119,8 @@ def _check_options(replacement_rate, execution, at_least_one, hidden_loss_weight
         )
 
 
-def _spawn(seed, count):
+def spawn_seeds(seed: int | None, count: int) -> list[int | None]:
+    """Unlike seeds for `count` choices; `None` for each if `seed` is."""
     seed = integer("seed", seed, minimum=0, optional=True)
     if seed is None:
         return [None] * count
