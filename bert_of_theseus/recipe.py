@@ -83,9 +83,9 @@ def compress(
     4. Successor: it is taken out and fine-tuned, embeddings and head included.
 
     Every stage keeps its best weights by validation score, but for the warm start, which keeps its
-    last ones. The Theseus stage is scored with the successor alone. If the successor's stage never
-    improves on it, its weights are returned. The predecessor is not changed after its own stage:
-    the successor has embeddings and a head of its own.
+    last ones. The Theseus stage is scored with the successor alone. A stage that never improves on
+    the one before leaves the successor's weights as that one made them. The predecessor is not
+    changed after its own stage: the successor has embeddings and a head of its own.
 
     After any interruption, the same call resumes from the last checkpoint; one is written at each
     evaluation. It ends with the same weights as a run that was never interrupted, if the backend
@@ -314,6 +314,7 @@ class _Recipe:
             "theseus",
             self.method.with_teacher(self.theseus, self.predecessor_model),
             kept=self.successor_model,
+            initial_score=None if self.stages["warm_start"] is None else self._last_score(),
             callbacks=[self.method.scheduler],
             settings=self.method.theseus_settings,
         )
@@ -327,14 +328,11 @@ class _Recipe:
         else:
             model = self.theseus
             set_replacement_rate(model, 1.0)
-        # The report's score is that of the validation data.
-        monitor = self.scoring["monitor"]
-        comparable = monitor is None or monitor.startswith("val_")
         self._fit(
             "successor",
             self.method.with_teacher(model, self.predecessor_model),
             kept=self.successor_model,
-            initial_score=self.rows[-1].get("score") if comparable else None,
+            initial_score=self._last_score(),
             settings=self.method.successor_settings,
         )
         self._report("successor", self.successor_model, self.successor)
@@ -372,6 +370,12 @@ class _Recipe:
         if self.verbose and print_report:
             print(f"\n{result}")
         return result
+
+    def _last_score(self) -> float | None:
+        """The successor's on the validation data, which the next stage is to improve on."""
+        monitor = self.scoring["monitor"]
+        comparable = monitor is None or monitor.startswith("val_")
+        return self.rows[-1].get("score") if comparable else None
 
     def _fit(self, name, model, kept, *, callbacks=(), settings=None, **options):
         given = self.callbacks

@@ -206,8 +206,9 @@ def test_a_fitted_predecessor_is_not_trained(tmp_path):
         )
 
 
+@pytest.mark.parametrize("stage", ["theseus", "successor"])
 @pytest.mark.parametrize("whole_successor", [True, False])
-def test_a_last_stage_that_does_harm_gives_back_the_weights_before(tmp_path, whole_successor):
+def test_a_stage_that_does_harm_gives_back_the_weights_before(tmp_path, whole_successor, stage):
     begun = []
 
     class Begin(keras.callbacks.Callback):
@@ -215,7 +216,7 @@ def test_a_last_stage_that_does_harm_gives_back_the_weights_before(tmp_path, who
             begun[:] = values(weights_of(successor))
 
     def score(model, data):
-        """Falls with every step away from what the last stage begins with."""
+        """Falls with every step away from what the stage begins with."""
         now = values(weights_of(successor))
         return -float(sum(np.abs(one - other).sum() for one, other in zip(now, begun)))
 
@@ -229,14 +230,15 @@ def test_a_last_stage_that_does_harm_gives_back_the_weights_before(tmp_path, who
         directory=tmp_path,
         train_embeddings_and_head=whole_successor,
         score=score,
-        callbacks={"successor": [Begin()]},
-        **OPTIONS,
+        callbacks={stage: [Begin()]},
+        **{**OPTIONS, **WARM_START},
     )
-    _, second, third = result.stages
-    assert all(later < 0 for later in third.history["val_score"])
-    assert third.best_step == 0 and third.score == second.score == 0
+    names = [stage.name for stage in result.stages]
+    for harmful in result.stages[names.index(stage) :]:
+        assert all(later < 0 for later in harmful.history["val_score"])
+        assert harmful.best_step == 0 and harmful.score == 0
     assert_same(values(weights_of(successor)), begun)
-    assert [row["score"] for row in result.rows] == [0, 0, 0]
+    assert [row["score"] for row in result.rows] == [0, 0, 0, 0]
 
 
 def test_with_losses_of_distillation(tmp_path):
