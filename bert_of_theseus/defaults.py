@@ -62,11 +62,13 @@ def default_learning_rate(name: str, hidden_size: int, batch_size: int, steps: i
         name: String, the stage, as in `default_epochs`.
         hidden_size: Integer. Wider models take smaller steps.
         batch_size: Integer. Larger batches have less noise, so they take larger steps.
-        steps: Integer, of the whole stage. The fewer they are, the larger they must be.
+        steps: Integer, of the whole stage. The fewer they are, the larger they must be, but for
+            the warm start's, which are large already.
     """
     exponent, (low, high) = _OF_STEPS
     rate = _STAGES[name][0] * _HIDDEN_SIZE / hidden_size * math.sqrt(batch_size / _BATCH_SIZE)
-    rate *= min(max((_STEPS / steps) ** exponent, low), high)
+    if name != "warm_start":
+        rate *= min(max((_STEPS / steps) ** exponent, low), high)
     return float(f"{min(max(rate, _LOWEST), _HIGHEST):.1e}")
 
 

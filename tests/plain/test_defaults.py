@@ -38,6 +38,11 @@ def test_models_of_the_usual_sizes(name):
     assert all(rate == float(f"{rate:.1e}") for rate in rates)
 
 
+def test_a_short_warm_start_has_no_higher_rate():
+    rates = {default_learning_rate("warm_start", 768, 32, steps) for steps in (50, 600, 5000)}
+    assert len(rates) == 1
+
+
 def test_few_examples_have_more_passes():
     steps = [1, 10, 100, 200, 1000, 100_000]
     for name, (low, high) in {
