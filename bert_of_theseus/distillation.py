@@ -1,10 +1,10 @@
-"""Optional losses in addition to the task's: distillation from the predecessor.
+"""Losses from the predecessor: beside the task's, and that of the warm start.
 
 - `LogitsDistillation` compares the outputs of a model with those of a frozen teacher.
-- `HiddenDistillation` compares the outputs of two modules for the same input.
+- `HiddenDistillation` compares the outputs of two modules.
 
-Both return one of their inputs unchanged and add a loss in training. `distil` and the argument
-`hidden_loss_weight` of `build_theseus_model` wire them.
+Both return one of their inputs unchanged and add a loss in training. `distil`, the argument
+`hidden_loss_weight` of `build_theseus_model` and `build_warm_start_model` wire them.
 """
 
 from .backend import (
@@ -141,7 +141,7 @@ class LogitsDistillation(_Term, Frozen):
 class HiddenDistillation(_Term):
     """Adds the mean squared difference between the outputs of two modules.
 
-    The mean is over the positions that the mask keeps. No gradient reaches the predecessor's
+    The mean is over the positions that are not padding. No gradient reaches the predecessor's
     output.
 
     Args:
@@ -151,6 +151,8 @@ class HiddenDistillation(_Term):
     Call arguments:
         inputs: List of two tensors, `(batch_size, ..., hidden_size)`: the predecessor's output
             and the successor's.
+        padding_mask: Tensor, `(batch_size, ...)`, 1 for what counts and 0 for padding. Defaults to
+            `None`, the Keras mask of the successor's output, if it has one.
         training: Boolean, whether to add the loss.
 
     Returns:
@@ -164,11 +166,12 @@ class HiddenDistillation(_Term):
         self.supports_masking = True
         self.weight = number("weight", weight)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs, padding_mask=None, training=None):
         predecessor, successor = inputs
         if training and self.weight:
             target = ops.stop_gradient(predecessor)
-            loss = squared_difference(target, successor, get_mask(successor))
+            mask = get_mask(successor) if padding_mask is None else padding_mask
+            loss = squared_difference(target, successor, mask)
             self.add_loss(self.weight * loss)
         return identity(successor)
 

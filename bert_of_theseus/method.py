@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from .backend import keras
 from .callbacks import ReplacementRateScheduler
 from .encoders import as_encoder, initialize_successor, nearest_layers
-from .encoders.initialize import pair_initial_weights
+from .encoders.initialize import CHOICES, pair_initial_weights
 from .encoders.nearest import check_alike
-from .layers import rate_per_choice
+from .layers import has_choices, rate_per_choice
 from .models import build_theseus_model, build_warm_start_model, distil
 from .models.plan import make_plan
 from .schedules import ConstantReplacement
 from .training import described, plain
-from .validation import number
+from .validation import number, one_of
 
 _OTHERS = {"predecessor", "successor", "classifier", "replacement_rate", "seed", "name"}
 # Options of `build_theseus_model` that `compress` takes too, by name.
@@ -55,8 +55,16 @@ class Method:
                 f"takes those of build_theseus_model: {', '.join(sorted(DEFAULTS))}."
             )
         for name in ("warm_start_schedule", "schedule"):
-            if isinstance(getattr(self, name), (int, float)):
-                setattr(self, name, ConstantReplacement(getattr(self, name)))
+            schedule = getattr(self, name)
+            if isinstance(schedule, (int, float)):
+                setattr(self, name, ConstantReplacement(schedule))
+            elif not callable(schedule):
+                raise TypeError(
+                    f"`{name}` must be a function of the step, such as LinearReplacement(0.3, "
+                    f"fraction=0.75), or a rate. Received: {schedule!r}"
+                )
+        if isinstance(self.initialize, str):
+            one_of("initialize", self.initialize, ("nearest", *CHOICES))
         self.warm_start_scheduler = ReplacementRateScheduler(self.warm_start_schedule)
         self.scheduler = ReplacementRateScheduler(self.schedule)
 
@@ -91,10 +99,13 @@ class Method:
         options = {**DEFAULTS, **self.theseus_options, "seed": self.seed}
         del options["predecessor_dropout"]
         plan = make_plan(predecessor, successor, classifier, replacement_rate=0.5, **options)
-        schedule = self.schedule
-        rate = (schedule.bind(1) if hasattr(schedule, "bind") else schedule)(0)
-        count = len(plan.draws)
-        rate_per_choice(rate, count, equal=options["at_least_one"] and count > 1)
+        for schedule, count, equal in (
+            (self.warm_start_schedule, len(plan.modules) - 1, False),
+            (self.schedule, len(plan.draws), options["at_least_one"]),
+        ):
+            if count:
+                rate = (schedule.bind(1) if hasattr(schedule, "bind") else schedule)(0)
+                rate_per_choice(rate, count, equal and count > 1)
         if self.initialize is not None:
             layers = self.initialize
             if layers == "nearest":
@@ -127,8 +138,7 @@ class Method:
         model = build_warm_start_model(
             predecessor, successor, classifier, seed=self.seed, **options
         )
-        has_choices = successor.num_hidden_layers > 1
-        return model, [self.warm_start_scheduler] if has_choices else []
+        return model, [self.warm_start_scheduler] if has_choices(model) else []
 
     def _option(self, name):
         return self.theseus_options.get(name, DEFAULTS[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from .training import (
     BatchAccess,
     Limits,
     Stage,
+    check_labels,
     described,
     evaluator,
     fit,
@@ -36,7 +38,7 @@ from .training import (
 __all__ = ["Compressed", "Stage", "compress"]
 
 # To find the nearest layers by.
-_BATCHES_TO_COMPARE = 8
+_EXAMPLES_TO_COMPARE = 256
 STAGES = ("predecessor", "warm_start", "theseus", "successor")
 
 
@@ -83,8 +85,8 @@ def compress(
     4. Successor: it is taken out and fine-tuned, embeddings and head included.
 
     Every stage keeps its best weights by validation score, but for the warm start, which keeps its
-    last ones. The Theseus stage is scored with the successor alone. A stage that never improves on
-    the one before leaves the successor's weights as that one made them. The predecessor is not
+    last ones. The Theseus stage is scored with the successor alone. A stage of the successor gives
+    back the weights that it began with if no evaluation reaches their score. The predecessor is not
     changed after its own stage: the successor has embeddings and a head of its own.
 
     After any interruption, the same call resumes from the last checkpoint; one is written at each
@@ -108,7 +110,8 @@ def compress(
         successor_stage: `Stage`, or `None` to skip it.
         warm_start_schedule: Replacement schedule of the warm start: how often a successor layer
             takes the hidden states that the one below it has made, rather than the predecessor's.
-            Defaults to a linear rise from 0 to 1 in three quarters of the stage.
+            A float is a constant rate; a list has a rate for each layer above the first. Defaults
+            to a linear rise from 0 to 1 in three quarters of the stage.
         schedule: Replacement schedule of the Theseus stage, see `bert_of_theseus.schedules`. A
             float is a constant rate. Defaults to a linear rise from 0.3 to 1 in three quarters of
             the stage.
@@ -131,7 +134,8 @@ def compress(
             `training.fit`.
         test: Data for the report alone. Defaults to `None`.
         seed: Integer. Defaults to `0`.
-        callbacks: Further Keras callbacks for all stages, or a dict of lists by stage.
+        callbacks: Further Keras callbacks for all stages, or a dict of lists by stage. The logs of
+            the warm start have no metrics and no validation.
         latency: Boolean. Whether to measure the milliseconds per example for the report. Models
             on several devices are not measured. Defaults to `True`.
         print_report: Boolean. Whether to print the table at the end, unless `verbose=0`. Defaults
@@ -205,19 +209,6 @@ def _default_loss(from_logits):
     return "sparse_categorical_crossentropy"
 
 
-def _check_labels(classifier, data, name) -> None:
-    """Compares the names of the head's outputs with those of the data's classes, if both have any.
-
-    Heads from `load_pretrained` have them, and batches from a task.
-    """
-    known, given = (tuple(getattr(part, "label_names", ())) for part in (classifier, data))
-    if known and given and known != given and not all(n.startswith("LABEL_") for n in known):
-        raise ValueError(
-            f"`{name}` must have the labels of the head, in its order: {', '.join(known)}. "
-            f"Received: {', '.join(given)}. data.load_texts and load_folder take them as `labels`."
-        )
-
-
 @dataclasses.dataclass
 class _Recipe:
     """One run of `compress`: a method per stage, each followed by a row of the report."""
@@ -257,7 +248,7 @@ class _Recipe:
         batches, texts = {}, {}
         for name, data in self.data.items():
             if data is not None:
-                _check_labels(self.classifier, data, name)
+                check_labels(self.classifier, data, name)
                 batches[name] = BatchAccess(data, self.scoring["batch_size"])
                 texts[name] = limits.check(batches[name], name)
         # The hidden size is that of all three models, as their modules take each other's place.
@@ -286,8 +277,8 @@ class _Recipe:
     def start_successor(self):
         parts = self.predecessor, self.successor, self.classifier
         # A new one: the predecessor's training has left the data at another epoch.
-        train = BatchAccess(self.data["train"], self.scoring["batch_size"])
-        count = min(_BATCHES_TO_COMPARE, train.length)
+        train = BatchAccess(self.data["train"], self.scoring["batch_size"], self.method.seed)
+        count = min(math.ceil(_EXAMPLES_TO_COMPARE / train.batch_size), train.length)
         batches = (train.get(0, index)[0] for index in range(count))
         self.settings["initial_layers"] = self.method.initialize_successor(*parts[:2], batches)
         self.theseus = self.method.build(*parts)

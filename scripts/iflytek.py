@@ -126,8 +126,8 @@ def build_parser() -> Parser:
     what = "that a module is the successor's, at the start; default 0.3 (linear), 0.5 (constant)"
     add("--replacement-rate", metavar="P", type=share, help=f"probability {what}")
     what = (
-        "initial successor: the predecessor's first layers before or after fine-tuning; default: "
-        "the package's, the nearest layers after it, or as the article, the first before it"
+        "what the successor starts as: the first layers, pretrained or fine-tuned; default: the "
+        "fine-tuned predecessor's nearest layers (ours), the first pretrained ones (article)"
     )
     add("--successor-init", choices=("pretrained", "fine-tuned"), help=what)
     what = "evaluations without a better score that end the predecessor's training; default 2 "

@@ -1,4 +1,4 @@
-"""The plan of a Theseus model: all checks, before anything of the caller's is changed."""
+"""The plan of a Theseus or warm start model: all checks, before a caller's weights are changed."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Plan(NamedTuple):
         modules: List of `(predecessor_model, successor_model)`, from the bottom up.
         final: Model of what the successor makes of the last hidden states, or `None`.
         copied: List of pairs of weights, to be copied from predecessor to successor.
-        draws: List of the arguments of each choice, from the bottom up; `None` of `plan_parts`.
+        draws: List of the arguments of each choice, from the bottom up; `None` from `plan_parts`.
     """
 
     predecessor: Encoder

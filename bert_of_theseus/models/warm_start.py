@@ -6,7 +6,7 @@ from ..backend import keras
 from ..distillation import HiddenDistillation
 from ..encoders.base import as_list, one_or_all
 from ..encoders.initialize import copy_weights
-from ..layers import BinaryRandomChoice
+from ..layers import BinaryRandomChoice, valid_rate
 from ..wrappers import Frozen, WithoutDropout
 from .plan import plan_parts, spawn_seeds
 from .theseus import TheseusModel
@@ -31,13 +31,15 @@ def build_warm_start_model(
     batch. So it learns its module's work, and to do it with what it will get. Labels are not used.
 
     Train it without a loss, `compile(optimizer)`, for a few hundred steps at a high learning rate,
-    while the rate rises to 1. Then build the Theseus model. At inference this model is the
-    successor's encoder. A step costs a forward pass of the predecessor, and a forward and a
-    backward pass of the successor.
+    while the rate rises to 1. Then build the Theseus model. At inference this model runs the
+    successor's layers on the predecessor's embeddings, without what follows the last layer. A step
+    costs a forward pass of the predecessor, and a forward and a backward pass of the successor.
 
     Args:
-        predecessor, successor, classifier, embeddings, module_map, seed: As in
-            `build_theseus_model`.
+        predecessor, successor, classifier, module_map, seed: As in `build_theseus_model`.
+        embeddings: `"predecessor"` copies the predecessor's embeddings into the successor;
+            `"replace"` leaves the successor's as they are. The layers learn on the predecessor's.
+            Defaults to `"predecessor"`.
         replacement_rate: Float in [0, 1]. Probability that a successor layer takes hidden states
             of the successor. At 0 the layers learn apart from each other, at 1 as one stack;
             `set_replacement_rate` changes it. Defaults to `0.5`.
@@ -58,21 +60,24 @@ def build_warm_start_model(
     >>> scheduler = ReplacementRateScheduler(schedule)
     >>> warm_start.fit(x, steps_per_epoch=300, callbacks=[scheduler])
     """
+    valid_rate(replacement_rate)
     plan = plan_parts(predecessor, successor, classifier, embeddings, module_map)
+    seeds = spawn_seeds(seed, len(plan.modules) - 1)
     copy_weights(plan.copied)
+    padding_mask = plan.predecessor.padding_mask(plan.predecessor.inputs)
     x, context = plan.predecessor.inputs[0], []
     if plan.embeddings is not None:
         embeddings = Frozen(plan.embeddings[0], dropout=False, name="frozen_embeddings")
         x, *context = as_list(embeddings(one_or_all(plan.predecessor.inputs)))
     taken = x
-    seeds = spawn_seeds(seed, len(plan.modules) - 1)
     for index, (old, new) in enumerate(plan.modules):
         old = Frozen(old, dropout=False, name=f"frozen_predecessor_module_{index}")
         # Dropout would be noise in what is to be learnt exactly.
         new = WithoutDropout(new, name=f"successor_module_{index}")
         x = old(one_or_all([x, *context]))
         pair = [x, new(one_or_all([taken, *context]))]
-        taken = pair[1] = HiddenDistillation(name=f"hidden_distillation_{index}")(pair)
+        term = HiddenDistillation(name=f"hidden_distillation_{index}")
+        taken = pair[1] = term(pair, padding_mask=padding_mask)
         if index < len(seeds):  # none above takes the last states
             choice = BinaryRandomChoice(replacement_rate, seeds[index], name=f"choice_{index}")
             taken = choice(pair)

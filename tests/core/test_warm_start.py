@@ -1,5 +1,7 @@
 """The laws of the warm start: each successor layer learns its module's work."""
 
+import itertools
+
 import numpy as np
 import pytest
 from helpers import all_changed, assert_same, eager, values
@@ -38,29 +40,33 @@ class Host:
         x = inputs = keras.Input((5, HIDDEN))
         x = keras.layers.Dense(CLASSES, activation="softmax")(keras.layers.Flatten()(x))
         self.head = keras.Model(inputs, x)
+        self.models = self.predecessor, self.successor, self.head
 
     def modules(self, encoder, size):
         count = encoder.num_hidden_layers // size
         return [encoder.module(range(size * i, size * (i + 1)), f"m{i}") for i in range(count)]
 
-    def errors(self, replaced=False):
+    def errors(self, replaced=False, mask=False):
         """The mean squared error of each successor layer, on what its module takes, or on what
-        the one below it makes."""
+        the one below it makes: for each layer above the first, or for all alike."""
+        replaced = replaced if isinstance(replaced, tuple) else (replaced,) * 4
+        weights = (X != 0) if mask else np.ones(X.shape)
         ratio = self.predecessor.num_hidden_layers // self.successor.num_hidden_layers
         embed = self.predecessor.embedding_model("embed")
         x = taken = eager(embed, X)
         found = []
-        for old, new in zip(
+        pairs = zip(
             self.modules(self.predecessor, ratio), self.modules(self.successor, 1), strict=True
-        ):
+        )
+        for (old, new), goes_on in zip(pairs, replaced):
             x, taken = eager(old, x), eager(new, taken)
-            found.append(float(np.mean((taken - x) ** 2)))
-            taken = taken if replaced else x
+            found.append(float(np.average(((taken - x) ** 2).mean(-1), weights=weights)))
+            taken = taken if goes_on else x
         return found
 
 
 def trained(host, steps=1, y=Y, rate=0.0, learning_rate=0.05):
-    model = build_warm_start_model(host.predecessor, host.successor, host.head, rate, seed=1)
+    model = build_warm_start_model(*host.models, rate, seed=1)
     model.compile(keras.optimizers.Adam(learning_rate), run_eagerly=steps < 10)
     history = model.fit(X, y, epochs=steps, batch_size=len(X), verbose=0)
     return model, history.history["loss"]
@@ -70,32 +76,71 @@ def trained(host, steps=1, y=Y, rate=0.0, learning_rate=0.05):
 def test_only_the_successors_layers_learn_and_each_learns_its_module(mask, rate):
     host = Host(mask=mask)
     frozen = host.predecessor.model(host.head, name="all").weights
-    before, first = values(frozen), host.errors()
+    before, first = values(frozen), host.errors(rate > 0, mask)
     layers = [module.weights for module in host.modules(host.successor, 1)]
     initial = [values(weights) for weights in layers]
     trained(host, steps=60, rate=rate)
     assert_same(before, values(frozen))
     for old, weights in zip(initial, layers, strict=True):
         assert all_changed(old, values(weights))
-    after = host.errors(replaced=rate > 0)
+    after = host.errors(rate > 0, mask)
     assert all(end < 0.5 * start for end, start in zip(after, first, strict=True))
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_the_loss_is_the_sum_of_the_modules_errors(rate):
-    host = Host()
-    expected = sum(host.errors(replaced=rate == 1))
+@pytest.mark.parametrize("mask", [False, True])
+def test_the_loss_is_the_sum_of_the_modules_errors_without_padding(rate, mask):
+    host = Host(mask=mask)
+    expected = sum(host.errors(rate == 1, mask))
     assert trained(host, rate=rate)[1][0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_between_the_rates_it_is_one_or_the_other_with_a_draw_per_batch():
+def test_a_layer_takes_one_or_the_other_by_a_draw_per_layer_and_batch():
+    host = Host(num_hidden_layers=4)
+    # By what the second, the third and the fourth layer take.
+    every = list(itertools.product([False, True], repeat=3))
+    sums = np.array([sum(host.errors((*taken, False))) for taken in every])
+    assert np.diff(np.sort(sums)).min() > 1e-4 * sums.max()
+    _, losses = trained(host, steps=40, rate=0.5, learning_rate=0.0)
+    found = np.abs(np.array(losses)[:, None] - sums).argmin(1)
+    np.testing.assert_allclose(losses, sums[found], rtol=1e-5)
+    assert {*found} == {*range(8)}
+
+
+@pytest.mark.parametrize("wrong", [{"replacement_rate": 7.0}, {"seed": -1}])
+def test_what_is_refused_changes_nothing(wrong):
+    host = Host(num_hidden_layers=1)
+    weights = host.successor.embedding_model("embed").weights
+    before = values(weights)
+    with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", ".")):
+        build_warm_start_model(*host.models, **wrong)
+    assert_same(before, values(weights))
+
+
+@pytest.mark.parametrize("embeddings", ["predecessor", "replace"])
+def test_the_layers_learn_on_the_predecessors_embeddings(embeddings):
     host = Host()
-    apart, together = (sum(host.errors(replaced)) for replaced in (False, True))
-    assert abs(apart - together) > 0.01 * apart
-    _, losses = trained(host, steps=9, rate=0.5, learning_rate=0.0)
-    found = [abs(loss - apart) > abs(loss - together) for loss in losses]
-    expected = [together if replaced else apart for replaced in found]
-    assert losses == pytest.approx(expected, rel=1e-5) and {*found} == {False, True}
+    weights, theirs = (
+        encoder.embedding_model("embed").weights for encoder in (host.successor, host.predecessor)
+    )
+    before, expected = values(weights), sum(host.errors())
+    model = build_warm_start_model(*host.models, 0.0, embeddings)
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    assert model.fit(X, verbose=0).history["loss"] == pytest.approx([expected], rel=1e-5)
+    assert_same(values(weights), values(theirs) if embeddings == "predecessor" else before)
+
+
+def test_modules_may_be_of_any_size():
+    host = Host()
+    first, end = host.modules(host.predecessor, 1)[0], host.modules(host.predecessor, 4)[0]
+    x = eager(host.predecessor.embedding_model("embed"), X)
+    one, other = host.modules(host.successor, 1)
+    y = eager(first, x)
+    expected = np.mean((eager(one, x) - y) ** 2) + np.mean((eager(other, y) - eager(end, x)) ** 2)
+    modules = [[0], [1, 2, 3]]
+    model = build_warm_start_model(*host.models, 0.0, module_map=modules)
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
+    assert model.fit(X, verbose=0).history["loss"] == pytest.approx([expected], rel=1e-5)
 
 
 def test_at_inference_it_is_the_successor():
@@ -121,7 +166,7 @@ def test_a_successor_that_is_the_predecessor_has_nothing_to_learn(rate):
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_layers_learn_apart_from_labels_and_at_rate_0_from_each_other(rate):
-    """Another first layer leaves the second one's training as it is."""
+    """At rate 0 another first layer leaves the second one's training as it is."""
     one, other = Host(), Host()
     first = other.modules(other.successor, 1)[0]
     first.set_weights([2.0 * value for value in first.get_weights()])

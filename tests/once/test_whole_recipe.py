@@ -145,8 +145,10 @@ def settings_on_disk(directory):
     names = ("batch_size", "monitor", "loss", "metrics", "from_logits", "seed")
     options = {name: settings[name] for name in names} | settings["theseus"] | settings["successor"]
     options.update({f"{k}_stage": v and Stage(**v) for k, v in settings["stages"].items()})
-    kind, config = options["schedule"]
-    options["schedule"] = getattr(schedules, kind).from_config(config)
+    options["warm_start_schedule"] = settings["warm_start"]["schedule"]
+    for name in ("warm_start_schedule", "schedule"):
+        kind, config = options[name]
+        options[name] = getattr(schedules, kind).from_config(config)
     assert options.pop("distillation") is None
     return {**options, "directory": directory, "verbose": 0}
 
@@ -166,6 +168,23 @@ def test_the_same_call_again_trains_nothing(whole):
     assert settings_on_disk(result.directory)["seed"] == 3
     with pytest.raises(ValueError, match=r"theseus holds .*other settings .*schedule: .*0\.25"):
         compress(*parts(), TRAIN, VALIDATION, **{**options, "schedule": 0.25})
+
+
+def test_another_warm_start_is_another_run(tmp_path):
+    options = {**OPTIONS, **WARM_START, "predecessor_stage": None, "initialize": None}
+    options |= {"directory": tmp_path, "latency": False}
+
+    def run(models, **changes):
+        return compress(*models, TRAIN, VALIDATION, **{**options, **changes})
+
+    run(parts())
+    with pytest.raises(ValueError, match=r"warm_start holds .*schedule: .*LinearR.*0\.25"):
+        run(parts(), warm_start_schedule=0.25)
+    # Not part of the warm start's model, but of the weights that it leaves.
+    predecessor, successor, head = parts()
+    head.set_weights([2.0 * weight for weight in head.get_weights()])
+    with pytest.raises(ValueError, match=r"warm_start holds .*other weights"):
+        run((predecessor, successor, head))
 
 
 def test_a_fitted_predecessor_is_not_trained(tmp_path):
@@ -306,7 +325,14 @@ def test_no_room_for_the_whole_run(tmp_path):
         ({"execution": "eager"}, ValueError, "`execution` must be one of"),
         ({"gate": "blend"}, ValueError, 'execution="dense"'),
         ({"schedule": "linear"}, TypeError, "`schedule` must be a function"),
-        ({"warm_start_schedule": "linear"}, TypeError, "`schedule` must be a function"),
+        ({"warm_start_schedule": "linear"}, TypeError, "`warm_start_schedule` must be a function"),
+        ({"warm_start_schedule": lambda step: 1.5}, ValueError, r"in \[0, 1\].*Received: 1.5"),
+        (
+            {"warm_start_schedule": ModulewiseReplacement(2, fraction=0.5)},
+            ValueError,
+            "1 choices, and 2 rates",
+        ),
+        ({"initialize": "nearst"}, ValueError, "`initialize` must be one of .*nearest', 'first'"),
         ({"module_map": [[0], [1]]}, ValueError, "`module_map` must hold 2"),
         ({"schedule": lambda step: 1.5}, ValueError, r"in \[0, 1\].*Received: 1.5"),
         ({"schedule": ModulewiseReplacement(3, fraction=0.5)}, ValueError, "2 choices, and 3 rat"),
@@ -314,7 +340,7 @@ def test_no_room_for_the_whole_run(tmp_path):
 )
 def test_refused_before_anything_is_written(tmp_path, options, error, problem):
     with pytest.raises(error, match=problem):
-        compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "a", **options, **OPTIONS)
+        compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "a", **{**OPTIONS, **options})
     assert not (tmp_path / "a").exists()
 
 
