@@ -76,11 +76,11 @@ class Compressed:
         records = []
         for stage in self.stages:
             record = {"stage": stage.name, "steps": stage.history["step"]}
-            # A warm start's loss is none of the task's.
-            names = {"loss": "hidden_loss" if stage.name == "warm_start" else "loss"}
             for key in ("loss", "val_loss", "replacement_rate"):
                 if key in stage.history:
-                    record[names.get(key, key)] = stage.history[key]
+                    # A warm start's loss is none of the task's.
+                    is_hidden = stage.name == "warm_start" and key == "loss"
+                    record["hidden_loss" if is_hidden else key] = stage.history[key]
             if stage.monitor is not None:
                 record["score"] = stage.history[stage.monitor]
             records.append({**record, "best_step": stage.best_step})

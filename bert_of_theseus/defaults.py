@@ -50,6 +50,11 @@ def default_steps(name: str) -> int | None:
     return _WARM_START_STEPS if name == "warm_start" else None
 
 
+def num_steps(epochs: int, steps_per_epoch: int, limit: int | None) -> int:
+    """The steps of so many passes, or of as many as the limit allows."""
+    return min(epochs * steps_per_epoch, limit or math.inf)
+
+
 def default_evaluations(steps_per_epoch: int) -> int:
     """Evaluations per epoch: more than one only where an epoch is long."""
     return max(1, round(steps_per_epoch / _STEPS_PER_EVALUATION))

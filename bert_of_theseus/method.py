@@ -11,7 +11,7 @@ from .callbacks import ReplacementRateScheduler
 from .encoders import as_encoder, initialize_successor, nearest_layers
 from .encoders.initialize import pair_initial_weights
 from .encoders.nearest import check_alike
-from .layers import rate_per_choice
+from .layers import has_choices, rate_per_choice
 from .models import build_theseus_model, build_warm_start_model, distil
 from .models.plan import make_plan
 from .schedules import ConstantReplacement
@@ -127,8 +127,7 @@ class Method:
         model = build_warm_start_model(
             predecessor, successor, classifier, seed=self.seed, **options
         )
-        has_choices = successor.num_hidden_layers > 1
-        return model, [self.warm_start_scheduler] if has_choices else []
+        return model, [self.warm_start_scheduler] if has_choices(model) else []
 
     def _option(self, name):
         return self.theseus_options.get(name, DEFAULTS[name])

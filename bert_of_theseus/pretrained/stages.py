@@ -10,6 +10,7 @@ from ..defaults import (
     default_learning_rate,
     default_steps,
     in_proportion,
+    num_steps,
 )
 from ..validation import number, positive_integer
 
@@ -42,7 +43,7 @@ def default_stages(
     for name in ("warm_start", "theseus", "successor"):
         passes, limit = default_epochs(name, steps, epochs), default_steps(name)
         if learning_rate is None:
-            count = min(passes * steps, limit or math.inf)
+            count = num_steps(passes, steps, limit)
             rate = default_learning_rate(name, hidden_size, batch_size, count)
         else:
             rate = in_proportion(learning_rate, name)

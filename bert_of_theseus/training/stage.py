@@ -12,6 +12,7 @@ from ..defaults import (
     default_learning_rate,
     default_steps,
     find_hidden_size,
+    num_steps,
 )
 from ..validation import number, one_of, positive_integer
 
@@ -110,7 +111,7 @@ class Stage:
 
     def num_steps(self, steps_per_epoch: int) -> int:
         """The steps of all epochs, or up to the limit."""
-        return min(self.epochs * steps_per_epoch, self.steps or math.inf)
+        return num_steps(self.epochs, steps_per_epoch, self.steps)
 
     def _epochs(self, name, steps_per_epoch):
         if self.steps is not None:
