@@ -532,13 +532,7 @@ def main(argv=None):
     add("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="default all")
     add("--rounds", type=int, metavar="N", help="default 5; --tiny 2")
     add("--rows", type=int, default=3200, metavar="N", help="training texts (default %(default)s)")
-    add(
-        "--epochs",
-        type=int,
-        default=2,
-        metavar="N",
-        help="of both trainings (default 2)",
-    )
+    add("--epochs", type=int, default=2, metavar="N", help="of both trainings (default 2)")
     add("--tiny", action="store_true", help="very small models, for a trial run")
     add("--prepare", action="store_true", help="only make the models and their files")
     add("--json", type=Path, metavar="FILE", help="also write all figures to FILE")

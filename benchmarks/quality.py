@@ -96,7 +96,7 @@ class Variant(NamedTuple):
         base: `"direct"` or `"ours"`.
         is_deep: Boolean. Whether the small model is as deep as the predecessor.
         options: Dict of what differs from the base. A name with a dot is a setting of a stage or
-            of the schedule.
+            of a schedule.
         what: String, a description.
     """
 
@@ -272,14 +272,14 @@ class Study:
 
     def _equal_steps(self) -> dict:
         """The steps of each stage of the default; "direct" has as many as all of them together."""
-        from bert_of_theseus.defaults import default_epochs, default_steps
+        from bert_of_theseus.defaults import default_epochs, default_steps, num_steps
         from bert_of_theseus.recipe import STAGES
 
         count = -(-len(self.data["train"].token_ids) // self.args.batch_size)
         steps = {}
         for name in STAGES[1:]:
-            steps[name] = count * default_epochs(name, count, self.args.epochs)
-            steps[name] = min(steps[name], default_steps(name) or steps[name])
+            epochs = default_epochs(name, count, self.args.epochs)
+            steps[name] = num_steps(epochs, count, default_steps(name))
         return {**steps, "direct": sum(steps.values())}
 
     def describe(self) -> dict:

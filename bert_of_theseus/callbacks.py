@@ -1,4 +1,4 @@
-"""`ReplacementRateScheduler`: sets the replacement rate while a Theseus model trains."""
+"""`ReplacementRateScheduler`: sets the replacement rate while a model with choices trains."""
 
 import numpy as np
 

@@ -9,8 +9,19 @@ from pathlib import Path
 
 from .backend import keras
 from .files import replace_file, write_json
+from .statistics import Score, compare
 from .table import TITLES, report_table, report_text
 from .training import StageResult, stage_notes
+
+
+def compared(predecessor, score, has_share) -> dict:
+    """What a row says of a score beside the predecessor's, as far as the scores tell."""
+    found = {"difference": float(score - predecessor)}
+    if isinstance(score, Score) and score.is_paired(predecessor):
+        _, _, difference, _, kept = compare(predecessor, score)
+        found["difference_interval"] = difference and list(difference)
+        found["kept_interval"] = list(kept) if kept and has_share else None
+    return found
 
 
 @dataclasses.dataclass(repr=False)
@@ -61,15 +72,14 @@ class Compressed:
 
     @property
     def history(self) -> list[dict]:
-        """A dict per stage, as `plot_training` takes it: `steps`, `loss`, `val_loss`, `score`."""
+        """A dict per stage, as `plot_training` takes it. A warm start's loss is `hidden_loss`."""
         records = []
         for stage in self.stages:
             record = {"stage": stage.name, "steps": stage.history["step"]}
-            # A warm start's loss is none of the task's.
-            names = {"loss": "hidden_loss" if stage.name == "warm_start" else "loss"}
             for key in ("loss", "val_loss", "replacement_rate"):
                 if key in stage.history:
-                    record[names.get(key, key)] = stage.history[key]
+                    is_hidden = stage.name == "warm_start" and key == "loss"
+                    record["hidden_loss" if is_hidden else key] = stage.history[key]
             if stage.monitor is not None:
                 record["score"] = stage.history[stage.monitor]
             records.append({**record, "best_step": stage.best_step})

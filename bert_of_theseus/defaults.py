@@ -9,12 +9,12 @@ from __future__ import annotations
 import collections
 import math
 
-# By name of the stage: the learning rate at hidden size 768, with batches of 32 and 1,000 steps,
-# and the passes, as a share of those that the number of examples asks for. A model that is
-# fine-tuned directly is trained as a predecessor.
+# By name of the stage: the learning rate at hidden size 768, with batches of 32 and 1,000 steps
+# (that of the warm start whatever its steps), and the passes, as a share of those that the number
+# of examples asks for. A model that is fine-tuned directly is trained as a predecessor.
 _STAGES = {
     "predecessor": (5e-5, 1.0),
-    "warm_start": (5e-4, 0.4),
+    "warm_start": (1e-3, 0.4),
     "theseus": (1e-4, 1.0),
     "successor": (5e-5, 0.5),
 }
@@ -23,7 +23,7 @@ _OF_STEPS = 0.25, (0.5, 2.0)  # the exponent of fewer steps, and the bounds of w
 _LOWEST, _HIGHEST = 1e-6, 1e-2
 # Few examples need more passes, many fewer.
 _FEWEST_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 3, 20
-# It converges soon, and so many steps are a small part of a large training.
+# A warm start converges soon, and so many steps are a small part of a large training.
 _WARM_START_STEPS = 600
 # So that a killed run has at most so many steps to repeat.
 _STEPS_PER_EVALUATION = 1000
@@ -46,8 +46,13 @@ def default_epochs(name: str, steps_per_epoch: int, passes: float | None = None)
 
 
 def default_steps(name: str) -> int | None:
-    """The steps after which a stage ends within its epochs; `None` for no limit."""
+    """The most steps of a stage whose epochs are not given; `None` for no limit."""
     return _WARM_START_STEPS if name == "warm_start" else None
+
+
+def num_steps(epochs: int, steps_per_epoch: int, limit: int | None) -> int:
+    """The steps of so many passes, or of as many as the limit allows."""
+    return min(epochs * steps_per_epoch, limit or math.inf)
 
 
 def default_evaluations(steps_per_epoch: int) -> int:
@@ -62,17 +67,19 @@ def default_learning_rate(name: str, hidden_size: int, batch_size: int, steps: i
         name: String, the stage, as in `default_epochs`.
         hidden_size: Integer. Wider models take smaller steps.
         batch_size: Integer. Larger batches have less noise, so they take larger steps.
-        steps: Integer, of the whole stage. The fewer they are, the larger they must be.
+        steps: Integer, of the whole stage. The fewer they are, the larger they must be, but for
+            the warm start's, which are large already.
     """
     exponent, (low, high) = _OF_STEPS
     rate = _STAGES[name][0] * _HIDDEN_SIZE / hidden_size * math.sqrt(batch_size / _BATCH_SIZE)
-    rate *= min(max((_STEPS / steps) ** exponent, low), high)
-    return float(f"{min(max(rate, _LOWEST), _HIGHEST):.1e}")
+    if name != "warm_start":
+        rate *= min(max((_STEPS / steps) ** exponent, low), high)
+    return in_two_digits(rate)
 
 
-def in_proportion(learning_rate: float, name: str) -> float:
-    """The learning rate of a stage, where that of the Theseus stage is given."""
-    return learning_rate * _STAGES[name][0] / _STAGES["theseus"][0]
+def in_two_digits(learning_rate: float) -> float:
+    """The learning rate within its bounds, as it is printed."""
+    return float(f"{min(max(learning_rate, _LOWEST), _HIGHEST):.1e}")
 
 
 def find_hidden_size(model) -> int | None:

@@ -1,10 +1,10 @@
-"""Optional losses in addition to the task's: distillation from the predecessor.
+"""Losses from the predecessor: beside the task's, and that of the warm start.
 
 - `LogitsDistillation` compares the outputs of a model with those of a frozen teacher.
-- `HiddenDistillation` compares the outputs of two modules for the same input.
+- `HiddenDistillation` compares the outputs of two modules.
 
-Both return one of their inputs unchanged and add a loss in training. `distil` and the argument
-`hidden_loss_weight` of `build_theseus_model` wire them.
+Both return one of their inputs unchanged and add a loss in training. `distil`, the argument
+`hidden_loss_weight` of `build_theseus_model` and `build_warm_start_model` wire them.
 """
 
 from .backend import (
@@ -18,7 +18,7 @@ from .backend import (
     reduce_sum,
     register,
 )
-from .validation import integer, number
+from .validation import number
 from .wrappers import Frozen
 
 # Smaller probabilities are raised to this: their logarithm and its gradient stay finite.
@@ -141,37 +141,39 @@ class LogitsDistillation(_Term, Frozen):
 class HiddenDistillation(_Term):
     """Adds the mean squared difference between the outputs of two modules.
 
-    The mean is over the positions that the mask keeps. No gradient reaches the predecessor's
+    The mean is over the positions that are not padding. No gradient reaches the predecessor's
     output.
 
     Args:
         weight: Number of at least 0, a factor of the loss. Defaults to `1.0`.
-        returned: Integer, the index of the input that is returned. Defaults to `1`, the
-            successor's output.
         **kwargs: Base layer arguments.
 
     Call arguments:
         inputs: List of two tensors, `(batch_size, ..., hidden_size)`: the predecessor's output
-            and the successor's, for the same input.
+            and the successor's.
+        padding_mask: Tensor, `(batch_size, ...)`, 1 for what counts and 0 for padding. Defaults to
+            `None`, the Keras mask of the successor's output, if it has one.
         training: Boolean, whether to add the loss.
 
     Returns:
-        One of the inputs.
+        The successor's output.
     """
 
-    def __init__(self, weight=1.0, returned=1, **kwargs):
+    returned = 1
+
+    def __init__(self, weight=1.0, **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.weight = number("weight", weight)
-        self.returned = integer("returned", returned, 0, 1)
 
-    def call(self, inputs, training=None):
+    def call(self, inputs, padding_mask=None, training=None):
         predecessor, successor = inputs
         if training and self.weight:
             target = ops.stop_gradient(predecessor)
-            loss = squared_difference(target, successor, get_mask(successor))
+            mask = get_mask(successor) if padding_mask is None else padding_mask
+            loss = squared_difference(target, successor, mask)
             self.add_loss(self.weight * loss)
-        return identity(inputs[self.returned])
+        return identity(successor)
 
     def get_config(self):
-        return {**super().get_config(), "weight": self.weight, "returned": self.returned}
+        return {**super().get_config(), "weight": self.weight}

@@ -89,7 +89,8 @@ class _Choice(keras.layers.Layer):
 class BinaryRandomChoice(_Choice):
     """Chooses one of two tensors at random in training; returns the second at inference.
 
-    The tensors are the outputs of a predecessor module and of its successor for the same input.
+    The tensors are the outputs of a predecessor module and of its successor, as a rule for the same
+    input.
     The output is `e * predecessor + (1 - e) * successor`, with e drawn once per batch: 0, the
     successor, with probability `replacement_rate`, otherwise 1. Where e is 0 or 1 it is exactly
     one of the two: NaN in the other reaches neither the output nor its gradients.

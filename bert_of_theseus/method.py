@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from .backend import keras
 from .callbacks import ReplacementRateScheduler
 from .encoders import as_encoder, initialize_successor, nearest_layers
-from .encoders.initialize import pair_initial_weights
+from .encoders.initialize import CHOICES, pair_initial_weights
 from .encoders.nearest import check_alike
-from .layers import rate_per_choice
+from .layers import has_choices, rate_per_choice
 from .models import build_theseus_model, build_warm_start_model, distil
 from .models.plan import make_plan
+from .schedules import ConstantReplacement
 from .training import described, plain
-from .validation import number
+from .validation import number, one_of
 
 _OTHERS = {"predecessor", "successor", "classifier", "replacement_rate", "seed", "name"}
 # Options of `build_theseus_model` that `compress` takes too, by name.
@@ -34,7 +35,8 @@ class Method:
     another value would resume from its checkpoints.
     """
 
-    schedule: Callable
+    warm_start_schedule: Callable | float
+    schedule: Callable | float
     initialize: str | Sequence[int] | None
     train_embeddings_and_head: bool
     distillation_weight: float
@@ -52,7 +54,23 @@ class Method:
                 f"compress() takes no {', '.join(map(repr, unknown))}. Beside its own arguments it "
                 f"takes those of build_theseus_model: {', '.join(sorted(DEFAULTS))}."
             )
+        for name in ("warm_start_schedule", "schedule"):
+            schedule = getattr(self, name)
+            if isinstance(schedule, (int, float)):
+                setattr(self, name, ConstantReplacement(schedule))
+            elif not callable(schedule):
+                raise TypeError(
+                    f"`{name}` must be a function of the step, such as LinearReplacement(0.3, "
+                    f"fraction=0.75), or a rate. Received: {schedule!r}"
+                )
+        if isinstance(self.initialize, str):
+            one_of("initialize", self.initialize, ("nearest", *CHOICES))
+        self.warm_start_scheduler = ReplacementRateScheduler(self.warm_start_schedule)
         self.scheduler = ReplacementRateScheduler(self.schedule)
+
+    @property
+    def warm_start_settings(self) -> dict:
+        return {"schedule": described(self.warm_start_schedule)}
 
     @property
     def theseus_settings(self) -> dict:
@@ -81,10 +99,13 @@ class Method:
         options = {**DEFAULTS, **self.theseus_options, "seed": self.seed}
         del options["predecessor_dropout"]
         plan = make_plan(predecessor, successor, classifier, replacement_rate=0.5, **options)
-        schedule = self.schedule
-        rate = (schedule.bind(1) if hasattr(schedule, "bind") else schedule)(0)
-        count = len(plan.draws)
-        rate_per_choice(rate, count, equal=options["at_least_one"] and count > 1)
+        for schedule, count, equal in (
+            (self.warm_start_schedule, len(plan.modules) - 1, False),
+            (self.schedule, len(plan.draws), options["at_least_one"]),
+        ):
+            if count:
+                rate = (schedule.bind(1) if hasattr(schedule, "bind") else schedule)(0)
+                rate_per_choice(rate, count, equal and count > 1)
         if self.initialize is not None:
             layers = self.initialize
             if layers == "nearest":
@@ -111,9 +132,13 @@ class Method:
             predecessor, successor, classifier, seed=self.seed, **self.theseus_options
         )
 
-    def build_warm_start(self, predecessor, successor, classifier) -> keras.Model:
+    def build_warm_start(self, predecessor, successor, classifier) -> tuple:
+        """The model of the warm start, and the callbacks that it is trained with."""
         options = {name: self._option(name) for name in ("embeddings", "module_map")}
-        return build_warm_start_model(predecessor, successor, classifier, **options)
+        model = build_warm_start_model(
+            predecessor, successor, classifier, seed=self.seed, **options
+        )
+        return model, [self.warm_start_scheduler] if has_choices(model) else []
 
     def _option(self, name):
         return self.theseus_options.get(name, DEFAULTS[name])

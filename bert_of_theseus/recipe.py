@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .backend import keras
-from .compressed import Compressed
+from .compressed import Compressed, compared
 from .distribution import is_chief, num_devices
 from .encoders import as_encoder, as_head
 from .encoders.base import Encoder
@@ -17,12 +18,13 @@ from .files import check_room, remove_scratch, write_json
 from .layers import set_replacement_rate
 from .measure import environment, measure_latency, single_examples
 from .method import DEFAULTS, Method
-from .schedules import ConstantReplacement, LinearReplacement
-from .statistics import Score, compare
+from .schedules import LinearReplacement
+from .statistics import Score
 from .training import (
     BatchAccess,
     Limits,
     Stage,
+    check_labels,
     described,
     evaluator,
     fit,
@@ -36,7 +38,7 @@ from .training import (
 __all__ = ["Compressed", "Stage", "compress"]
 
 # To find the nearest layers by.
-_BATCHES_TO_COMPARE = 8
+_EXAMPLES_TO_COMPARE = 256
 STAGES = ("predecessor", "warm_start", "theseus", "successor")
 
 
@@ -52,6 +54,7 @@ def compress(
     warm_start_stage: Stage | None = Stage(),
     theseus_stage: Stage = Stage(),
     successor_stage: Stage | None = Stage(),
+    warm_start_schedule=LinearReplacement(0.0, fraction=0.75),
     schedule=LinearReplacement(0.3, fraction=0.75),
     initialize="nearest",
     train_embeddings_and_head: bool = True,
@@ -77,14 +80,14 @@ def compress(
 
     1. Predecessor: it is fine-tuned, unless it is already.
     2. Warm start: each of the successor's layers begins as the predecessor's layer that is nearest
-       to its module, and learns, alone and without labels, to do what the module does.
+       to its module, and learns, without labels, to do what the module does.
     3. Theseus: the successor's modules replace the predecessor's, at a rate that `schedule` sets.
     4. Successor: it is taken out and fine-tuned, embeddings and head included.
 
     Every stage keeps its best weights by validation score, but for the warm start, which keeps its
-    last ones. The Theseus stage is scored with the successor alone. If the successor's stage never
-    improves on it, its weights are returned. The predecessor is not changed after its own stage:
-    the successor has embeddings and a head of its own.
+    last ones. The Theseus stage is scored with the successor alone. A stage of the successor gives
+    back the weights that it began with if no evaluation reaches their score. The predecessor is not
+    changed after its own stage: the successor has embeddings and a head of its own.
 
     After any interruption, the same call resumes from the last checkpoint; one is written at each
     evaluation. It ends with the same weights as a run that was never interrupted, if the backend
@@ -105,6 +108,10 @@ def compress(
         warm_start_stage: `Stage`, or `None` to skip the warm start, see `build_warm_start_model`.
         theseus_stage: `Stage`.
         successor_stage: `Stage`, or `None` to skip it.
+        warm_start_schedule: Replacement schedule of the warm start: how often a successor layer
+            takes the hidden states that the one below it has made, rather than the predecessor's.
+            A float is a constant rate; a list has a rate for each layer above the first. Defaults
+            to a linear rise from 0 to 1 in three quarters of the stage.
         schedule: Replacement schedule of the Theseus stage, see `bert_of_theseus.schedules`. A
             float is a constant rate. Defaults to a linear rise from 0.3 to 1 in three quarters of
             the stage.
@@ -127,7 +134,8 @@ def compress(
             `training.fit`.
         test: Data for the report alone. Defaults to `None`.
         seed: Integer. Defaults to `0`.
-        callbacks: Further Keras callbacks for all stages, or a dict of lists by stage.
+        callbacks: Further Keras callbacks for all stages, or a dict of lists by stage. The logs of
+            the warm start have no metrics and no validation.
         latency: Boolean. Whether to measure the milliseconds per example for the report. Models
             on several devices are not measured. Defaults to `True`.
         print_report: Boolean. Whether to print the table at the end, unless `verbose=0`. Defaults
@@ -160,7 +168,8 @@ def compress(
     if from_logits is None:
         from_logits = getattr(classifier, "from_logits", False)
     method = Method(
-        schedule=ConstantReplacement(schedule) if isinstance(schedule, (int, float)) else schedule,
+        warm_start_schedule=warm_start_schedule,
+        schedule=schedule,
         initialize=initialize,
         train_embeddings_and_head=train_embeddings_and_head,
         distillation_weight=distillation_weight,
@@ -198,29 +207,6 @@ def _default_loss(from_logits):
     if from_logits:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     return "sparse_categorical_crossentropy"
-
-
-def _check_labels(classifier, data, name) -> None:
-    """Compares the names of the head's outputs with those of the data's classes, if both have any.
-
-    Heads from `load_pretrained` have them, and batches from a task.
-    """
-    known, given = (tuple(getattr(part, "label_names", ())) for part in (classifier, data))
-    if known and given and known != given and not all(n.startswith("LABEL_") for n in known):
-        raise ValueError(
-            f"`{name}` must have the labels of the head, in its order: {', '.join(known)}. "
-            f"Received: {', '.join(given)}. data.load_texts and load_folder take them as `labels`."
-        )
-
-
-def _compared(predecessor, score, has_share) -> dict:
-    """What a row says of a score beside the predecessor's, as far as the scores tell."""
-    found = {"difference": float(score - predecessor)}
-    if isinstance(score, Score) and score.is_paired(predecessor):
-        _, _, difference, _, kept = compare(predecessor, score)
-        found["difference_interval"] = difference and list(difference)
-        found["kept_interval"] = list(kept) if kept and has_share else None
-    return found
 
 
 @dataclasses.dataclass
@@ -262,7 +248,7 @@ class _Recipe:
         batches, texts = {}, {}
         for name, data in self.data.items():
             if data is not None:
-                _check_labels(self.classifier, data, name)
+                check_labels(self.classifier, data, name)
                 batches[name] = BatchAccess(data, self.scoring["batch_size"])
                 texts[name] = limits.check(batches[name], name)
         # The hidden size is that of all three models, as their modules take each other's place.
@@ -291,8 +277,8 @@ class _Recipe:
     def start_successor(self):
         parts = self.predecessor, self.successor, self.classifier
         # A new one: the predecessor's training has left the data at another epoch.
-        train = BatchAccess(self.data["train"], self.scoring["batch_size"])
-        count = min(_BATCHES_TO_COMPARE, train.length)
+        train = BatchAccess(self.data["train"], self.scoring["batch_size"], self.method.seed)
+        count = min(math.ceil(_EXAMPLES_TO_COMPARE / train.batch_size), train.length)
         batches = (train.get(0, index)[0] for index in range(count))
         self.settings["initial_layers"] = self.method.initialize_successor(*parts[:2], batches)
         self.theseus = self.method.build(*parts)
@@ -301,10 +287,13 @@ class _Recipe:
         self.head.set_weights(self.classifier.get_weights())
         if self.stages["warm_start"] is None:
             return
+        model, callbacks = self.method.build_warm_start(*parts)
         self._fit(
             "warm_start",
-            self.method.build_warm_start(*parts),
+            model,
             kept=self.successor_model,
+            callbacks=callbacks,
+            settings=self.method.warm_start_settings,
             # Neither labels nor scores.
             **dict.fromkeys(("validation", "loss", "monitor", "score", "class_weight")),
             metrics=(),
@@ -316,6 +305,7 @@ class _Recipe:
             "theseus",
             self.method.with_teacher(self.theseus, self.predecessor_model),
             kept=self.successor_model,
+            initial_score=None if self.stages["warm_start"] is None else self._last_score(),
             callbacks=[self.method.scheduler],
             settings=self.method.theseus_settings,
         )
@@ -329,14 +319,11 @@ class _Recipe:
         else:
             model = self.theseus
             set_replacement_rate(model, 1.0)
-        # The report's score is that of the validation data.
-        monitor = self.scoring["monitor"]
-        comparable = monitor is None or monitor.startswith("val_")
         self._fit(
             "successor",
             self.method.with_teacher(model, self.predecessor_model),
             kept=self.successor_model,
-            initial_score=self.rows[-1].get("score") if comparable else None,
+            initial_score=self._last_score(),
             settings=self.method.successor_settings,
         )
         self._report("successor", self.successor_model, self.successor)
@@ -358,7 +345,7 @@ class _Recipe:
             if isinstance(score, Score):
                 row["num_examples"] = len(score.rows)
             if score is not None and row is not self.rows[0]:
-                row.update(_compared(best, score, has_share))
+                row.update(compared(best, score, has_share))
         result = Compressed(
             self.successor.host_model(self.successor_model, self.head),
             self.head,
@@ -374,6 +361,12 @@ class _Recipe:
         if self.verbose and print_report:
             print(f"\n{result}")
         return result
+
+    def _last_score(self) -> float | None:
+        """The successor's on the validation data, which the next stage is to improve on."""
+        monitor = self.scoring["monitor"]
+        comparable = monitor is None or monitor.startswith("val_")
+        return self.rows[-1].get("score") if comparable else None
 
     def _fit(self, name, model, kept, *, callbacks=(), settings=None, **options):
         given = self.callbacks
@@ -430,6 +423,7 @@ class _Recipe:
             "stages": {
                 name: stage and dataclasses.asdict(stage) for name, stage in self.stages.items()
             },
+            "warm_start": method.warm_start_settings,
             "theseus": {**DEFAULTS, **method.theseus_settings},
             "successor": method.successor_settings,
             "layers": [self.predecessor.num_hidden_layers, self.successor.num_hidden_layers],

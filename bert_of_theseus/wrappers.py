@@ -95,7 +95,9 @@ class Frozen(_Wrapper):
 
 @register
 class WithoutDropout(_Wrapper):
-    """Runs a layer as at inference, in training too.
+    """Runs a layer as at inference, in training too, and trains it so.
+
+    Batch normalization normalizes with its moving statistics, which stay as they are.
 
     Args:
         layer: Layer or model.

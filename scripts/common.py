@@ -92,7 +92,7 @@ def add_stage_arguments(parser: Parser, more: str = "") -> None:
     for name in names:
         add(f"--{name}-learning-rate", metavar="X", type=rate, help="its peak")
     what = "whether the successor's layers first learn their modules' work, without labels"
-    add("--warm-start", action=argparse.BooleanOptionalAction, help=f"{what} (default: yes)")
+    add("--warm-start", action=argparse.BooleanOptionalAction, help=f"{what}; default: yes")
     add("--batch-size", metavar="N", type=positive, default=32, help="default %(default)s")
     add("--seed", metavar="N", type=seed_number, default=42, help="default %(default)s")
 
@@ -108,6 +108,11 @@ def stages(args: argparse.Namespace, **options) -> dict:
     """What `add_stage_arguments` adds, as arguments of `compress`; `options` go to each `Stage`."""
     from bert_of_theseus.training import Stage
 
+    if args.warm_start is False and (args.warm_start_epochs or args.warm_start_learning_rate):
+        raise ValueError(
+            "--no-warm-start leaves out the stage that --warm-start-epochs and "
+            "--warm-start-learning-rate are for: give one or the other"
+        )
     found = {
         f"{name}_stage": Stage(
             getattr(args, f"{name}_epochs"), getattr(args, f"{name}_learning_rate"), **options

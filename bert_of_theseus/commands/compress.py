@@ -100,10 +100,11 @@ def _add_data(parser) -> None:
 def _add_training(parser) -> None:
     add = parser.add_argument_group("training").add_argument
     add("--batch-size", type=positive, default=32, metavar="N", help="default: %(default)s")
-    what = "passes over the texts; the warm start before has 0.4 of them, the fine-tuning after it "
-    what += "half of them; default: 3, more for few texts"
+    what = "passes over the texts of the Theseus stage; the warm start before it has 0.4 of them, "
+    what += "up to 600 steps, the fine-tuning after it half of them; default: 3, more for few texts"
     add("--epochs", type=positive, metavar="N", help=what)
-    what = "default: by the model's hidden size, the batch size and the number of steps"
+    what = "of the Theseus stage; those of the others change with it; default: by the model's "
+    what += "hidden size, the batch size and the number of steps"
     add("--learning-rate", type=_share, metavar="X", help=what)
     what = "the score, such as macro_f1 or matthews; default: accuracy, F1 or correlation"
     add("--metric", metavar="NAME", help=what)

@@ -45,6 +45,14 @@ class Encoder:
 
     # What a host may override.
 
+    def padding_mask(self, inputs: list):
+        """Of symbolic `inputs` the one that is 1 for tokens and 0 for padding.
+
+        `None` if there is none. Then padding is what the Keras mask of the hidden states says, if
+        they have one.
+        """
+        return None
+
     def apply_layers(self, state: list, indices: Sequence[int]):
         """The hidden states after the layers `indices`, of `[hidden_states, *context]`."""
         for index in indices:

@@ -7,6 +7,9 @@ from ..backend import frozen, to_numpy
 from ..validation import integer, is_integer, one_of
 from .convert import as_encoder
 
+# Names of choices of layers, for `initialize_successor`.
+CHOICES = "first", "last", "every_kth", "module_first"
+
 
 def initialize_successor(
     predecessor,
@@ -149,7 +152,7 @@ def _source_layers(layers, module_map, predecessor_layers, successor_layers):
     n, m = predecessor_layers, successor_layers
     modules = split_into_modules(n, m, module_map)
     if isinstance(layers, str):
-        one_of("layers", layers, ("first", "last", "every_kth", "module_first"))
+        one_of("layers", layers, CHOICES)
         return {
             "first": list(range(m)),
             "last": list(range(n - m, n)),

@@ -73,6 +73,10 @@ class KerasHubEncoder(Encoder):
     def input_structure(self):
         return self._structure
 
+    def padding_mask(self, inputs):
+        names = list(self._structure) if isinstance(self._structure, dict) else []
+        return inputs[names.index("padding_mask")] if "padding_mask" in names else None
+
     def embed(self, inputs):
         known = dict(zip(map(id, self.inputs), inputs))
         return [_replay(tensor, known) for tensor in (self._start, *self._context)]

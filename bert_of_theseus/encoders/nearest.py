@@ -79,6 +79,7 @@ def _distances(encoder, modules):
     embed = encoder.embedding_model("embeddings")
     state = encoder.inputs if embed is None else as_list(embed(one_or_all(encoder.inputs)))
     x, *context = state
+    padding_mask = encoder.padding_mask(encoder.inputs)
     outputs = []
     for module in modules:
         start = one_or_all([x, *context])
@@ -86,19 +87,20 @@ def _distances(encoder, modules):
         x = found[module[0]]
         for index in module[1:]:
             x = layers[index](one_or_all([x, *context]))
-        outputs += [_Distance()([x, output]) for output in found]
+        outputs += [_Distance()([x, output], padding_mask=padding_mask) for output in found]
     return keras.Model(encoder.input_structure, outputs)
 
 
 class _Distance(keras.layers.Layer):
-    """The mean squared difference of two hidden states, where the mask keeps the first."""
+    """The mean squared difference of two hidden states, without padding."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
 
-    def call(self, inputs):
-        return squared_difference(*inputs, get_mask(inputs[0]))
+    def call(self, inputs, padding_mask=None):
+        mask = get_mask(inputs[0]) if padding_mask is None else padding_mask
+        return squared_difference(*inputs, mask)
 
     def compute_mask(self, inputs, mask=None):
         return None

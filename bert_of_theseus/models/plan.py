@@ -1,4 +1,4 @@
-"""The plan of a Theseus model: all checks, before anything of the caller's is changed."""
+"""The plan of a Theseus or warm start model: all checks, before a caller's weights are changed."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Plan(NamedTuple):
         modules: List of `(predecessor_model, successor_model)`, from the bottom up.
         final: Model of what the successor makes of the last hidden states, or `None`.
         copied: List of pairs of weights, to be copied from predecessor to successor.
-        draws: List of the arguments of each choice, from the bottom up; `None` of `plan_parts`.
+        draws: List of the arguments of each choice, from the bottom up; `None` from `plan_parts`.
     """
 
     predecessor: Encoder
@@ -57,7 +57,7 @@ def make_plan(
     names = [f"module_{index}" for index in range(len(plan.modules))]
     if plan.embeddings is not None and embeddings == "replace":
         names.insert(0, "embeddings")
-    seeds = _spawn(seed, len(names))
+    seeds = spawn_seeds(seed, len(names))
     draws = [
         {
             "name": name,
@@ -119,7 +119,8 @@ def _check_options(replacement_rate, execution, at_least_one, hidden_loss_weight
         )
 
 
-def _spawn(seed, count):
+def spawn_seeds(seed: int | None, count: int) -> list[int | None]:
+    """Unlike seeds for `count` choices; `None` for each if `seed` is."""
     seed = integer("seed", seed, minimum=0, optional=True)
     if seed is None:
         return [None] * count

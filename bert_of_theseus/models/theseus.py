@@ -128,6 +128,7 @@ def build_theseus_model(
 
     # Embeddings: the successor's, frozen, or a module of their own.
     inputs = one_or_all(plan.predecessor.inputs)
+    padding_mask = plan.predecessor.padding_mask(plan.predecessor.inputs)
     x, context = plan.predecessor.inputs[0], []
     if plan.embeddings is not None:
         old, new = plan.embeddings
@@ -151,7 +152,8 @@ def build_theseus_model(
             pair = [old(state), new(state)]
             if hidden_loss_weight:
                 weight = hidden_loss_weight / len(plan.modules)
-                pair[1] = HiddenDistillation(weight, name=f"hidden_distillation_{index}")(pair)
+                term = HiddenDistillation(weight, name=f"hidden_distillation_{index}")
+                pair[1] = term(pair, padding_mask=padding_mask)
             x = choose(ChainedRandomChoice(gate=gate, sampling=sampling, **next(draws)), pair)
 
     # The end of the encoder, then the head, both frozen.

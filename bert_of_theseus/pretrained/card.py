@@ -52,7 +52,7 @@ _SETS = {
     "test": "for the report alone",
 }
 _STAGES = {
-    "warm_start": "warm start, layer by layer, without labels",
+    "warm_start": "warm start, by the predecessor's hidden states, without labels",
     "theseus": "Theseus stage",
     "successor": "fine-tuning after it",
 }

@@ -9,7 +9,8 @@ from ..defaults import (
     default_evaluations,
     default_learning_rate,
     default_steps,
-    in_proportion,
+    in_two_digits,
+    num_steps,
 )
 from ..validation import number, positive_integer
 
@@ -30,8 +31,8 @@ def default_stages(
         hidden_size: Integer, the model's.
         batch_size: Integer. Defaults to `32`.
         epochs: Integer, those of the Theseus stage. Defaults to `None`, as in `Stage`.
-        learning_rate: Float, of the Theseus stage. Defaults to `None`, as in `Stage`. Those of the
-            other stages are in proportion to them, as the defaults are.
+        learning_rate: Float, of the Theseus stage. Those of the other stages change as much from
+            their defaults. Defaults to `None`, as in `Stage`.
     """
     positive_integer("batch_size", batch_size)
     positive_integer("epochs", epochs, optional=True)
@@ -39,13 +40,15 @@ def default_stages(
         number("learning_rate", learning_rate, "(0, inf)")
     steps = math.ceil(num_texts / batch_size)
     stages = {}
-    for name in ("warm_start", "theseus", "successor"):
+    for name in ("theseus", "warm_start", "successor"):
         passes, limit = default_epochs(name, steps, epochs), default_steps(name)
-        if learning_rate is None:
-            count = min(passes * steps, limit or math.inf)
-            rate = default_learning_rate(name, hidden_size, batch_size, count)
+        count = num_steps(passes, steps, limit)
+        rate = default_learning_rate(name, hidden_size, batch_size, count)
+        if name == "theseus":
+            change = 1.0 if learning_rate is None else learning_rate / rate
+            rate = learning_rate or rate
         else:
-            rate = in_proportion(learning_rate, name)
+            rate = in_two_digits(change * rate)
         stages[name] = {
             "epochs": passes,
             "learning_rate": rate,

@@ -1,7 +1,7 @@
 """One stage of training, resumable after any interruption."""
 
 from .checkpoint import WEIGHTS, run_lock
-from .checks import Limits
+from .checks import Limits, check_labels
 from .examples import read_once
 from .feed import BatchAccess
 from .fit import NonFiniteLossError, fit
@@ -18,6 +18,7 @@ __all__ = [
     "Stage",
     "StageResult",
     "WarmupDecay",
+    "check_labels",
     "described",
     "evaluate",
     "evaluator",

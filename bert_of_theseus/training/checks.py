@@ -207,3 +207,16 @@ def _place(tensor):
 
 def _flat(tensors):
     return list(tensors) if isinstance(tensors, (list, tuple)) else [tensors]
+
+
+def check_labels(classifier, data, name) -> None:
+    """Compares the names of the head's outputs with those of the data's classes, if both have any.
+
+    Heads from `load_pretrained` have them, and batches from a task.
+    """
+    known, given = (tuple(getattr(part, "label_names", ())) for part in (classifier, data))
+    if known and given and known != given and not all(n.startswith("LABEL_") for n in known):
+        raise ValueError(
+            f"`{name}` must have the labels of the head, in its order: {', '.join(known)}. "
+            f"Received: {', '.join(given)}. data.load_texts and load_folder take them as `labels`."
+        )

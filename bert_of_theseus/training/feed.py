@@ -28,9 +28,9 @@ class Rounds:
         per_epoch = batches.length
         self.length = max(1, per_epoch // stage.evaluations_per_epoch)
         self.count = stage.epochs * min(stage.evaluations_per_epoch, per_epoch)
-        if stage.steps is not None:
-            self.length = min(self.length, stage.steps)
-            self.count = min(self.count, math.ceil(stage.steps / self.length))
+        if stage.steps is not None and stage.steps < self.length * self.count:
+            self.count = math.ceil(stage.steps / self.length)
+            self.length = stage.steps // self.count
         self.total_steps = self.length * self.count
 
     def stream(self, done):

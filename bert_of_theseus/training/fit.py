@@ -133,7 +133,7 @@ def fit(
         batches["validation"] = BatchAccess(validation, batch_size)
     limits = Limits(kept, loss)
     data = {part: limits.check(access, part) for part, access in batches.items()}
-    stage = _resolved(stage, name, model, batches["train"], verbose)
+    stage = _resolved(stage, name, model, loss, batches["train"], verbose)
     rounds = Rounds(batches["train"], stage, weighted)
     settings = {
         "stage": dataclasses.asdict(stage),
@@ -141,7 +141,7 @@ def fit(
         "training data": data["train"],
         "validation data": data.get("validation"),
         "first batch": first_batch(batches["train"]),
-        **_identity(model),
+        **_identity(model, kept),
         "loss": described(loss),
         "metrics": [described(metric) for metric in metrics],
         "monitor": monitor,
@@ -183,20 +183,22 @@ def fit(
     return result
 
 
-def _resolved(stage, name, model, batches, verbose):
+def _resolved(stage, name, model, loss, batches, verbose):
     """The stage with all its values, which are printed."""
     kind = "theseus" if has_choices(model) else "predecessor"
-    stage = stage.resolved(kind, model, batches)
+    stage = stage.resolved("warm_start" if loss is None else kind, model, batches)
     if verbose:
         print(f"{name}: {stage}", flush=True)
     return stage
 
 
-def _identity(model):
-    """The model as the training begins, and the versions."""
+def _identity(model, kept):
+    """The models as the training begins, and the versions."""
     frozen, _ = split_weights(model)
+    known = {id(weight) for weight in model.weights}
     return {
         "frozen weights": weights_checksum(frozen),
+        "other weights": weights_checksum([w for w in kept.weights if id(w) not in known]),
         "initial weights": weights_checksum(trained_values(model)),
         "trained weights": sum(math.prod(w.shape) for w in model.trainable_weights),
         "model": architecture(model),

@@ -12,6 +12,7 @@ from ..defaults import (
     default_learning_rate,
     default_steps,
     find_hidden_size,
+    num_steps,
 )
 from ..validation import number, one_of, positive_integer
 
@@ -41,10 +42,12 @@ class Stage:
             they are the best so far, and writes a checkpoint. Defaults to `None`: one for 1,000
             steps, at least one.
         patience: Integer, the number of evaluations without a better score after which the stage
-            ends. Defaults to `None`, no early stop.
-        steps: Integer, after which the stage ends: within the first epoch, or else at the next
-            evaluation. Epochs that are not given are as many as hold them. Defaults to `None`, no
-            limit; for a warm start whose epochs are not given, to 600.
+            ends. The score that the stage begins with counts, where it is known (`initial_score` of
+            `fit`). Defaults to `None`, no early stop.
+        steps: Integer, at most so many. They are divided into equal parts, each with an evaluation
+            at its end, as many as the epochs that they touch would have; what is left over is left
+            out. Epochs that are not given are as many as hold them. Defaults to `None`, no limit;
+            for a warm start whose epochs are not given, to 600.
 
     Raises:
         TypeError: if an argument is not a number, or not an integer where it must be one.
@@ -110,7 +113,7 @@ class Stage:
 
     def num_steps(self, steps_per_epoch: int) -> int:
         """The steps of all epochs, or up to the limit."""
-        return min(self.epochs * steps_per_epoch, self.steps or math.inf)
+        return num_steps(self.epochs, steps_per_epoch, self.steps)
 
     def _epochs(self, name, steps_per_epoch):
         if self.steps is not None:

@@ -20,13 +20,14 @@ def test_what_comes_out(whole):
     fitted, warm, theseus, last = result.stages
     # The warm start knows no score: the rest keep their best.
     assert warm.score is None and "val_accuracy" not in warm.history
-    assert warm.history["loss"][-1] < warm.history["loss"][0]
+    rates = warm.history["replacement_rate"]
+    assert 0 < rates[0] < 1 and rates[-1] == 1
     assert fitted.score == max(fitted.history["val_accuracy"])
-    assert theseus.score == max(theseus.history["val_accuracy"])
-    assert last.score == max(theseus.score, *last.history["val_accuracy"])  # or what it began with
-    # The report's scores are those that chose; the last stage starts as what Theseus kept.
+    # The report's scores are those that chose. A stage may give back what it began with.
     scores = {row["model"]: row["score"] for row in result.rows}
-    assert 0 <= scores.pop("warm_start") <= 1
+    begun = scores.pop("warm_start")
+    assert theseus.score == max(begun, *theseus.history["val_accuracy"])
+    assert last.score == max(theseus.score, *last.history["val_accuracy"])
     assert list(scores.values()) == [stage.score for stage in (fitted, theseus, last)]
     assert (start.answers == VALIDATION[1]).mean() == pytest.approx(theseus.score)
     # The successor holds its own layers and head, and none of the predecessor's weights.
@@ -34,11 +35,12 @@ def test_what_comes_out(whole):
     theirs = {id(weight) for weight in weights_of([*predecessor[1:], head])}
     weights = {id(weight) for weight in result.successor.weights}
     assert own <= weights and not weights & theirs
-    # The predecessor is as its stage left it, though the successor's head went on.
+    # The predecessor is as its stage left it, though the successor's head may have gone on.
     for layer, values_before in zip([*predecessor[1:], head], start.weights, strict=True):
         assert_same(values(layer.weights), values_before)
     moved = zip(values(result.classifier.weights), values(head.weights), strict=True)
-    assert any(not np.array_equal(one, other) for one, other in moved)
+    changed = any(not np.array_equal(one, other) for one, other in moved)
+    assert changed == (last.best_step > 0)
 
 
 def test_the_models_are_not_compiled(whole, tmp_path):

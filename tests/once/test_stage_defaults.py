@@ -149,7 +149,7 @@ def test_a_stage_that_never_beat_its_start():
 
 
 @pytest.mark.parametrize(
-    "steps, ends_at", [(2, [2]), (15, [15]), (20, [15, 30]), (99, [15, 30, 45])]
+    "steps, ends_at", [(2, [2]), (15, [15]), (20, [10, 20]), (31, [10, 20, 30]), (99, [15, 30, 45])]
 )
 def test_steps_end_a_stage(tmp_path, steps, ends_at):
     data = Batches(texts(), 8)

@@ -20,8 +20,7 @@ from bert_of_theseus.data import (
     Tokenizer,
 )
 from bert_of_theseus.encoders import StackEncoder
-from bert_of_theseus.recipe import _check_labels
-from bert_of_theseus.training import described, fit
+from bert_of_theseus.training import check_labels, described, fit
 
 WORDS = [*"abcdefgh"]
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
@@ -183,8 +182,8 @@ def test_labels_in_another_order_than_the_heads(tokenizer, tmp_path):
     # Names that say nothing, and numbers, fit.
     for names, data in ((("no", "yes"), train), (("LABEL_0", "LABEL_1"), train)):
         head.label_names = names
-        _check_labels(head, data, "train")
-    _check_labels(head, batches("regression", tokenizer)[1], "train")
+        check_labels(head, data, "train")
+    check_labels(head, batches("regression", tokenizer)[1], "train")
 
 
 def test_theseus_at_inference_is_the_successor(tokenizer):

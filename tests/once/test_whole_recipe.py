@@ -145,8 +145,10 @@ def settings_on_disk(directory):
     names = ("batch_size", "monitor", "loss", "metrics", "from_logits", "seed")
     options = {name: settings[name] for name in names} | settings["theseus"] | settings["successor"]
     options.update({f"{k}_stage": v and Stage(**v) for k, v in settings["stages"].items()})
-    kind, config = options["schedule"]
-    options["schedule"] = getattr(schedules, kind).from_config(config)
+    options["warm_start_schedule"] = settings["warm_start"]["schedule"]
+    for name in ("warm_start_schedule", "schedule"):
+        kind, config = options[name]
+        options[name] = getattr(schedules, kind).from_config(config)
     assert options.pop("distillation") is None
     return {**options, "directory": directory, "verbose": 0}
 
@@ -166,6 +168,23 @@ def test_the_same_call_again_trains_nothing(whole):
     assert settings_on_disk(result.directory)["seed"] == 3
     with pytest.raises(ValueError, match=r"theseus holds .*other settings .*schedule: .*0\.25"):
         compress(*parts(), TRAIN, VALIDATION, **{**options, "schedule": 0.25})
+
+
+def test_another_warm_start_is_another_run(tmp_path):
+    options = {**OPTIONS, **WARM_START, "predecessor_stage": None, "initialize": None}
+    options |= {"directory": tmp_path, "latency": False}
+
+    def run(models, **changes):
+        return compress(*models, TRAIN, VALIDATION, **{**options, **changes})
+
+    run(parts())
+    with pytest.raises(ValueError, match=r"warm_start holds .*schedule: .*LinearR.*0\.25"):
+        run(parts(), warm_start_schedule=0.25)
+    # Not part of the warm start's model, but of the weights that it leaves.
+    predecessor, successor, head = parts()
+    head.set_weights([2.0 * weight for weight in head.get_weights()])
+    with pytest.raises(ValueError, match=r"warm_start holds .*other weights"):
+        run((predecessor, successor, head))
 
 
 def test_a_fitted_predecessor_is_not_trained(tmp_path):
@@ -206,8 +225,9 @@ def test_a_fitted_predecessor_is_not_trained(tmp_path):
         )
 
 
+@pytest.mark.parametrize("stage", ["theseus", "successor"])
 @pytest.mark.parametrize("whole_successor", [True, False])
-def test_a_last_stage_that_does_harm_gives_back_the_weights_before(tmp_path, whole_successor):
+def test_a_stage_that_does_harm_gives_back_the_weights_before(tmp_path, whole_successor, stage):
     begun = []
 
     class Begin(keras.callbacks.Callback):
@@ -215,7 +235,7 @@ def test_a_last_stage_that_does_harm_gives_back_the_weights_before(tmp_path, who
             begun[:] = values(weights_of(successor))
 
     def score(model, data):
-        """Falls with every step away from what the last stage begins with."""
+        """Falls with every step away from what the stage begins with."""
         now = values(weights_of(successor))
         return -float(sum(np.abs(one - other).sum() for one, other in zip(now, begun)))
 
@@ -229,14 +249,15 @@ def test_a_last_stage_that_does_harm_gives_back_the_weights_before(tmp_path, who
         directory=tmp_path,
         train_embeddings_and_head=whole_successor,
         score=score,
-        callbacks={"successor": [Begin()]},
-        **OPTIONS,
+        callbacks={stage: [Begin()]},
+        **{**OPTIONS, **WARM_START},
     )
-    _, second, third = result.stages
-    assert all(later < 0 for later in third.history["val_score"])
-    assert third.best_step == 0 and third.score == second.score == 0
+    names = [stage.name for stage in result.stages]
+    for harmful in result.stages[names.index(stage) :]:
+        assert all(later < 0 for later in harmful.history["val_score"])
+        assert harmful.best_step == 0 and harmful.score == 0
     assert_same(values(weights_of(successor)), begun)
-    assert [row["score"] for row in result.rows] == [0, 0, 0]
+    assert [row["score"] for row in result.rows] == [0, 0, 0, 0]
 
 
 def test_with_losses_of_distillation(tmp_path):
@@ -304,6 +325,14 @@ def test_no_room_for_the_whole_run(tmp_path):
         ({"execution": "eager"}, ValueError, "`execution` must be one of"),
         ({"gate": "blend"}, ValueError, 'execution="dense"'),
         ({"schedule": "linear"}, TypeError, "`schedule` must be a function"),
+        ({"warm_start_schedule": "linear"}, TypeError, "`warm_start_schedule` must be a function"),
+        ({"warm_start_schedule": lambda step: 1.5}, ValueError, r"in \[0, 1\].*Received: 1.5"),
+        (
+            {"warm_start_schedule": ModulewiseReplacement(2, fraction=0.5)},
+            ValueError,
+            "1 choices, and 2 rates",
+        ),
+        ({"initialize": "nearst"}, ValueError, "`initialize` must be one of .*nearest', 'first'"),
         ({"module_map": [[0], [1]]}, ValueError, "`module_map` must hold 2"),
         ({"schedule": lambda step: 1.5}, ValueError, r"in \[0, 1\].*Received: 1.5"),
         ({"schedule": ModulewiseReplacement(3, fraction=0.5)}, ValueError, "2 choices, and 3 rat"),
@@ -311,7 +340,7 @@ def test_no_room_for_the_whole_run(tmp_path):
 )
 def test_refused_before_anything_is_written(tmp_path, options, error, problem):
     with pytest.raises(error, match=problem):
-        compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "a", **options, **OPTIONS)
+        compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "a", **{**OPTIONS, **options})
     assert not (tmp_path / "a").exists()
 
 
@@ -359,6 +388,7 @@ def test_a_successor_of_another_kind(train_ends, tmp_path):
         initialize=None,
         predecessor_stage=None,
         warm_start_stage=Stage(4, 0.01, weight_decay=0.0),
+        warm_start_schedule=0.0,
         theseus_stage=Stage(1, 0.01, weight_decay=0.0),
         successor_stage=Stage(1, 0.01, weight_decay=0.0),
         train_embeddings_and_head=train_ends,

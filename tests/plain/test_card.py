@@ -98,7 +98,8 @@ def test_what_the_hub_reads(card):
         "| successor, fine-tuned   |      6 |",
         "`neg`, `pos`",
         "- 9,000 texts to train on (train.csv)\n- 1,000 texts to choose the weights by (a part of ",
-        "warm start, layer by layer, without labels: 3 epochs, at most 600 steps, learning rate",
+        "warm start, by the predecessor's hidden states, without labels: 3 epochs, "
+        "at most 600 steps, learning rate",
         "3 epochs, learning rate 0.0001, batches of 32",
         "1 epoch, learning rate",
         "bert-of-theseus 0.1.0, keras 3.15.0 on torch, Python 3.11.7, Linux x86_64",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bert_of_theseus.defaults import default_epochs, default_evaluations, default_learning_rate
 from bert_of_theseus.pretrained.stages import default_stages
 
-NAMES = ("predecessor", "theseus", "successor")
+NAMES = ("predecessor", "warm_start", "theseus", "successor")
 # Hidden size, batch size, steps.
 AT_HAND = st.tuples(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 10**7))
 
@@ -30,10 +30,11 @@ def test_the_learning_rate_is_bounded_and_moves_one_way(name, one, other):
 def test_models_of_the_usual_sizes(name):
     """Of BERT-base the learning rates of the papers; of smaller models, higher ones."""
     rates = [default_learning_rate(name, size, 32, 1500) for size in (1024, 768, 384, 128)]
-    assert 1e-5 < rates[1] < 2e-4
+    assert 1e-5 < rates[1] < (2e-3 if name == "warm_start" else 2e-4)
     assert rates == sorted(rates) and len(set(rates)) == 4
     assert default_learning_rate(name, 768, 64, 1500) > rates[1]
-    assert default_learning_rate(name, 768, 32, 300) > rates[1]
+    # But for a warm start, whose rate is high already.
+    assert (default_learning_rate(name, 768, 32, 300) > rates[1]) == (name != "warm_start")
     # It is printed as it is, and so can be given.
     assert all(rate == float(f"{rate:.1e}") for rate in rates)
 
@@ -42,6 +43,7 @@ def test_few_examples_have_more_passes():
     steps = [1, 10, 100, 200, 1000, 100_000]
     for name, (low, high) in {
         "predecessor": (3, 20),
+        "warm_start": (1, 8),
         "theseus": (3, 20),
         "successor": (1, 10),
     }.items():
@@ -66,6 +68,9 @@ def test_what_is_given_wins_and_the_rest_follows():
         assert stage["epochs"] == default_epochs(name, 100)
         steps = min(100 * stage["epochs"], stage["steps"] or 10_000)
         assert stage["learning_rate"] == default_learning_rate(name, 384, 32, steps)
+    # The default of the Theseus stage may be given as it is printed.
+    printed = by_rule["theseus"]["learning_rate"]
+    assert default_stages(3200, 384, learning_rate=printed) == by_rule
     for wrong in ({"epochs": 0}, {"learning_rate": -1.0}, {"batch_size": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             default_stages(3200, 384, **wrong)
