@@ -25,7 +25,12 @@ NUM_SAMPLES = 128  # texts that OpenVINO calibrates int8 on
 
 
 # Programs. `load(directory, threads)` returns two functions: what makes the program's own input of
-# token ids and mask, which is not timed, and what makes logits of that.
+# token ids and mask, which is not timed, and what makes logits of that (ours: probabilities).
+
+
+def hugging_face_inputs(token_ids, mask):
+    ids, mask = token_ids.astype("int64"), mask.astype("int64")
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids}
 
 
 def load_ours(name, directory, threads):
@@ -55,9 +60,8 @@ def load_torch(compiled, directory, threads):
         model = torch.compile(model)
 
     def encode(token_ids, mask):
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        arrays = (token_ids, mask, 0 * mask)
-        return {n: torch.from_numpy(a.astype("int64")) for n, a in zip(names, arrays)}
+        arrays = hugging_face_inputs(token_ids, mask)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def run(batch):
         with torch.inference_mode():
@@ -108,12 +112,7 @@ def load_onnx(name, directory, threads):
     session = onnxruntime.InferenceSession(
         str(directory / name / "model.onnx"), options, providers=["CPUExecutionProvider"]
     )
-
-    def encode(token_ids, mask):
-        ids, mask = token_ids.astype("int64"), mask.astype("int64")
-        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids}
-
-    return encode, lambda batch: session.run(["logits"], batch)[0]
+    return hugging_face_inputs, lambda batch: session.run(["logits"], batch)[0]
 
 
 def make_openvino(quantize, directory):
@@ -133,7 +132,7 @@ def make_openvino(quantize, directory):
 
         texts = Texts(directory.parent)
         length = MIXTURE if MIXTURE in texts.lengths else 64
-        batches = [openvino_inputs(*texts.batch(length, 1, n)) for n in range(NUM_SAMPLES)]
+        batches = [hugging_face_inputs(*texts.batch(length, 1, n)) for n in range(NUM_SAMPLES)]
         model = nncf.quantize(
             model,
             nncf.Dataset(batches),
@@ -142,11 +141,6 @@ def make_openvino(quantize, directory):
         )
     name = "-".join(filter(None, ("openvino", quantize)))
     openvino.save_model(model, directory / name / "model.xml", compress_to_fp16=False)
-
-
-def openvino_inputs(token_ids, mask):
-    ids, mask = token_ids.astype("int64"), mask.astype("int64")
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": 0 * ids}
 
 
 def load_openvino(name, precision, directory, threads):
@@ -158,7 +152,7 @@ def load_openvino(name, precision, directory, threads):
     core = openvino.Core()
     request = core.compile_model(directory / name / "model.xml", "CPU", options)
     request = request.create_infer_request()
-    return openvino_inputs, lambda batch: request.infer(batch, share_inputs=True)[0]
+    return hugging_face_inputs, lambda batch: request.infer(batch, share_inputs=True)[0]
 
 
 def make_ctranslate2(directory):
@@ -282,8 +276,8 @@ class Texts:
     def __init__(self, directory):
         import numpy as np
 
-        self.rng = np.random.default_rng(0)
-        self.ids = {n: self.rng.integers(1000, 30522, (128, n)).astype("int32") for n in LENGTHS}
+        rng = np.random.default_rng(0)
+        self.ids = {n: rng.integers(1000, 30522, (128, n)).astype("int32") for n in LENGTHS}
         path = Path(directory) / "dev.npz"
         if path.exists():
             self.ids[MIXTURE] = np.load(path)["token_ids"].astype("int32")

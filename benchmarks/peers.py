@@ -78,14 +78,25 @@ def make(args, directory) -> dict:
 
 
 class Record:
-    """The figures of one model, in a file after each round, so that a stopped run goes on."""
+    """The figures of one model, in a file after each round, so that a stopped run goes on.
 
-    def __init__(self, args, family, depth):
+    Args:
+        directory: The folder of the file.
+        family, depth: The model.
+        system: The machine, the threads and the versions, in words. Figures of another are refused.
+    """
+
+    def __init__(self, directory, family, depth, system):
         self.family, self.depth = family, depth
-        self.path = args.output_dir / f"peers-{family}-{depth}.json"
-        self.found = {"forms": {}, "missing": {}, "rounds": []}
+        self.path = directory / f"peers-{family}-{depth}.json"
+        self.found = {"system": system, "forms": {}, "missing": {}, "rounds": []}
         if self.path.exists():
             self.found = json.loads(self.path.read_text(encoding="utf-8"))
+        if self.found["system"] != system:
+            sys.exit(
+                f"error: {self.path} has the figures of another run ({self.found['system']}). "
+                "Give another --output-dir."
+            )
 
     @property
     def forms(self):
@@ -146,6 +157,8 @@ def measure(args, record, worker, progress):
                 start = workers[form].ask("first")
                 answers = workers[form].ask("answers")
             except SystemExit as error:
+                if record.found["rounds"]:  # the rounds before had it
+                    raise
                 reason = (str(error).strip().splitlines() or ["no output"])[-2:]
                 record.found["missing"][form] = " ".join(reason)
                 print(f"{form} is left out: {error}", file=sys.stderr, flush=True)
@@ -292,7 +305,7 @@ def compare(args, worker, system):
     system = f"{system.rstrip(', ')}, {args.threads} threads. {versions(args)}"
     print(system, flush=True)
     records = [
-        Record(args, family, depth)
+        Record(args.output_dir, family, depth, system)
         for family in args.families
         for depth in (DEPTHS[family] if not args.tiny else (1,))
     ]

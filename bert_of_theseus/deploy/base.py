@@ -69,9 +69,10 @@ class Runtime:
     """A loaded model: `runtime(token_ids, segment_ids, attention_mask)` returns its output.
 
     The output is a float32 array: the head's, in every form of a model, or the encoder's if there
-    is no head. Of other programs' files it is what they compute, logits as a rule. An ONNX file of
-    this package computes most padding at the end of texts not at all: a batch of mixed lengths runs
-    in groups of like lengths. Outputs per token are 0 there.
+    is no head. Of other programs' files it is what they compute, logits as a rule.
+
+    An ONNX file of this package runs a batch of mixed lengths in groups of like lengths, without
+    most of the padding at the end of its texts. Outputs for padding are not to be used.
 
     Several threads may share a runtime. In a forked process, ONNX and LiteRT files are opened again
     at the first call; a Keras model is refused there, as its framework does not survive a fork.

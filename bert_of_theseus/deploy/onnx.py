@@ -41,7 +41,8 @@ def export_onnx(
             in the model's folder. Otherwise as in `export_litert`.
         encoder, classifier: As in `save_pretrained`, or as in `export_litert`.
         quantize: How weights are stored: `None` for float32, or `"int8"`, in which matrices are
-            also multiplied (dynamic quantization: activations are rounded per batch).
+            also multiplied (dynamic quantization: activations are rounded per batch, in
+            `open_runtime` per group of like lengths).
         sample: `(token_ids, segment_ids)` or `(token_ids, segment_ids, attention_mask)` to compare
             the file's output with the model's on. Defaults to random tokens, with padding, in two
             shapes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# What one more call costs, in tokens. A call of the smallest models takes as long without work.
+# What one more call costs, in tokens: with three layers of MiniLM 26 in float32 and 6 in int8.
 _CALL = 16
 _MULTIPLE = 4  # lengths are rounded up to it, so that there are fewer to choose from
 
@@ -23,8 +23,8 @@ def by_length(mask: np.ndarray) -> list[tuple[np.ndarray, int]]:
         all of its rows. A single group, as long as the batch, where a division would not pay.
     """
     batch_size, width = mask.shape
+    # A row of padding alone keeps its length, on which its output depends.
     lengths = width - np.argmax(mask[:, ::-1] != 0, axis=1)
-    lengths[~mask.any(axis=1)] = 1  # all padding: as short as can be
     lengths = np.minimum(-(-lengths // _MULTIPLE) * _MULTIPLE, width)
     whole = [(np.arange(batch_size), width)]
     if batch_size * width - lengths.sum() <= _CALL:

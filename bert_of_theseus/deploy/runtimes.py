@@ -102,8 +102,11 @@ class ONNXRuntime(Runtime):
             )
         self.output_name = [*known, *outputs][0]
         self.returns_logits = self.output_name == "logits" and note is None
-        # A file of other origin may make something of its padding.
-        self._drops_padding = note is not None and meta.graph_name == GRAPH_NAME
+        # A file of other origin may make something of its padding, and one that was given a fixed
+        # shape takes no part of a batch.
+        is_ours = note is not None and meta.graph_name == GRAPH_NAME
+        has_fixed = any(isinstance(size, int) for x in inputs for size in x.shape)
+        self._drops_padding = is_ours and not has_fixed
 
     def _guard(self):
         return contextlib.nullcontext()  # a session is made for many threads
@@ -113,10 +116,11 @@ class ONNXRuntime(Runtime):
         if len(groups) < 2:
             return self._run_session(inputs)
         parts = [self._run_session(ids[rows, :length] for ids in inputs) for rows, length in groups]
-        places = inputs[0].shape[: parts[0].ndim - 1]
-        output = np.zeros((*places, parts[0].shape[-1]), parts[0].dtype)
+        per_token = parts[0].ndim == 3
+        shape = inputs[0].shape if per_token else inputs[0].shape[:1]
+        output = np.zeros((*shape, parts[0].shape[-1]), parts[0].dtype)
         for (rows, length), part in zip(groups, parts):
-            output[(rows, slice(length))[: len(places)]] = part
+            output[(rows, slice(length)) if per_token else rows] = part
         return output
 
     def _run_session(self, inputs):

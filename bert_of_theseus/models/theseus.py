@@ -184,6 +184,9 @@ class TheseusModel(keras.Model):
     The other weights are frozen in this model alone. No `trainable` flag of a layer is changed, so
     the predecessor, the head and the successor can be trained in other models, compiled before or
     after this one.
+
+    TensorFlow traces its training step once; twice if `compile` got metrics by name, which Keras
+    makes of the first batch.
     """
 
     def _frozen_ids(self):
@@ -206,8 +209,9 @@ class TheseusModel(keras.Model):
         return [weight for weight in weights if id(weight) in self._frozen_ids()]
 
     def make_train_function(self, force=False):
-        # TensorFlow traces a step twice if it creates variables. Keras 2's optimizers do not say
-        # whether they are built and take a second call; its legacy ones have no `build`.
+        # TensorFlow traces a step twice if the first trace creates variables. Keras 2's optimizers
+        # do not say whether they are built, but a second call does nothing; its legacy ones have
+        # no `build`.
         optimizer = self.optimizer
         if hasattr(optimizer, "build") and not getattr(optimizer, "built", False):
             optimizer.build(self.trainable_variables)

@@ -1,5 +1,6 @@
 """The laws of the builders, on stacks of small Keras layers."""
 
+import contextlib
 import itertools
 
 import numpy as np
@@ -288,9 +289,25 @@ def test_a_fit_is_reproducible(option, reference):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@contextlib.contextmanager
+def dtype_policy(name):
+    set_policy = (
+        keras.mixed_precision.set_global_policy if KERAS_2 else keras.config.set_dtype_policy
+    )
+    set_policy(name)
+    try:
+        yield
+    finally:
+        set_policy("float32")
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow traces again for new variables")
-@pytest.mark.parametrize("execution", EXECUTIONS)
-def test_a_step_is_traced_once(execution):
+@pytest.mark.parametrize("execution, policy", [
+    ("lazy", "float32"),
+    ("dense", "float32"),
+    ("lazy", "mixed_float16"),  # whose loss is scaled by an optimizer around the optimizer
+])  # fmt: skip
+def test_a_step_is_traced_once(execution, policy):
     traced = []
 
     class Traced(keras.layers.Dense):
@@ -298,12 +315,33 @@ def test_a_step_is_traced_once(execution):
             traced.append(self.name)
             return super().call(inputs)
 
-    host = Host(block=lambda name: Traced(HIDDEN, name=name))
-    theseus = host.theseus(execution=execution)
-    theseus.compile(keras.optimizers.Adam(), "sparse_categorical_crossentropy")
+    with dtype_policy(policy):
+        host = Host(block=lambda name: Traced(HIDDEN, name=name))
+        theseus = host.theseus(execution=execution)
+        metrics = [keras.metrics.SparseCategoricalAccuracy()]
+        loss = "sparse_categorical_crossentropy"
+        theseus.compile(keras.optimizers.Adam(), loss, metrics=metrics)
     traced.clear()
     theseus.fit(X, Y, batch_size=2, verbose=0)
     assert sorted(traced) == ["p0", "p1", "p2", "p3", "s0", "s1"]
+    theseus.fit(X, Y, batch_size=2, verbose=0)
+    assert len(traced) == 6
+
+
+def test_a_second_fit_goes_on_with_the_optimizer_of_the_first():
+    """Its moments and its count of steps, also where a new training step is made."""
+
+    def trained(*epochs):
+        host = Host()
+        theseus = host.theseus(seed=3)
+        theseus.compile(keras.optimizers.Adam(0.1), "sparse_categorical_crossentropy")
+        for number in epochs:
+            theseus.fit(X, Y, batch_size=2, epochs=number, shuffle=False, verbose=0)
+            theseus.make_train_function(force=True)
+        return values(weights_of(host.successor.layers))
+
+    for a, b in zip(trained(2), trained(1, 1), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_other_seeds_train_otherwise(reference):
@@ -317,11 +355,7 @@ def test_other_seeds_train_otherwise(reference):
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_mixed_precision(execution, policy):
-    set_policy = (
-        keras.mixed_precision.set_global_policy if KERAS_2 else keras.config.set_dtype_policy
-    )
-    set_policy(policy)
-    try:
+    with dtype_policy(policy):
         host = Host()
         theseus = host.theseus(0.1, execution=execution, seed=0)
         theseus.compile(
@@ -330,8 +364,6 @@ def test_mixed_precision(execution, policy):
             # Dense, there are no branches that compilation must join. JAX compiles anyway.
             run_eagerly=execution == "dense" and BACKEND != "jax",
         )
-    finally:
-        set_policy("float32")
     for choice in choice_layers(theseus):
         assert values([choice.replacement_rate]) == [np.float32(0.1)]
         assert choice.compute_dtype == policy.removeprefix("mixed_")

@@ -21,14 +21,12 @@ def worker(load_script):
 
 
 CELLS = ("1 × 16", "32 × 16")
+SYSTEM = "a machine, 2 threads, versions"
 
 
 @pytest.fixture
 def record(peers, tmp_path):
     """Three rounds in which the peers take 1, 2, 3, ... ms and ours half of the fastest's."""
-
-    class Args:
-        output_dir = tmp_path
 
     def turn(slow):
         times = {}
@@ -37,13 +35,13 @@ def record(peers, tmp_path):
             times[form] = {cell: [[2 * wall, wall]] * 2 for cell in CELLS}
         return times
 
-    record = peers.Record(Args, "MiniLM", 3)
+    record = peers.Record(tmp_path, "MiniLM", 3, SYSTEM)
     for form in peers.FORMS:
         answers = [[0.25, 0.75]] if peers.is_ours(form) else [[0.0, float(np.log(3))]]
         record.forms[form] = {"answers": answers, "peak": 100.0, "start": [1.0, 1.0]}
     record.found["rounds"] += [turn(slow) for slow in (1, 9, 4)]
     record.save()
-    return peers.Record(Args, "MiniLM", 3)  # from the file, as a run that goes on
+    return peers.Record(tmp_path, "MiniLM", 3, SYSTEM)  # from the file, as a run that goes on
 
 
 def test_a_bar_is_the_best_of_ours_over_the_best_peer(peers, record):
@@ -76,6 +74,11 @@ def test_ours_stays_in_the_table_where_it_loses(peers, record):
     lines = peers.table(record).splitlines()
     assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == list(peers.FORMS)
     assert "| 1000 / 1000 / 1000 |" in lines[2]
+
+
+def test_figures_of_another_machine_are_not_added_to(peers, record):
+    with pytest.raises(SystemExit, match="has the figures of another run"):
+        peers.Record(record.path.parent, "MiniLM", 3, SYSTEM.replace("2", "4"))
 
 
 def test_a_form_that_is_not_there_is_named(peers, record, capsys):

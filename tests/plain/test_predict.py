@@ -18,6 +18,7 @@ from threads import count_wrong
 from tiny_onnx import LABELS, MAX_LENGTH, VOCAB
 
 from bert_of_theseus import Predictor
+from bert_of_theseus.deploy.padding import by_length
 
 IDS = {token: number for number, token in enumerate(VOCAB)}
 
@@ -94,6 +95,25 @@ def test_order_and_batches_change_nothing(folder, predictor):
     assert_alike([predictor.predict(text) for text in some], expected)
     assert_alike(predictor(text for text in some), expected)
     assert predictor.predict([]) == [] == list(predictor.stream([]))
+
+
+@pytest.mark.parametrize("tags", [False, True])
+def test_groups_of_like_lengths_change_nothing(tags, tmp_path):
+    """A batch whose padding is worth a division runs in groups, unseen from outside."""
+    folder = tiny_onnx.write(tmp_path / "model", tags=tags)
+    predictor = Predictor.load(folder, batch_size=50)
+    some = [*texts(120, seed=3, longest=4), *texts(10, seed=4, longest=28)]
+    some = [some[place] for place in np.random.default_rng(0).permutation(len(some))]
+    mask = np.arange(32) < np.sort([len(text.split()) + 2 for text in some])[-50:, None]
+    assert len(by_length(mask)) > 1
+    found = predictor.predict(some)
+    for text, row in zip(some, found, strict=True):
+        rows = row["tokens"] if tags else [row]
+        expected = scores(text)[1:-1] if tags else scores(text).sum(0)[None]
+        for token, probabilities in zip(rows, softmax(expected), strict=True):
+            assert token["label"] == LABELS[probabilities.argmax()]
+            assert abs(token["probability"] - probabilities.max()) < 1e-6
+    assert predictor.predict(some[:1]) == [predictor.predict(some[0])]
 
 
 def test_batches_hold_texts_of_like_length(folder, predictor):

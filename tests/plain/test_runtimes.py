@@ -11,6 +11,7 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from bert_of_theseus.deploy import open_runtime  # noqa: E402
+from bert_of_theseus.deploy.base import GRAPH_NAME, Limits  # noqa: E402
 from bert_of_theseus.files import replace_listed_file  # noqa: E402
 
 # pad_token_id is 1 by default.
@@ -112,6 +113,37 @@ def test_a_file_of_one_length(tmp_path):
     assert runtime.max_length == 4
     with pytest.raises(ValueError, match=r"at most 4 tokens\. Received: 5"):
         runtime(np.ones((1, 5), int))
+
+
+@pytest.mark.parametrize("graph, note, shape, drops", [
+    (GRAPH_NAME, True, ("batch", "length"), True),
+    (GRAPH_NAME, True, (4, "length"), False),
+    (GRAPH_NAME, True, ("batch", 40), False),
+    (GRAPH_NAME, False, ("batch", "length"), False),
+    ("sum", True, ("batch", "length"), False),
+])  # fmt: skip
+def test_only_files_of_this_package_and_of_any_shape_run_without_their_padding(
+    graph, note, shape, drops, tmp_path
+):
+    path = write(tmp_path / "any.onnx", HUGGING_FACE, shape=shape)
+    model = onnx.load(path)
+    model.graph.name = graph
+    if note:
+        helper.set_model_props(model, {Limits.KEY: Limits(40, 9, 2, 0).to_json()})
+    # A tagger's logits have an axis of labels.
+    total = model.graph.node[-1].input[0]
+    model.graph.node[-1].CopyFrom(helper.make_node("Unsqueeze", [total, "last"], ["logits"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), "last"))
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, (*shape, 1))
+    )
+    onnx.save(model, path)
+    token_ids = np.ones((4, 40), int)
+    token_ids[1:, 2:] = 0
+    mask = token_ids != 0
+    found = open_runtime(path)(token_ids, np.ones_like(token_ids), mask)
+    np.testing.assert_array_equal(found[mask], 111)
+    assert (found[1:, 4:] == (0 if drops else 10)).all()
 
 
 @pytest.mark.parametrize("names, options", [

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from bert_of_theseus.deploy.base import Limits
+from bert_of_theseus.deploy.base import GRAPH_NAME, Limits
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "##s", "天"]
 LABELS = ["bad", "so-so", "好"]
@@ -77,5 +77,5 @@ def _model(tags, activation, width):
         "output", TensorProto.FLOAT, ["batch", *(["length"] if tags else []), width]
     )
     stored = [numpy_helper.from_array(value, key) for key, value in constants.items()]
-    graph = helper.make_graph(nodes, "tiny", ids, [output], stored)
+    graph = helper.make_graph(nodes, GRAPH_NAME, ids, [output], stored)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
