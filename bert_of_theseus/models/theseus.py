@@ -185,8 +185,8 @@ class TheseusModel(keras.Model):
     the predecessor, the head and the successor can be trained in other models, compiled before or
     after this one.
 
-    TensorFlow traces its training step once; twice if `compile` got metrics by name, which Keras
-    makes of the first batch.
+    TensorFlow traces its training step once, but twice if `compile` is given metrics by name, which
+    Keras makes at the first batch.
     """
 
     def _frozen_ids(self):
