@@ -328,6 +328,7 @@ def test_a_step_is_traced_once(execution, policy):
     assert len(traced) == 6
 
 
+@pytest.mark.slow_unless("tf_keras")  # whose optimizers do not say that they are built
 def test_a_second_fit_goes_on_with_the_optimizer_of_the_first():
     """Its moments and its count of steps, also where a new training step is made."""
 
