@@ -203,8 +203,8 @@ def build_parser(task: str | None = None, variants=DEFAULT_VARIANTS, **texts) ->
     what = f"some of {', '.join(VARIANTS)}, each with :OPTION=VALUE,... or NAME:OPTION=VALUE,... "
     what += f"for a default with other options (default: {' '.join(variants)})"
     add("--variants", nargs="+", action="extend", metavar="V", help=what)
-    what = "of the Theseus stage; the warm start has 0.4 of them and 600 steps at most, the "
-    what += "successor's own half, direct fine-tuning the sum (default: the package's)"
+    what = "of the Theseus stage; the warm start has twice as many and 2,000 steps at most, the "
+    what += "successor's own stage as many, direct fine-tuning the sum (default: the package's)"
     add("--epochs", type=positive, metavar="N", help=what)
     add("--predecessor-epochs", type=positive, metavar="N", help="at most; default: the package's")
     what = "default: the package's"

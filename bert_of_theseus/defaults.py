@@ -14,8 +14,8 @@ import math
 # of examples asks for. A model that is fine-tuned directly is trained as a predecessor.
 _STAGES = {
     "predecessor": (5e-5, 1.0),
-    "warm_start": (1e-3, 0.4),
-    "theseus": (1e-4, 1.0),
+    "warm_start": (1e-3, 1.0),
+    "theseus": (1e-4, 0.5),
     "successor": (5e-5, 0.5),
 }
 _HIDDEN_SIZE, _BATCH_SIZE, _STEPS = 768, 32, 1000
@@ -24,25 +24,29 @@ _LOWEST, _HIGHEST = 1e-6, 1e-2
 # Few examples need more passes, many fewer.
 _FEWEST_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 3, 20
 # A warm start converges soon, and so many steps are a small part of a large training.
-_WARM_START_STEPS = 600
+_WARM_START_STEPS = 2000
 # So that a killed run has at most so many steps to repeat.
 _STEPS_PER_EVALUATION = 1000
 
 
-def default_epochs(name: str, steps_per_epoch: int, passes: float | None = None) -> int:
+def default_epochs(name: str, steps_per_epoch: int, theseus_epochs: int | None = None) -> int:
     """Passes over the training data.
 
     Args:
         name: String, the stage of `compress`: `"predecessor"`, which any model is that is
             fine-tuned, `"warm_start"`, `"theseus"` or `"successor"`.
         steps_per_epoch: Integer, the number of batches.
-        passes: Number, those of the predecessor's and the Theseus stage, where they are given.
-            Defaults to `None`: 3, or more, up to 20, where that would be few steps.
+        theseus_epochs: Integer, those of the Theseus stage, where they are given: others are in
+            proportion. Defaults to `None`: the predecessor has 3, or more, up to 20, where that
+            would be few steps.
     """
-    if passes is None:
+    if theseus_epochs is None:
         passes = math.ceil(_FEWEST_STEPS / steps_per_epoch)
         passes = min(max(_FEWEST_EPOCHS, passes), _MOST_EPOCHS)
-    return max(1, round(passes * _STAGES[name][1]))
+    else:
+        passes = theseus_epochs / _STAGES["theseus"][1]
+    # Halves are rounded up.
+    return max(1, math.floor(passes * _STAGES[name][1] + 0.5))
 
 
 def default_steps(name: str) -> int | None:

@@ -18,6 +18,7 @@ from .backend import (
     reduce_sum,
     register,
 )
+from .distribution import LossesPerReplica
 from .validation import number
 from .wrappers import Frozen
 
@@ -37,7 +38,7 @@ def _mean(values, mask):
     return reduce_sum(values * weights) / ops.maximum(reduce_sum(weights), 1.0)
 
 
-class _Term(keras.layers.Layer):
+class _Term(LossesPerReplica, keras.layers.Layer):
     """Base of both: takes a list of tensors and returns one of them unchanged."""
 
     returned = 0  # its index

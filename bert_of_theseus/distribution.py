@@ -5,6 +5,8 @@ distribution, on JAX, runs one program on all devices. Elsewhere there is one de
 """
 
 import contextlib
+import threading
+import weakref
 
 import numpy as np
 
@@ -76,6 +78,29 @@ if not KERAS_2:
             seed = ops.convert_to_tensor(self.state)
             self.state.assign(seed + ops.convert_to_tensor([0, 1], dtype=self.state.dtype))
             return seed + ops.cast(ops.stack([self.replica, 0]), seed.dtype)
+
+
+# Losses.
+
+
+class LossesPerReplica:
+    """Keeps the losses that a layer adds apart for each replica; to be named before `Layer`.
+
+    `MirroredStrategy` has a thread per replica, and changes threads where a shared weight is
+    updated, as a draw does. Keras 3 keeps a layer's losses in one list: a replica would add those
+    of another to its own, and lose its own when another starts. Keras 2 has a list per thread.
+    """
+
+    if BACKEND == "tensorflow" and not KERAS_2:
+
+        @property
+        def _losses(self):
+            lists = self.__dict__.setdefault("_losses_by_thread", weakref.WeakKeyDictionary())
+            return lists.setdefault(threading.current_thread(), [])
+
+        @_losses.setter
+        def _losses(self, losses):
+            self._losses[:] = losses
 
 
 # Strategies and workers of `tf.distribute`.

@@ -84,11 +84,11 @@ RECIPES = {
 # The demo has ten minutes: a part of the texts, their beginnings, and fewer passes than the rule's.
 TASKS = {
     "demo": {
-        "max_length": 24,
-        "limit": 2000,
-        "predecessor_epochs": 8,
-        "warm_start_epochs": 2,
-        "theseus_epochs": 3,
+        "max_length": 16,
+        "limit": 1600,
+        "predecessor_epochs": 10,
+        "warm_start_epochs": 4,
+        "theseus_epochs": 2,
         "successor_epochs": 2,
     },
     "iflytek": {"max_length": 128},
@@ -109,7 +109,7 @@ def build_parser() -> Parser:
     add("--download", action="store_true", help=what)
     what = "where downloads are kept (default %(default)s)"
     add("--cache-dir", metavar="DIR", type=Path, default="~/.cache/bert_of_theseus", help=what)
-    common.add_text_arguments(add, "24 (demo), 128 (IFLYTEK)")
+    common.add_text_arguments(add, "16 (demo), 128 (IFLYTEK)")
 
     add = parser.add_argument_group("method").add_argument
     what = "the package's, or all that the article says (default %(default)s)"
@@ -134,7 +134,7 @@ def build_parser() -> Parser:
     add("--patience", metavar="N", type=positive, help=f"{what}(ours), none (article)")
     what = "of the baseline; default: the better of two (ours), see above"
     add("--direct-learning-rate", metavar="X", type=common.rate, help=what)
-    more = " The demo: at most 8, 2, 3 and 2 epochs. --recipe article: no warm start; 5, 10 and 5 "
+    more = " The demo: at most 10, 4, 2 and 2 epochs. --recipe article: no warm start; 5, 10 and 5 "
     more += "epochs, 2e-5."
     common.add_stage_arguments(parser, more)
     add = parser.add_argument_group("output").add_argument

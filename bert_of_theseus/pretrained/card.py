@@ -261,7 +261,7 @@ class _Card:
         for name, title in _STAGES.items():
             stage = stages.get(name)
             if stage:
-                limit = f", at most {stage['steps']} steps" if stage.get("steps") else ""
+                limit = f", at most {stage['steps']:,} steps" if stage.get("steps") else ""
                 lines.append(
                     f"- {title}: {_count(stage['epochs'], 'epoch')}{limit}, learning rate "
                     f"{stage['learning_rate']:g}, batches of {self.settings['batch_size']}"

@@ -33,7 +33,14 @@ from .identity import (
     versions,
     weights_checksum,
 )
-from .scoring import default_monitor, fresh, in_strategy_of_model, is_better, uncompiled
+from .scoring import (
+    default_monitor,
+    fresh,
+    in_strategy_of_model,
+    is_better,
+    measured_apart,
+    uncompiled,
+)
 from .stage import Stage, StageResult, build_optimizer
 from .weighting import ClassWeights
 
@@ -91,8 +98,10 @@ def fit(
             `model`.
         loss, metrics: As in `compile`. Metrics may be strings, functions or Keras objects.
         monitor: String, the logged value that chooses the best weights, such as `"val_f1"`. Lower
-            is better if its name contains "loss" or "error". Defaults to the first metric on the
-            validation data, or the loss if there is no metric.
+            is better if its name contains "loss" or "error". `"val_loss"` is the loss of the
+            outputs alone, without regularizers and other losses that layers add, so that models of
+            unlike weights can be compared. Defaults to the first metric on the validation data, or
+            the loss if there is no metric.
         score: Function of a model and data that returns a number, higher is better, for scores
             that are not Keras metrics. It is logged as `val_score`, the default of `monitor` then.
         initial_score: Float, the value of `monitor` for the initial weights. If no evaluation
@@ -151,7 +160,7 @@ def fit(
         **(settings or {}),
     }
     folder = StageFolder(directory, settings, uncompiled(kept))
-    scored = None if score is None else functools.partial(score, kept, validation)
+    scores = measured_apart(model, kept, validation, loss, score, batch_size)
     with run_lock(directory):
         result = folder.read_result()
         if result is not None:
@@ -162,7 +171,7 @@ def fit(
         progress = folder.read_checkpoint(model)
         _check_workers(progress.rounds_done, directory)
         monitor = monitor or default_monitor(validation, metrics, score)
-        evaluation = _Evaluation(name, folder, progress, monitor, scored, stage.patience)
+        evaluation = _Evaluation(name, folder, progress, monitor, scores, stage.patience)
         if progress.rounds_done == 0 and initial_score is not None:
             evaluation.start_from(initial_score)
         if progress.rounds_done and verbose:
@@ -281,10 +290,10 @@ def _non_finite(what, model, name, folder):
 class _Evaluation(keras.callbacks.Callback):
     """Ends each round: logs it, keeps the best weights, stops early, writes a checkpoint."""
 
-    def __init__(self, name, folder, progress, monitor, scored, patience):
+    def __init__(self, name, folder, progress, monitor, scores, patience):
         super().__init__()
         self.name, self.folder, self.progress = name, folder, progress
-        self.monitor, self.scored, self.patience = monitor, scored, patience
+        self.monitor, self.scores, self.patience = monitor, scores, patience
 
     def start_from(self, score):
         """Makes the initial weights the best so far."""
@@ -300,8 +309,8 @@ class _Evaluation(keras.callbacks.Callback):
         if (weight := non_finite(self.model)) is not None:
             what = f"The weight {weight!r} became NaN or infinite"
             raise _non_finite(what, self.model, self.name, self.folder)
-        if self.scored is not None:
-            logs["val_score"] = float(self.scored())  # in Keras' own logs, for TensorBoard too
+        for key, measure in self.scores.items():
+            logs[key] = float(measure())  # in Keras' own logs, for TensorBoard too
         step = int(to_numpy(self.model.optimizer.iterations))
         logged = {"step": step, **{key: float(value) for key, value in logs.items()}}
         progress.log(logged)

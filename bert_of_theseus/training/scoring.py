@@ -49,7 +49,7 @@ def evaluate(
     Args:
         model: Keras model, compiled or not. It is not changed.
         data: As in `fit`.
-        loss, metrics, monitor, score, batch_size: As in `fit`.
+        loss, metrics, monitor, score, batch_size: As in `fit`. The loss is without regularizers.
 
     Returns:
         The score, a float. Of Keras' accuracies of classes, or where `score` returns one, it is a
@@ -62,7 +62,7 @@ def evaluator(model, loss, metrics, monitor, score, batch_size) -> Callable:
     """`evaluate` as a function of the data alone. Keras traces it once for all data."""
     if score is not None:
         return lambda data: _as_float(score(model, data))
-    copy = uncompiled(model)
+    copy = uncompiled(model, _WithoutAddedLosses)
     copy.compile(loss=loss, metrics=[fresh(metric) for metric in metrics])
     name = (monitor or _first_name(metrics)).removeprefix("val_")
     metric = next((metric for metric in metrics if _name(metric) == name), None)
@@ -151,10 +151,32 @@ def predict(model, batches):
     return model.predict(as_sequence(batches, model), verbose=0)
 
 
-def uncompiled(model: keras.Model) -> keras.Model:
-    """A model of the same layers and weights, without loss and optimizer."""
+def uncompiled(model: keras.Model, kind=keras.Model) -> keras.Model:
+    """A model of the same layers and weights, a `kind`, without loss and optimizer."""
     outputs = model.outputs[0] if len(model.outputs) == 1 else model.output
-    return keras.Model(input_structure(model), outputs, name=model.name)
+    return kind(input_structure(model), outputs, name=model.name)
+
+
+class _WithoutAddedLosses(keras.Model):
+    """A model whose loss is that of its outputs alone, without regularizers."""
+
+    @property
+    def losses(self):
+        return []
+
+
+def measured_apart(model, kept, validation, loss, score, batch_size) -> dict:
+    """The scores that Keras does not log itself: functions without arguments, by name.
+
+    Keras adds the regularizers to its `val_loss`: where there are any, it is measured anew.
+    """
+    found = {}
+    if score is not None:
+        found["val_score"] = functools.partial(score, kept, validation)
+    if loss is not None and validation is not None and model.losses:
+        measure = evaluator(model, loss, (), "val_loss", None, batch_size)
+        found["val_loss"] = functools.partial(measure, validation)
+    return found
 
 
 def default_monitor(validation, metrics, score) -> str | None:

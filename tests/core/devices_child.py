@@ -19,6 +19,7 @@ from bert_of_theseus import (
 )
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras, to_numpy
 from bert_of_theseus.data import Batches, Classification, Encoded
+from bert_of_theseus.models import build_warm_start_model, distil
 from bert_of_theseus.training import fit
 
 X = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
@@ -59,7 +60,22 @@ class Log(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def train(directory, scope=contextlib.nullcontext, dropout=False, stop_after=0, size=64, **options):
+# Under `tf.distribute`, Keras 3 clips each replica's part of the gradient before it adds them up.
+CLIP_NORM = None if BACKEND == "tensorflow" and not KERAS_2 else 1.0
+BUILD = {"theseus": build_theseus_model, "warm_start": build_warm_start_model}
+# Without labels and scores, as `compress` trains it.
+FIT = {"theseus": {}, "warm_start": {"validation": None, "loss": None, "metrics": ()}}
+
+
+def train(
+    directory,
+    scope=contextlib.nullcontext,
+    dropout=False,
+    stop_after=0,
+    size=64,
+    kind="theseus",
+    **options,
+):
     with scope():
         keras.utils.set_random_seed(1)
 
@@ -69,7 +85,9 @@ def train(directory, scope=contextlib.nullcontext, dropout=False, stop_after=0, 
 
         head = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, activation="softmax")])
         predecessor, successor = [keras.Input((8,)), block(), block()], [block(), block()]
-        model = build_theseus_model(predecessor, successor, head, seed=3, **options)
+        model = BUILD[kind](predecessor, successor, head, seed=3, **options)
+        if kind == "theseus":
+            model = distil(model, keras.Sequential([*predecessor, head]))
         weights = {
             "frozen": [w for layer in predecessor[1:] for w in layer.weights if "kernel" in w.name],
             "trained": [w for layer in successor for w in layer.weights if "kernel" in w.name],
@@ -80,14 +98,14 @@ def train(directory, scope=contextlib.nullcontext, dropout=False, stop_after=0, 
         result = fit(
             model,
             (X[:size], Y[:size]),
-            (X[:32], Y[:32]),
-            Stage(2, 0.01),
+            stage=Stage(2, 0.01, clip_norm=CLIP_NORM),
             directory=directory,
             name="stage",
             batch_size=16 if size == 64 else 12,
             seed=5,
             callbacks=[scheduler, log],
             verbose=0,
+            **{"validation": (X[:32], Y[:32]), **FIT[kind]},
         )
     same = {
         f"{name} as before": all((to_numpy(w) == b).all() for w, b in zip(ws, before[name]))
@@ -99,7 +117,7 @@ def train(directory, scope=contextlib.nullcontext, dropout=False, stop_after=0, 
         "devices agree": all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs),
         "losses": log.losses,
         "rates": log.rates,
-        "val_loss": result.history["val_loss"],
+        "val_loss": result.history.get("val_loss"),
         "weights": [w.tolist() for w in model.get_weights()],
     }
 
@@ -167,7 +185,13 @@ def main(folder, what):
             train(folder / "resumed", distributed, stop_after=6, **options)
         found["resumed"] = train(folder / "resumed", distributed, **options)
     else:
-        found = {"one": train(folder / "one"), "two": train(folder / "two", distributed)}
+        found = {}
+        for kind in BUILD:
+            one, two = (folder / kind / number for number in ("one", "two"))
+            found[kind] = {
+                "one": train(one, kind=kind),
+                "two": train(two, distributed, kind=kind),
+            }
         found["answers"] = answers()
         found["draws"] = {"batch": draws("batch")}
         if BACKEND == "jax":

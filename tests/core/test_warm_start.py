@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from helpers import all_changed, assert_same, eager, values
 
+from bert_of_theseus import LinearReplacement, ReplacementRateScheduler, Stage
 from bert_of_theseus.backend import keras
 from bert_of_theseus.encoders import StackEncoder, initialize_successor
 from bert_of_theseus.models import build_warm_start_model
+from bert_of_theseus.training import fit
 
 VOCAB, HIDDEN, CLASSES = 9, 4, 3
 rng = np.random.default_rng(0)
@@ -20,11 +22,11 @@ Y = rng.integers(0, CLASSES, 6).astype("int32")
 class Host:
     """A predecessor of 4 layers with dropout and a head, and a successor."""
 
-    def __init__(self, num_hidden_layers=2, mask=False):
+    def __init__(self, num_hidden_layers=2, mask=False, activation="tanh"):
         keras.utils.set_random_seed(0)
 
         def block():
-            dense = keras.layers.Dense(HIDDEN, activation="tanh", bias_initializer="normal")
+            dense = keras.layers.Dense(HIDDEN, activation=activation, bias_initializer="normal")
             return keras.Sequential(
                 [keras.Input((5, HIDDEN)), dense, keras.layers.Dropout(0.3, seed=0)]
             )
@@ -60,7 +62,9 @@ class Host:
         )
         for (old, new), goes_on in zip(pairs, replaced):
             x, taken = eager(old, x), eager(new, taken)
-            found.append(float(np.average(((taken - x) ** 2).mean(-1), weights=weights)))
+            # In float32, whatever the layers compute in.
+            squares = (taken.astype("float32") - x.astype("float32")) ** 2
+            found.append(float(np.average(squares.mean(-1), weights=weights)))
             taken = taken if goes_on else x
         return found
 
@@ -185,3 +189,43 @@ def test_at_rate_1_a_layer_learns_for_those_above_it():
     trained(together, rate=1.0)
     found = [values(h.modules(h.successor, 1)[0].weights) for h in (apart, together)]
     assert all_changed(values(first), found[0]) and all_changed(*found)
+
+
+@pytest.fixture(params=["mixed_bfloat16", "mixed_float16"])
+def policy(request):
+    keras.mixed_precision.set_global_policy(request.param)
+    yield request.param
+    keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.mark.slow_unless("torch")
+def test_under_mixed_precision_the_loss_is_computed_in_float32(policy):
+    host = Host(activation="linear")
+    for layer in host.modules(host.predecessor, 1):
+        layer.set_weights([20.0 * value for value in layer.get_weights()])
+    expected = sum(host.errors())
+    assert float(np.finfo("float16").max) < expected < np.inf
+    # Of bfloat16 the next number is further away than this.
+    assert trained(host)[1] == [pytest.approx(expected, rel=1e-5)]
+
+
+@pytest.mark.slow_unless("torch")
+def test_under_mixed_precision_layers_learn_and_weights_are_float32(policy, tmp_path):
+    host = Host()
+    first = host.errors(True)
+    model = build_warm_start_model(*host.models, seed=1)
+    result = fit(
+        model,
+        (np.tile(X, (30, 1)), np.tile(Y, 30)),
+        stage=Stage(2, 0.05),
+        directory=tmp_path,
+        loss=None,
+        metrics=(),
+        batch_size=len(X),
+        callbacks=[ReplacementRateScheduler(LinearReplacement(0.0, fraction=0.75))],
+        verbose=0,
+    )
+    before, after = result.history["loss"]
+    assert 0 < after < before < np.inf
+    assert all(end < 0.5 * start for end, start in zip(host.errors(True), first, strict=True))
+    assert {str(value.dtype) for value in values(model.trainable_weights)} == {"float32"}

@@ -51,11 +51,12 @@ def test_two_workers_train_as_one_does(ends):
     folder, _, report = ends
     one, two, other = (read(folder, *run) for run in (("one", "alone"), ("two", 0), ("two", 1)))
     assert len(one["loss"]) == 3, report
+    np.testing.assert_allclose(two["hidden_loss"], one["hidden_loss"], rtol=1e-5)
     np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-5)
     np.testing.assert_allclose(two["val_loss"], one["val_loss"], rtol=1e-5)
     for a, b in zip(one["weights"], two["weights"]):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    for key in ("loss", "weights", "predecessor"):
+    for key in ("hidden_loss", "loss", "weights", "predecessor"):
         assert two[key] == other[key]
     assert two["predecessor"] == one["predecessor"]  # frozen, so bit for bit
 
@@ -70,7 +71,7 @@ def test_killed_workers_go_on_when_started_again(tmp_path):
     assert exits["two"] == exits["again"] == ["0", "0"], report
     for role in (0, 1):
         whole, killed = read(folder, "two", role), read(folder, "killed", role)
-        for key in ("loss", "val_loss", "weights", "predecessor"):
+        for key in ("hidden_loss", "loss", "val_loss", "weights", "predecessor"):
             assert killed[key] == whole[key], (key, report)
 
 

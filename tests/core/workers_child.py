@@ -43,13 +43,13 @@ def run(folder, role, kill_after):
         def block():
             return keras.Sequential([keras.Input((8,)), keras.layers.Dense(8, activation="tanh")])
 
-        predecessor = [keras.Input((8,)), block(), block()]
+        predecessor = [keras.Input((8,)), *(block() for _ in range(4))]
         head = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, activation="softmax")])
         x = np.random.default_rng(0).normal(size=(80, 8)).astype("float32")
         y = x[:, :3].argmax(-1).astype("int32")
         result = compress(
             predecessor,
-            [block()],
+            [block(), block()],
             head,
             (x[:64], y[:64]),
             (x[64:], y[64:]),
@@ -65,6 +65,7 @@ def run(folder, role, kill_after):
             seed=3,
         )
     end = {
+        "hidden_loss": result.stages[0].history["loss"],
         "loss": result.stages[1].history["loss"],
         "val_loss": result.stages[1].history["val_loss"],
         "weights": [w.tolist() for w in result.successor.get_weights()],

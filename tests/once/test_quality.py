@@ -116,7 +116,7 @@ def test_two_seeds_stopped_and_resumed(quality, given, tmp_path, capsys):
 
     # Equal steps for all, and what the models said of each text of dev.
     folders = [path.parent for path in output.rglob("student.json")]
-    assert {record(folder)["steps"] for folder in folders if folder.name != "predecessor"} == {6}
+    assert {record(folder)["steps"] for folder in folders if folder.name != "predecessor"} == {8}
     for folder in folders:
         right, count = np.load(folder / "dev.npy").T
         assert len(right) == 24 and (count == 1).all()
@@ -156,7 +156,7 @@ def test_every_task_and_variant(quality, given, tmp_path, task, variants, kind, 
     small = [name for name in quality.VARIANTS if name in variants and name != "same_depth"]
     assert found == [*((name, "2") for name in deep), *((name, "1") for name in small)]
     records = [record(path.parent) for path in tmp_path.rglob("student.json")]
-    assert {one["steps"] for one in records if one["kind"] != "predecessor"} == {6}
+    assert {one["steps"] for one in records if one["kind"] != "predecessor"} == {8}
     config = json.loads((tmp_path / "predecessors" / "seed-0" / "config.json").read_text())
     assert config["architectures"] == [f"BertFor{kind}Classification"]
 

@@ -164,5 +164,5 @@ def test_epochs_that_are_not_given_hold_the_steps():
     stage = Stage(steps=20).resolved("theseus", model, data)
     assert (stage.epochs, stage.steps) == (2, 20)
     assert stage.learning_rate == default_learning_rate("theseus", 8, 8, 20)
-    assert Stage().resolved("warm_start", model, data).steps == 600
+    assert Stage().resolved("warm_start", model, data).steps == 2000
     assert Stage(4).resolved("warm_start", model, data).steps is None

@@ -91,6 +91,41 @@ def test_a_warm_start_comes_first_and_uses_no_labels(tmp_path):
     assert fixed.stages[1].history["loss"] != other.stages[1].history["loss"]
 
 
+class Kill(keras.callbacks.Callback):
+    """Ends the run after so many batches; counts them."""
+
+    def __init__(self, batches=None):
+        super().__init__()
+        self.batches, self.seen = batches, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen += 1
+        if self.seen == self.batches:
+            raise KeyboardInterrupt
+
+
+def test_a_warm_start_that_is_killed_goes_on(tmp_path):
+    """To the same weights, with the draws and the rates of a run that never stopped."""
+    options = {**OPTIONS, **WARM_START, "predecessor_stage": None, "successor_stage": None}
+    options |= {"warm_start_stage": Stage(2, 0.01, evaluations_per_epoch=2), "latency": False}
+    options["theseus_stage"] = Stage(1, 0.01)
+
+    def run(name, batches=None):
+        kill = Kill(batches)
+        given = {**options, "directory": tmp_path / name, "callbacks": {"warm_start": [kill]}}
+        return compress(*parts(), TRAIN, VALIDATION, **given), kill
+
+    whole, every = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", batches=5)  # the first batch of the third round
+    assert {path.name for path in (tmp_path / "killed").glob("*/")} == {"warm_start"}
+    again, rest = run("killed")
+    assert (every.seen, rest.seen) == (8, 4)
+    for one, other in zip(whole.stages, again.stages, strict=True):
+        assert {**one.history, "seconds": None} == {**other.history, "seconds": None}
+    assert_same(values(whole.successor.weights), values(again.successor.weights))
+
+
 def test_the_nearest_layers_are_those_of_the_fine_tuned_predecessor(tmp_path):
     options = {**OPTIONS, "initialize": "nearest", "latency": False}
     result = compress(*parts(), TRAIN, VALIDATION, directory=tmp_path / "found", **options)

@@ -23,7 +23,7 @@ STAGE = {"epochs": 3, "learning_rate": 1e-4}
 SETTINGS = {
     "stages": {
         "predecessor": None,
-        "warm_start": {**STAGE, "steps": 600},
+        "warm_start": {**STAGE, "steps": 2000},
         "theseus": STAGE,
         "successor": {**STAGE, "epochs": 1},
     },
@@ -99,7 +99,7 @@ def test_what_the_hub_reads(card):
         "`neg`, `pos`",
         "- 9,000 texts to train on (train.csv)\n- 1,000 texts to choose the weights by (a part of ",
         "warm start, by the predecessor's hidden states, without labels: 3 epochs, "
-        "at most 600 steps, learning rate",
+        "at most 2,000 steps, learning rate",
         "3 epochs, learning rate 0.0001, batches of 32",
         "1 epoch, learning rate",
         "bert-of-theseus 0.1.0, keras 3.15.0 on torch, Python 3.11.7, Linux x86_64",

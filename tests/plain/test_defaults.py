@@ -43,23 +43,23 @@ def test_few_examples_have_more_passes():
     steps = [1, 10, 100, 200, 1000, 100_000]
     for name, (low, high) in {
         "predecessor": (3, 20),
-        "warm_start": (1, 8),
-        "theseus": (3, 20),
-        "successor": (1, 10),
+        "warm_start": (3, 20),
+        "theseus": (2, 10),
+        "successor": (2, 10),
     }.items():
         passes = [default_epochs(name, count) for count in steps]
         assert passes == sorted(passes, reverse=True)
         assert passes[0] == high and low <= passes[-1] <= 3
-    assert default_epochs("theseus", 100) * 100 >= 1500  # but for the limit of passes
+    assert default_epochs("predecessor", 100) * 100 >= 1500  # but for the limit of passes
     assert [default_evaluations(count) for count in (1, 1499, 1501, 10_000)] == [1, 1, 2, 10]
 
 
 def test_what_is_given_wins_and_the_rest_follows():
     by_rule = default_stages(3200, 384)
-    assert by_rule["theseus"]["epochs"] > by_rule["successor"]["epochs"]
+    assert by_rule["warm_start"]["epochs"] > by_rule["theseus"]["epochs"]
     epochs = {name: stage["epochs"] for name, stage in default_stages(3200, 384, epochs=4).items()}
-    assert epochs == {"warm_start": 2, "theseus": 4, "successor": 2}
-    assert {stage["steps"] for stage in by_rule.values()} == {600, None}
+    assert epochs == {"warm_start": 8, "theseus": 4, "successor": 4}
+    assert {stage["steps"] for stage in by_rule.values()} == {2000, None}
     given = default_stages(3200, 384, learning_rate=3e-4)
     assert given["theseus"]["learning_rate"] == 3e-4
     assert 0 < given["successor"]["learning_rate"] <= 3e-4
