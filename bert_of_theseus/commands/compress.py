@@ -100,8 +100,9 @@ def _add_data(parser) -> None:
 def _add_training(parser) -> None:
     add = parser.add_argument_group("training").add_argument
     add("--batch-size", type=positive, default=32, metavar="N", help="default: %(default)s")
-    what = "passes over the texts of the Theseus stage; the warm start before it has twice as many, "
-    what += "up to 2,000 steps, the fine-tuning after it as many; default: 2, more for few texts"
+    what = "passes over the texts of the Theseus stage; the warm start before it has twice as "
+    what += "many, up to 2,000 steps, the fine-tuning after it as many; default: 2, more for few "
+    what += "texts"
     add("--epochs", type=positive, metavar="N", help=what)
     what = "of the Theseus stage; those of the others change with it; default: by the model's "
     what += "hidden size, the batch size and the number of steps"

@@ -37,7 +37,8 @@ class Stage:
         weight_decay: Float, decoupled (AdamW); 0 means plain Adam. Only matrices and embeddings
             decay; biases and the weights of normalization layers do not. Defaults to `0.01`.
         clip_norm: Float, the maximum global norm of the gradients of the trained weights; `None`
-            for no limit. Defaults to `1.0`.
+            for no limit. Keras 3 clips the gradients of each replica of a `MirroredStrategy`
+            before it adds them. Defaults to `1.0`.
         evaluations_per_epoch: Integer. Each evaluation scores the model, keeps its weights if
             they are the best so far, and writes a checkpoint. Defaults to `None`: one for 1,000
             steps, at least one.
