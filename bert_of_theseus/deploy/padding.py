@@ -23,12 +23,12 @@ def by_length(mask: np.ndarray) -> list[tuple[np.ndarray, int]]:
         all of its rows. A single group, as long as the batch, where a division would not pay.
     """
     batch_size, width = mask.shape
+    whole = [(np.arange(batch_size), width)]
+    if batch_size * width - np.count_nonzero(mask) <= _CALL:
+        return whole
     # A row of padding alone keeps its length, on which its output depends.
     lengths = width - np.argmax(mask[:, ::-1] != 0, axis=1)
     lengths = np.minimum(-(-lengths // _MULTIPLE) * _MULTIPLE, width)
-    whole = [(np.arange(batch_size), width)]
-    if batch_size * width - lengths.sum() <= _CALL:
-        return whole
     values, counts = (x.tolist() for x in np.unique(lengths, return_counts=True))
     # The least time of the texts up to each length, and where the last of their groups begins.
     times, begins = [0], []
