@@ -113,7 +113,7 @@ class ONNXRuntime(Runtime):
 
     def _run(self, *inputs):
         groups = by_length(inputs[2]) if self._drops_padding else ()
-        if len(groups) < 2:
+        if not groups or (len(groups) == 1 and groups[0][1] == inputs[0].shape[1]):
             return self._run_session(inputs)
         parts = [self._run_session(ids[rows, :length] for ids in inputs) for rows, length in groups]
         per_token = parts[0].ndim == 3

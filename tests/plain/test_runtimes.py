@@ -144,6 +144,9 @@ def test_only_files_of_this_package_and_of_any_shape_run_without_their_padding(
     found = open_runtime(path)(token_ids, np.ones_like(token_ids), mask)
     np.testing.assert_array_equal(found[mask], 111)
     assert (found[1:, 4:] == (0 if drops else 10)).all()
+    token_ids[0, 2:] = 0  # padding that all texts share
+    found = open_runtime(path)(token_ids, np.ones_like(token_ids), token_ids != 0)
+    assert (found[:, :2] == 111).all() and (found[:, 4:] == (0 if drops else 10)).all()
 
 
 @pytest.mark.parametrize("names, options", [
