@@ -1,6 +1,7 @@
 """A KerasHub backbone, or the text classifier that it is in, as an `Encoder`."""
 
 import keras_hub
+import numpy as np
 
 from ..backend import keras, node_of, register, to_numpy
 from .base import Encoder, one_or_all, symbolic_like
@@ -129,9 +130,25 @@ class KerasHubEncoder(Encoder):
             return model
         if classifier.task.backbone is self.backbone:
             return classifier.task
+        is_in_use = bool(self.backbone._inbound_nodes)
         head = self.new_head(classifier)
-        head.set_weights(classifier.get_weights())
+        weights = classifier.get_weights()
+        if is_in_use and _change_any(head, weights, self.backbone):
+            # Some backbones hold the pooler, which another classifier has trained in the meantime.
+            backbone = type(self.backbone).from_config(self.backbone.get_config())
+            backbone.set_weights(self.backbone.get_weights())
+            return KerasHubEncoder(backbone).host_model(model, classifier)
+        head.set_weights(weights)
         return head.task
+
+
+def _change_any(head, weights, backbone):
+    """Whether weights of the backbone would change, were these weights set in the head."""
+    shared = {id(weight) for weight in backbone.weights}
+    return any(
+        id(weight) in shared and not np.array_equal(to_numpy(weight), value)
+        for weight, value in zip(head.weights, weights)
+    )
 
 
 @register

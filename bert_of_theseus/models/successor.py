@@ -23,7 +23,8 @@ def build_successor_model(
     Returns:
         A `keras.Model` on the successor's inputs, not compiled. With the head of a KerasHub
         `TextClassifier` it is a compiled `TextClassifier` of the same class and preprocessor,
-        with a copy of the head.
+        with a copy of the head. Of some families the backbone holds the pooler: if another
+        classifier of the successor has trained it, this one has a copy of the backbone.
 
     Raises:
         TypeError: if there is no classifier.

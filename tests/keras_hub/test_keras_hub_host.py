@@ -54,6 +54,24 @@ def test_nothing_of_the_users_is_changed():
     assert build_successor_model(host.task) is host.task
 
 
+@pytest.mark.slow_unless("torch")
+@pytest.mark.parametrize("family", ["Albert", "Bert", "FNet", "Roberta"])
+def test_two_classifiers_of_one_successor(family):
+    """Some backbones hold the pooler: making the second one leaves what the first has learnt."""
+    host = Host(family)
+    theseus = build_theseus_model(host.task, build_successor_backbone(host.task, 1))
+    first = build_successor_model(theseus)
+    assert build_successor_model(theseus).backbone is first.backbone
+    for weight in first.weights:
+        if "embedding" not in weight.path and "layer" not in weight.path:
+            weight.assign(weight + 0.1)
+    learnt, expected = outputs(first, host.x), outputs(theseus, host.x)
+    assert np.abs(learnt - expected).max() > 0.01
+    second = build_successor_model(theseus)
+    np.testing.assert_array_equal(outputs(first, host.x), learnt)
+    np.testing.assert_allclose(outputs(second, host.x), expected, atol=1e-6)
+
+
 def test_the_head_keeps_its_dropout():
     host = Host("Bert", task_dropout=0.5)
     theseus = build_theseus_model(host.task, build_successor_backbone(host.task, 1), None, 1.0)
