@@ -183,6 +183,28 @@ def test_the_gradient_is_the_teachers_advice():
     assert 0 < terms[-1] < 0.5 * terms[0]
 
 
+@pytest.mark.slow_unless("torch")
+def test_names_change_nothing():
+    """A student and a teacher from the same function have layers of one name."""
+
+    def train(teachers_name):
+        keras.utils.set_random_seed(0)
+        inputs = [keras.Input((4,)) for _ in "ab"]
+        student, teacher = (
+            keras.Model(x, keras.layers.Dense(3, "softmax", name=name)(x))
+            for x, name in zip(inputs, ("dense", teachers_name))
+        )
+        student.layers[-1].set_weights([np.eye(4, 3), np.zeros(3)])
+        teacher.layers[-1].set_weights([-np.eye(4, 3), np.ones(3)])
+        distilled = compiled(distil(student, teacher, weight=1.0), rate=0.5)
+        x = np.eye(4, dtype="float32")
+        for _ in range(3):
+            distilled.train_on_batch(x, np.array([0, 1, 2, 0]))
+        return values(student.weights)
+
+    assert_same(train("dense"), train("another"))
+
+
 def test_weight_0_is_no_term():
     results = []
     for weight in (None, 0.0):
