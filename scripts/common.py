@@ -110,8 +110,8 @@ def stages(args: argparse.Namespace, **options) -> dict:
 
     if args.warm_start is False and (args.warm_start_epochs or args.warm_start_learning_rate):
         raise ValueError(
-            "--no-warm-start leaves out the stage that --warm-start-epochs and "
-            "--warm-start-learning-rate are for: give one or the other"
+            "there is no warm start (--no-warm-start, or a recipe without one), so leave out "
+            "--warm-start-epochs and --warm-start-learning-rate"
         )
     found = {
         f"{name}_stage": Stage(

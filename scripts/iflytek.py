@@ -149,7 +149,11 @@ def build_parser() -> Parser:
 def resolve(args: argparse.Namespace) -> None:
     """Sets the defaults, and checks what can be checked without reading a file."""
     args.task = "iflytek" if args.data_dir or args.download else "demo"
-    common.fill_in(args, {**TASKS[args.task], **RECIPES[args.recipe]})
+    defaults = {**TASKS[args.task], **RECIPES[args.recipe]}
+    common.fill_in(args, {"warm_start": defaults.pop("warm_start", None)})
+    if args.warm_start is False:
+        defaults.pop("warm_start_epochs", None)
+    common.fill_in(args, defaults)
     args.output_dir = args.output_dir or Path("runs") / args.task
     bert = args.bert_dir or args.bert_config
     if args.bert_dir and args.bert_config:

@@ -113,7 +113,11 @@ SIZES = {
         "validation-fraction": 0.5,
         **{f"{stage}-epochs": 1 for stage in ("predecessor", "theseus", "successor")},
     },
-    "all": {"recipe": "article", "direct-learning-rate": 0.02},
+    "all": {
+        "recipe": "article",
+        "direct-learning-rate": 0.02,
+        **dict.fromkeys(("warm-start-epochs", "warm-start-learning-rate")),  # it has none
+    },
 }
 
 

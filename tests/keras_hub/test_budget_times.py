@@ -83,7 +83,7 @@ def test_a_killed_search_goes_on(tmp_path):
         rows = [{**row, "milliseconds": None} for row in found.search["rows"]]
         return rows, (tmp_path / name / "model.safetensors").read_bytes()
 
-    with interrupted_move(4, "checkpoint.npz"):  # four for each depth: in the second one
+    with interrupted_move(8, "checkpoint.npz"):  # eight for each depth: in the second one
         compress("killed")
     runs = tmp_path / "killed" / "unfinished"
     first = runs / "2-layers" / "successor" / "stage.json"
