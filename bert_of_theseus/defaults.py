@@ -23,7 +23,7 @@ _OF_STEPS = 0.25, (0.5, 2.0)  # the exponent of fewer steps, and the bounds of w
 _LOWEST, _HIGHEST = 1e-6, 1e-2
 # Few examples need more passes, many fewer.
 _FEWEST_STEPS, _FEWEST_EPOCHS, _MOST_EPOCHS = 1500, 3, 20
-# A warm start converges soon, and so many steps are a small part of a large training.
+# So many steps of a warm start are a small part of a large training.
 _WARM_START_STEPS = 2000
 # So that a killed run has at most so many steps to repeat.
 _STEPS_PER_EVALUATION = 1000

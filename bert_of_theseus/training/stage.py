@@ -48,7 +48,7 @@ class Stage:
         steps: Integer, at most so many. They are divided into equal parts, each with an evaluation
             at its end, as many as the epochs that they touch would have; what is left over is left
             out. Epochs that are not given are as many as hold them. Defaults to `None`, no limit;
-            for a warm start whose epochs are not given, to 600.
+            for a warm start whose epochs are not given, to 2,000.
 
     Raises:
         TypeError: if an argument is not a number, or not an integer where it must be one.
