@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from speed import clock, machine, markdown, number  # noqa: E402
+from speed import clock, machine, markdown, number, percentile  # noqa: E402
 
 EXAMPLES = """\
 examples:
@@ -438,11 +438,6 @@ def ratio(figures, others, size, clock=1):
 def rate(figures, size):
     every = [call for seconds in figures["rounds"] for call in seconds[size]]
     return sum(call[2] for call in every) / sum(call[1] for call in every)
-
-
-def percentile(values, share):
-    values = sorted(values)
-    return values[min(len(values) - 1, int(share * len(values)))]
 
 
 def table(args, found, family):

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from peer_worker import BATCH_SIZES, FORMS, LENGTHS, MIXTURE, is_ours, runs_here
-from speed import markdown, number
+from speed import markdown, number, percentile
 
 WORKER = Path(__file__).with_name("peer_worker.py")
 DEPTHS = {"MiniLM": (3,), "BERT-base": (3, 6, 12)}
@@ -187,11 +187,6 @@ def measure(args, record, worker, progress):
         for form, process in workers.items():
             record.forms[form]["peak"] = process.ask("peak")
         record.save()
-
-
-def percentile(values, share):
-    values = sorted(values)
-    return values[min(len(values) - 1, int(share * len(values)))]
 
 
 def probabilities(record, form):

@@ -661,6 +661,11 @@ def number(value, digits=2):
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def percentile(values, share):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(share * len(values)))]
+
+
 def speed_table(results, backends, pairs):
     header = [
         "layers",

@@ -150,7 +150,7 @@ def resolve(args: argparse.Namespace) -> None:
     """Sets the defaults, and checks what can be checked without reading a file."""
     args.task = "iflytek" if args.data_dir or args.download else "demo"
     defaults = {**TASKS[args.task], **RECIPES[args.recipe]}
-    common.fill_in(args, {"warm_start": defaults.pop("warm_start", None)})
+    common.fill_in(args, {"warm_start": defaults.get("warm_start")})
     if args.warm_start is False:
         defaults.pop("warm_start_epochs", None)
     common.fill_in(args, defaults)

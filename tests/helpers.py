@@ -1,5 +1,7 @@
 """What tests share: the few things that each backend spells its way, and comparisons to the bit."""
 
+import contextlib
+
 import numpy as np
 
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras
@@ -27,6 +29,17 @@ def to_tensor(array):
 def values(weights):
     """Copies of the values of `weights`."""
     return [np.array(to_numpy(w if KERAS_2 else w.value)) for w in weights]
+
+
+@contextlib.contextmanager
+def dtype_policy(name):
+    """Keras' policy of precision, for a while."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(name)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
 
 
 def weights_of(layers):

@@ -40,19 +40,18 @@ def default_stages(
         number("learning_rate", learning_rate, "(0, inf)")
     steps = math.ceil(num_texts / batch_size)
     stages = {}
-    for name in ("theseus", "warm_start", "successor"):
+    for name in ("warm_start", "theseus", "successor"):
         passes, limit = default_epochs(name, steps, epochs), default_steps(name)
         count = num_steps(passes, steps, limit)
-        rate = default_learning_rate(name, hidden_size, batch_size, count)
-        if name == "theseus":
-            change = 1.0 if learning_rate is None else learning_rate / rate
-            rate = learning_rate or rate
-        else:
-            rate = in_two_digits(change * rate)
         stages[name] = {
             "epochs": passes,
-            "learning_rate": rate,
+            "learning_rate": default_learning_rate(name, hidden_size, batch_size, count),
             "evaluations_per_epoch": default_evaluations(steps),
             "steps": limit,
         }
+    if learning_rate is not None:
+        change = learning_rate / stages["theseus"]["learning_rate"]
+        for stage in stages.values():
+            stage["learning_rate"] = in_two_digits(change * stage["learning_rate"])
+        stages["theseus"]["learning_rate"] = learning_rate
     return stages

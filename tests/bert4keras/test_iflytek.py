@@ -92,6 +92,15 @@ def given(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("option", [["--no-warm-start"], ["--recipe", "article"]])
+def test_the_demo_without_a_warm_start(option, script, given, tmp_path):
+    line = [*option, "--bert-dir", str(given / "bert"), "--output-dir", str(tmp_path / "out")]
+    args = script.build_parser().parse_args(line)
+    script.resolve(args)
+    assert args.task == "demo" and args.warm_start is False
+    assert script.common.stages(args)["warm_start_stage"] is None
+
+
 def arguments(given, **changes):
     flags = {
         "data-dir": given / "data",

@@ -33,6 +33,7 @@ from bert_helpers import (
     whole,
 )
 from damage import contents, full_disk, interrupted_move
+from helpers import dtype_policy
 from safetensors.numpy import load_file
 
 from bert_of_theseus.checkpoints import load_bert, load_pretrained, save_checkpoint, save_pretrained
@@ -228,16 +229,13 @@ def test_epsilon_other_than_bert4keras_own_is_said(saved, tmp_path):
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_models_of_mixed_precision_are_saved_in_float32(policy, tmp_path):
-    keras.mixed_precision.set_global_policy(policy)
-    try:
+    with dtype_policy(policy):
         bert = make_bert()
         for name, head in (("own", pooler_classification_head(16, 3)), ("other", recurrent_head())):
             scatter(head)
             for save in SAVE.values():
                 quietly(save, tmp_path / name / save.__name__, bert, head, labels=LABELS)
             assert {layer.compute_dtype for layer in head.layers[1:]} == {policy[6:]}
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
     for folder in (path for name in ("own", "other") for path in (tmp_path / name).iterdir()):
         again, head, _ = load_pretrained(folder)
         assert same(weights_of(again.model), weights_of(bert.model))

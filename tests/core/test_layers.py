@@ -8,6 +8,7 @@ from helpers import (
     any_changed,
     assert_same,
     compiled_call,
+    dtype_policy,
     eager,
     gradient_function,
     many_calls,
@@ -288,15 +289,8 @@ def test_mixed_precision(policy, exact):
 @pytest.mark.skipif(BACKEND == "torch", reason="torch.compile takes minutes and a C++ compiler")
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_fit_under_xla(policy):
-    previous = keras.mixed_precision.global_policy() if KERAS_2 else keras.config.dtype_policy()
-    set_policy = (
-        keras.mixed_precision.set_global_policy if KERAS_2 else keras.config.set_dtype_policy
-    )
-    set_policy(policy)
-    try:
+    with dtype_policy(policy):
         model, predecessor, successor, choice = make_trainable(0.5, jit_compile=True)
-    finally:
-        set_policy(previous)
     before = values(predecessor.weights + successor.weights)
     count = values([choice.draw_state])[0][1]
     model.fit(X, Y, batch_size=2, epochs=2, verbose=0)

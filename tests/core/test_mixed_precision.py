@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import assert_same, values
+from helpers import assert_same, dtype_policy, values
 from stages import build, texts
 
 from bert_of_theseus import Stage, compress
@@ -18,9 +18,8 @@ POLICIES = [
 
 @pytest.fixture(params=POLICIES)
 def policy(request):
-    keras.mixed_precision.set_global_policy(request.param)
-    yield request.param
-    keras.mixed_precision.set_global_policy("float32")
+    with dtype_policy(request.param):
+        yield request.param
 
 
 class Stop(keras.callbacks.Callback):

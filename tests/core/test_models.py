@@ -1,6 +1,5 @@
 """The laws of the builders, on stacks of small Keras layers."""
 
-import contextlib
 import itertools
 
 import numpy as np
@@ -10,6 +9,7 @@ from helpers import (
     all_changed,
     any_changed,
     assert_same,
+    dtype_policy,
     eager,
     gradient_function,
     many_calls,
@@ -287,18 +287,6 @@ def test_a_fit_is_reproducible(option, reference):
         reference = trained(**OPTIONS[option])  # XLA's numbers are others than TensorFlow's
     for a, b in zip(reference, trained("lazy", **OPTIONS[option])):
         np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-@contextlib.contextmanager
-def dtype_policy(name):
-    set_policy = (
-        keras.mixed_precision.set_global_policy if KERAS_2 else keras.config.set_dtype_policy
-    )
-    set_policy(name)
-    try:
-        yield
-    finally:
-        set_policy("float32")
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow traces again for new variables")

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import all_changed, assert_same, eager, values
+from helpers import all_changed, assert_same, dtype_policy, eager, values
 
 from bert_of_theseus import LinearReplacement, ReplacementRateScheduler, Stage
 from bert_of_theseus.backend import keras
@@ -193,9 +193,8 @@ def test_at_rate_1_a_layer_learns_for_those_above_it():
 
 @pytest.fixture(params=["mixed_bfloat16", "mixed_float16"])
 def policy(request):
-    keras.mixed_precision.set_global_policy(request.param)
-    yield request.param
-    keras.mixed_precision.set_global_policy("float32")
+    with dtype_policy(request.param):
+        yield request.param
 
 
 @pytest.mark.slow_unless("torch")

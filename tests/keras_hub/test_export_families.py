@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 import scipy.special
 import torch
+from helpers import dtype_policy
 from hub_helpers import Host, outputs
 from threads import count_wrong, exit_status
 from tiny_transformers import FAMILIES, LABELS, LENGTH, TAGS, logits, texts, write
@@ -208,11 +209,8 @@ def test_a_text_classifier_of_keras_hub(family, tmp_path):
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_models_of_16_bits_are_exported_in_32(policy, tmp_path):
     model, _ = write(tmp_path, "bert")
-    keras.config.set_dtype_policy(policy)
-    try:
+    with dtype_policy(policy):
         export_folder(tmp_path)
-    finally:
-        keras.config.set_dtype_policy("float32")
     found, expected = file_and_model(tmp_path / "onnx/model.onnx", model, inputs(model, 9, 4))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 

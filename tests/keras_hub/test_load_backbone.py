@@ -9,6 +9,7 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+from helpers import dtype_policy
 from hub_folders import FAMILIES, SIZES, batch, ours, save, theirs, torch
 from hub_helpers import outputs, quantize, scatter
 
@@ -178,12 +179,8 @@ def test_other_precisions_are_described_in_float32(policy, tmp_path):
     for family in ("bert", "deberta-v2", "roberta"):
         model = save(family, tmp_path, "Model")
         checkpoint = find_checkpoint(tmp_path)
-        before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(policy)
-        try:
+        with dtype_policy(policy):
             backbone = load_backbone(tmp_path)
-        finally:
-            keras.config.set_dtype_policy(before)
         x = batch(backbone)
         mask = x["padding_mask"].astype(bool)
         found = ours(backbone, x).astype("float32")[mask]

@@ -12,6 +12,7 @@ import keras_hub
 import numpy as np
 import pytest
 from damage import contents
+from helpers import dtype_policy
 from safetensors.numpy import load_file, save_file
 
 from bert_of_theseus import heads
@@ -138,9 +139,7 @@ def test_tasks_come_out_as_they_went_in(electra, tmp_path):
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_models_of_mixed_precision_are_saved_in_float32(policy, electra, tmp_path):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
+    with dtype_policy(policy):
         encoder, classifier, labels = load_pretrained(electra)
         other = keras.Sequential(
             [keras.Input((None, 16)), keras.layers.GlobalMaxPooling1D(), keras.layers.Dense(3)]
@@ -148,8 +147,6 @@ def test_models_of_mixed_precision_are_saved_in_float32(policy, electra, tmp_pat
         save_pretrained(tmp_path / "own", encoder, classifier, labels=labels)
         with warned(r"head\.keras"):
             save_pretrained(tmp_path / "other", encoder, other, labels=labels)
-    finally:
-        keras.config.set_dtype_policy(before)
     assert classifier.compute_dtype in ("float16", "bfloat16")
     expected, found = values(electra), values(tmp_path / "own")
     assert found.keys() == expected.keys()
