@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -48,23 +47,18 @@ def start(*arguments, **options):
     return subprocess.Popen([*COMMAND, *map(str, arguments)], cwd=ROOT, **{**pipes, **options})
 
 
-def test_help_answers_at_once_and_teaches():
+def test_help_imports_nothing_heavy_and_teaches():
     code = "import sys, runpy\nsys.argv = ['x', *sys.argv[1:]]\ntry: runpy.run_module("
     code += "'bert_of_theseus', run_name='__main__')\nfinally: print(*sys.modules, file=sys.stderr)"
     for arguments, words in (
         (["--help"], ["predict", "examples:"]),
         (["predict", "--help"], ["DIR", "--text-column", "Exit status", "examples:"]),
     ):
-        times = []
-        for _ in range(3):
-            begin = time.perf_counter()
-            done = subprocess.run(
-                [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT
-            )
-            times.append(time.perf_counter() - begin)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT
+        )
         assert done.returncode == 0
         assert all(word in done.stdout for word in words)
-        assert min(times) < 1
         heavy = {"tensorflow", "keras", "tf_keras", "numpy", "tokenizers", "onnxruntime"}
         assert not heavy & set(done.stderr.split())
 

@@ -160,10 +160,10 @@ def test_sizes_that_a_config_states(size, folder, tmp_path):
                 "dim": size, "n_heads": 1, "hidden_dim": size}]  # fmt: skip
     for change in changes:
         (tmp_path / "config.json").write_text(json.dumps({**whole, **change}))
-        begin = time.perf_counter()
+        begin = time.process_time()
         with memory_limit(0.5), pytest.raises(ValueError, match=str(tmp_path)):
             read_task(find_checkpoint(tmp_path))
-        assert time.perf_counter() - begin < 5, change
+        assert time.process_time() - begin < 5, change
 
 
 @pytest.mark.parametrize("where", ["while it is loaded", "with a batch"])

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -243,13 +242,9 @@ def test_interrupt_before_anything_was_saved(script, capsys, given, monkeypatch)
     assert not (given / "out").exists()
 
 
-def test_help_is_fast_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     command = [sys.executable, "-X", "importtime", str(SCRIPT), "--help"]
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
     for text in (
         "examples:",
         "exit codes:",
@@ -261,7 +256,6 @@ def test_help_is_fast_and_imports_nothing_heavy():
         assert text in result.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
     assert imported.isdisjoint({"numpy", "tensorflow", "keras", "tf_keras"})
-    assert min(seconds) < 1
 
 
 def test_refusal_imports_no_tensorflow(given):

