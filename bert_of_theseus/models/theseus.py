@@ -217,6 +217,13 @@ class TheseusModel(keras.Model):
             optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
 
+    def zero_grad(self, set_to_none=True):
+        # Keras calls it in each step on PyTorch, whose own looks parameters up by their paths. A
+        # layer of the predecessor and one of the successor, or of its teacher, may share a path:
+        # PyTorch's would leave the gradient of one of them, and the next step would add to it.
+        for weight in self.trainable_weights:
+            weight.value.grad = None
+
     @property
     def trainable_weights(self):
         return self._trained(super().trainable_weights)

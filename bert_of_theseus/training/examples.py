@@ -50,10 +50,13 @@ class Summary(NamedTuple):
     Attributes:
         text: String that tells these examples from others, for settings.
         ranges: Dict of `Range` by name, see `feed.named_leaves`.
+        numbered: String that also tells the examples' numbers, see `BatchAccess.rows`; `None` if
+            the data do not tell them, or if they are not 0, 1, 2, ... once each.
     """
 
     text: str
     ranges: dict[str, Range]
+    numbered: str | None
 
 
 _summaries = contextvars.ContextVar("summaries", default=None)
@@ -81,21 +84,42 @@ def summary(batches: BatchAccess) -> Summary:
 
 
 def _summary(batches):
-    count, total, ranges = 0, 0, {}
-    for batch in batches.chunks(_ROWS):
+    count, total, ranges, numbers = 0, 0, {}, _Numbers()
+    for rows, batch in batches.chunks(_ROWS):
         leaves = named_leaves(batch)
         hashes = hashes_of_examples(leaves)
+        numbers.add(rows, hashes)
         count += len(hashes)
         total = (total + int(hashes.sum(dtype="uint64"))) % 2**64
         for name, leaf in leaves.items():
             ranges[name] = join(ranges.get(name), name, leaf)
-    if batches.indexable:
-        return Summary(f"{count} examples, checksum {total:016x}", ranges)
-    return Summary(
-        f"{batches.length} batches without random access, of which the first one has "
-        f"{count} examples, checksum {total:016x}",
-        ranges,
-    )
+    text = f"{count} examples, checksum {total:016x}"
+    if not batches.indexable:
+        text = f"{batches.length} batches without random access, of which the first one has {text}"
+    return Summary(text, ranges, numbers.text)
+
+
+class _Numbers:
+    """Whether examples are numbered 0, 1, 2, ..., and a checksum of which number each one has."""
+
+    def __init__(self):
+        self.seen, self.total = [], 0
+
+    def add(self, rows, hashes):
+        if rows is None or len(rows) != len(hashes):
+            self.seen = None
+        if self.seen is not None:
+            self.seen.append(rows)
+            numbered = _mix(hashes + _mix(np.asarray(rows, "uint64")))
+            self.total = (self.total + int(numbered.sum(dtype="uint64"))) % 2**64
+
+    @property
+    def text(self):
+        if not self.seen:
+            return None
+        rows = np.sort(np.concatenate(self.seen))
+        is_whole = np.array_equal(rows, np.arange(len(rows)))
+        return f"{len(rows)} examples in order, checksum {self.total:016x}" if is_whole else None
 
 
 def first_batch(batches: BatchAccess) -> str:
