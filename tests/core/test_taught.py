@@ -19,7 +19,7 @@ from bert_of_theseus.training.feed import _Arrays
 RNG = np.random.default_rng(1)
 TEXTS = texts()
 TAGS = Encoded(TEXTS.token_ids, [ids % 2 for ids in TEXTS.token_ids])
-ARRAYS = [RNG.integers(1, 9, (40, 6)).astype("int32"), np.zeros((40, 6), "int32")]
+IDS = RNG.integers(1, 9, (40, 6)).astype("int32")
 LABELS = RNG.integers(0, 2, 40).astype("int32")
 WEIGHTS = RNG.uniform(0.5, 2, 40).astype("float32")
 
@@ -43,11 +43,14 @@ class Blind:
         self.data.set_epoch(epoch)
 
 
+def batches(encoded=TEXTS, cls=Batches, **options):
+    return cls(encoded, 16, input_names=["token_ids"], **options)
+
+
 def classifier(seed, head=classification_head, dropout=0.0, mask=True):
     keras.utils.set_random_seed(seed)
-    inputs = [keras.Input((None,), dtype="int32") for _ in range(2)]
-    embed = keras.layers.Embedding(9, 8, "normal", mask_zero=mask)
-    hidden = keras.layers.Add()([embed(inputs[0]), keras.layers.Embedding(2, 8)(inputs[1])])
+    inputs = {"token_ids": keras.Input((None,), dtype="int32", name="token_ids")}
+    hidden = keras.layers.Embedding(9, 8, "normal", mask_zero=mask)(inputs["token_ids"])
     hidden = keras.layers.Dropout(dropout)(hidden) if dropout else hidden
     model = keras.Model(inputs, head(8, 2)(hidden))
     for weight in model.weights:
@@ -103,9 +106,9 @@ def test_the_answers_stand_in_for_the_teacher(kind, tmp_path):
         options = {"head": TAGGER, "loss": MaskedCrossentropy(), "metrics": ()}
     if kind in ("texts", "tags"):
         encoded = TAGS if kind == "tags" else TEXTS
-        data, blind = (Batches(encoded, 16, multiple=4) for _ in range(2))
+        data, blind = (batches(encoded, multiple=4) for _ in range(2))
     else:
-        data = (ARRAYS, LABELS, WEIGHTS)[: 2 + (kind == "weights")]
+        data = ({"token_ids": IDS}, LABELS, WEIGHTS)[: 2 + (kind == "weights")]
         blind = _Arrays(*data, batch_size=16, seed=0)
     one, weights, teacher = train(data, tmp_path / "one", **options)
     two, expected, other = train(Blind(blind), tmp_path / "two", **options)
@@ -119,14 +122,14 @@ def test_the_answers_stand_in_for_the_teacher(kind, tmp_path):
 
 
 def test_a_killed_stage_reads_its_answers_again(tmp_path):
-    _, weights, _ = train(Batches(TEXTS, 16), tmp_path / "whole")
+    _, weights, _ = train(batches(), tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(Batches(TEXTS, 16), tmp_path / "killed", seen=Seen(10))
+        train(batches(), tmp_path / "killed", seen=Seen(10))
     path = tmp_path / "killed" / "answers" / "answers.npy"
-    before = path.stat()
-    seen, resumed, teacher = train(Batches(TEXTS, 16), tmp_path / "killed")
+    before = path.stat()  # the file is replaced as a whole, so another one has another number
+    seen, resumed, teacher = train(batches(), tmp_path / "killed")
     assert len(seen.losses) == 8 and not runs_in_the_steps(seen, teacher)
-    assert path.stat() == before
+    assert path.stat().st_ino == before.st_ino
     assert_same(weights, resumed)
 
 
@@ -136,9 +139,9 @@ def test_other_answers_are_made_again(tmp_path, capsys):
     shared, path = tmp_path / "answers", tmp_path / "answers" / "answers.npy"
     order = RNG.permutation(40)
     data = {
-        "first": (ARRAYS, LABELS),
-        "order": ([part[order] for part in ARRAYS], LABELS[order]),
-        "texts": ([part[::2] for part in ARRAYS], LABELS[::2]),
+        "first": ({"token_ids": IDS}, LABELS),
+        "order": ({"token_ids": IDS[order]}, LABELS[order]),
+        "texts": ({"token_ids": IDS[::2]}, LABELS[::2]),
     }
 
     def run(name, data, **options):
@@ -183,17 +186,17 @@ def test_where_the_teacher_runs_in_each_step(tmp_path, capsys):
 
     none = {"loss": lambda y, outputs: 0.0 * outputs[..., 0, 0], "metrics": ()}
     for name, data, options, reason in (
-        ("list", [*Batches(TEXTS, 16)], {}, "the data do not tell which examples are in a batch"),
-        ("partly", Partly(TEXTS, 16), {}, "the data do not tell which examples are in a batch"),
+        ("list", [*batches()], {}, "the data do not tell which examples are in a batch"),
+        ("partly", batches(cls=Partly), {}, "the data do not tell which examples are in a batch"),
         (
             "short",
-            Batches(TEXTS, 16),
+            batches(),
             {"stage": Stage(None, 0.01, steps=7)},
             "shorter than an epoch",
         ),
         (
             "spans",
-            Batches(TEXTS, 16),
+            batches(),
             {"head": spans, "mask": False, **none},
             r"its outputs, \(None, 2, None\), are of many shapes",
         ),
@@ -212,7 +215,7 @@ def test_padding_of_texts_does_not_count(tmp_path):
     """Of outputs per token without a Keras mask too, of which only the batches know it."""
     losses = [
         train(
-            Batches(TAGS, 16, multiple=multiple),
+            batches(TAGS, multiple=multiple),
             tmp_path / str(multiple),
             head=TAGGER,
             mask=False,
@@ -222,3 +225,19 @@ def test_padding_of_texts_does_not_count(tmp_path):
         for multiple in (1, 32)
     ]
     np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+@pytest.mark.slow_unless("torch")
+def test_texts_without_labels_are_taught(tmp_path):
+    """With sample weight 0 a label means nothing, and the teacher's answer still does."""
+    weights = np.where(np.arange(40) < 20, 0.0, 1.0).astype("float32")
+    losses = []
+    for name, labels, teacher in (
+        ("one", LABELS, 2),
+        ("other labels", np.where(weights > 0, LABELS, 1 - LABELS), 2),
+        ("other teacher", LABELS, 3),
+    ):
+        data = {"token_ids": IDS}, labels.astype("int32"), weights
+        losses.append(train(data, tmp_path / name, teacher=teacher)[0].losses)
+    assert losses[0] == losses[1]
+    assert abs(losses[0][0] - losses[2][0]) > 1e-3
