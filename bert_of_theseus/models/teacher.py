@@ -197,9 +197,8 @@ def take_apart(model: keras.Model) -> tuple[TaughtModel, keras.Model] | None:
         return None
     outputs, *inputs = tensors
     student = TheseusModel(input_structure(model), outputs, name=model.name)
-    teacher = keras.Model(
-        input_structure(model), layer.teacher(inputs[0] if len(inputs) == 1 else inputs)
-    )
+    answers = layer.teacher(inputs[0] if len(inputs) == 1 else inputs)
+    teacher = keras.Model(input_structure(model), answers, name="teacher")
     taught = TaughtModel(student, layer, name=model.name)
     if hasattr(model, "_theseus_parts"):
         object.__setattr__(taught, "_theseus_parts", model._theseus_parts)

@@ -22,6 +22,7 @@ import numpy as np
 from ..backend import keras, to_numpy
 from ..distribution import is_only_process
 from ..files import CHECKSUMS, check_files, read_json, replace_file, replace_listed_file, write_json
+from ..locks import exclusive
 from ..models.teacher import ANSWERS, INPUTS, PADDING_MASK, take_apart
 from .examples import summary
 from .feed import BatchAccess, named_leaves
@@ -121,6 +122,10 @@ def prepare_lessons(
     Returns:
         `Lessons`; `None` if there is no teacher, or if it has to run in each step: see the
         message.
+
+    Raises:
+        InUseError: if another run uses the folder.
+        ArithmeticError, OSError, ValueError: as in `compute_answers`.
     """
     parts = take_apart(model)
     if parts is None:
@@ -142,7 +147,14 @@ def prepare_lessons(
             print(f"The teacher runs in each step: {problem}", flush=True)
         return None
     directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
     key = {**model_key(teacher), "examples": examples}
+    with exclusive(directory / ".lock", str(directory)):
+        answers = _read_or_compute(teacher, batches, directory, key, lengths, verbose)
+    return Lessons(taught, batches, answers)
+
+
+def _read_or_compute(teacher, batches, directory, key, lengths, verbose):
     try:
         answers = read_answers(directory, key, lengths)
     except ValueError:
@@ -153,9 +165,9 @@ def prepare_lessons(
         answers = None
     if answers is None:
         if verbose:
-            print(f"The teacher answers {examples.partition(' in order')[0]}", flush=True)
+            print(f"The teacher answers {key['examples'].partition(' in order')[0]}", flush=True)
         answers = compute_answers(teacher, batches, directory, key, lengths, verbose)
-    return Lessons(taught, batches, answers)
+    return answers
 
 
 def _form(model, batches):

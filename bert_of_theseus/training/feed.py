@@ -63,6 +63,7 @@ class BatchAccess:
     Attributes:
         check: Function that is called with each batch, unless `data` are arrays: what it raises
             ends the training. `None` at first.
+        summary: What `examples.summary` has found in them, or `None` at first.
         problem: What `get` raised, or `None`. Keras on TensorFlow raises another error in its
             place.
 
@@ -73,7 +74,7 @@ class BatchAccess:
 
     def __init__(self, data, batch_size, seed=None):
         self.given = data
-        self.check = self.problem = None
+        self.check = self.summary = self.problem = None
         if _are_arrays(data):
             data = _Arrays(*data, batch_size=batch_size, seed=seed)
         try:
