@@ -31,6 +31,7 @@ EXAMPLES = """\
 examples:
   python benchmarks/speed.py                                   # all, 15 to 20 minutes on 2 cores
   python benchmarks/speed.py --backends bert4keras --sizes 12-3 --steps 2
+  python benchmarks/speed.py --distilled                       # what distillation adds to a stage
   python benchmarks/speed.py --tiny --json speed.json          # to try it, not for the figures
 """
 
@@ -62,6 +63,8 @@ TINY = {
 }
 DROPOUT = 0.1
 NUM_CLASSES = 3
+STAGE_BATCHES = 6  # in each of the 3 epochs of a stage, of which the first is not timed
+DISTILLED = 1.05  # the aim: a stage that reads its teacher's answers, relative to the plain stage
 DRAWS = 3  # steps of each round whose modules are drawn at rate 0.5, as in real training
 RATES = (0, 0.5, 1)
 LAZY = ("lazy", "original", "without frozen gradients")  # run one path of the 2**m
@@ -174,7 +177,7 @@ class KerasBench:
         tokens = generator.integers(1, sizes["vocab_size"], shape).astype("int32")
         self.x = [tokens, np.zeros_like(tokens)]
         self.y = generator.integers(0, NUM_CLASSES, shape[0]).astype("int32")
-        self.models = {}
+        self.models, self.teachers, self.answers = {}, {}, tempfile.TemporaryDirectory()
 
     def bert4keras(self, depth, prefix):
         from bert4keras.models import build_transformer_model
@@ -230,6 +233,9 @@ class KerasBench:
         else:
             predecessor = self.new_encoder(n, f"{prefix}predecessor-")
             model = build_theseus_model(predecessor, successor, head, execution=kind, seed=0)
+            self.teachers[kind, depths] = as_encoder(predecessor).model(
+                head, name=f"{prefix}teacher"
+            )
         model.compile(keras.optimizers.Adam(1e-4), "sparse_categorical_crossentropy")
         self.models[kind, depths] = model
 
@@ -253,6 +259,55 @@ class KerasBench:
 
         self.models[kind, depths].fit(self.x, self.y, len(self.y), verbose=0, callbacks=[Clocks()])
         return clocks
+
+    def stage(self, kind, depths, how):
+        """CPU and wall seconds a step of a stage of `training.fit`, the feed of batches included.
+
+        `how` is `"plain"`; `"answers"`, distilled, on answers that are read; or `"teacher"`,
+        distilled, with the teacher in each step.
+        """
+        import numpy as np
+
+        from bert_of_theseus.layers import choice_layers
+        from bert_of_theseus.models import distil
+        from bert_of_theseus.training import Stage, fit
+
+        model = self.models[kind, depths]
+        if kind == "lazy":  # all stages draw alike
+            for number, choice in enumerate(choice_layers(model)):
+                choice.draw_state.assign(np.asarray([number, 0], "int32"))
+        x = [np.concatenate([part] * STAGE_BATCHES) for part in self.x]
+        x[0] = np.random.default_rng(1).permuted(x[0], axis=1)
+        data = x, np.concatenate([self.y] * STAGE_BATCHES)
+        size = len(self.y)
+        if how == "teacher":  # which a list of batches does not tell
+            starts = range(0, len(data[1]), size)
+            data = [([p[i : i + size] for p in x], data[1][i : i + size]) for i in starts]
+        if how != "plain":
+            model = distil(model, self.teachers["lazy", (self.depth, depths[1])])
+        spent, ends = [], []
+
+        class Clocks(self.keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                float(logs["loss"])  # JAX would still be at it
+                ends.append(clock())
+                if batch:
+                    spent.append([now - then for now, then in zip(ends[-1], ends[-2])])
+
+        with tempfile.TemporaryDirectory() as directory:
+            fit(
+                model,
+                data,
+                stage=Stage(3, 1e-5),
+                directory=directory,
+                answers=self.answers.name,
+                metrics=(),
+                batch_size=size,
+                callbacks=[Clocks()],
+                verbose=0,
+            )
+        spent = spent[STAGE_BATCHES - 1 :]  # without the first epoch
+        return [statistics.fmean(times) for times in zip(*spent)]
 
 
 def transformer_block(sizes, name):
@@ -359,6 +414,9 @@ def work(backend, sizes):
         key = (kind, tuple(depths))
         if command == "build":
             reply = bench.build(*key)
+        elif command == "stage":
+            bench.depth = rates[1]
+            reply = bench.stage(*key, rates[0])
         else:
             bench.choose(*key, rates)
             reply = {"step": _time_step, "first": _time_first, "peak": _peak_memory}[command](
@@ -550,6 +608,52 @@ def time_first_steps(pair, sizes, repeats, progress):
         first.setdefault(("bert4keras", kind, pair), []).append(seconds)
         progress.update()
     return first
+
+
+def time_stages(backend, pair, sizes, rounds, progress):
+    """Times a plain stage and both ways to distil it, in turn.
+
+    Returns:
+        For the Theseus stage (`"lazy"`) and the successor's own (`"plain"`), a list of rounds: a
+        dict from `"plain"`, `"answers"` and `"teacher"` to `(cpu seconds, wall seconds)` a step.
+    """
+    n, m = pair
+    found = {}
+    with closing(Worker(backend, sizes)) as worker:
+        for kind, depths in (("lazy", pair), ("plain", (m, m))):
+            worker.ask("build", kind, depths, None)
+            if kind == "lazy":
+                for choice in range(2):  # what a process does but once
+                    worker.ask("stage", kind, depths, (("plain", "answers")[choice], n))
+            found[kind] = []
+            for _ in range(rounds):
+                order = ("plain", "answers", "teacher", "plain")
+                times = [worker.ask("stage", kind, depths, (how, n)) for how in order]
+                first, answers, teacher, last = times
+                plain = [(a + b) / 2 for a, b in zip(first, last)]
+                found[kind].append({"plain": plain, "answers": answers, "teacher": teacher})
+                progress.update()
+    return found
+
+
+def stage_table(found):
+    """Of what `time_stages` returns, by backend."""
+    header = ["backend", "stage", "plain, CPU ms a step", "distilled", "/ plain", "at most"]
+    header += ["teacher in each step", "/ plain"]
+    rows = []
+    for backend, stages in found.items():
+        for kind, rounds in stages.items():
+            cells = [backend, "Theseus" if kind == "lazy" else "successor"]
+            cells.append(f"{1e3 * statistics.median(each['plain'][0] for each in rounds):.1f}")
+            for how in ("answers", "teacher"):
+                times = statistics.median(each[how][0] for each in rounds)
+                ratio = statistics.median(each[how][0] / each["plain"][0] for each in rounds)
+                cells += [f"{1e3 * times:.1f}", f"{ratio:.2f}"]
+                if how == "answers":
+                    cells[-1] += " PASS" if ratio <= DISTILLED else " FAIL"
+                    cells.append(f"{DISTILLED:.2f}")
+            rows.append(cells)
+    return markdown(header, rows)
 
 
 def measure_memory(backends, pairs, sizes, progress):
@@ -800,6 +904,11 @@ def main(argv=None):
         type=int,
         help="fresh processes for the bar on the time to the first step (default: 3; --tiny 1)",
     )
+    parser.add_argument(
+        "--distilled",
+        action="store_true",
+        help="time plain and distilled stages of `training.fit` instead",
+    )
     parser.add_argument("--tiny", action="store_true", help="very small models, to try it out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
@@ -825,6 +934,19 @@ def main(argv=None):
     pairs = list(dict.fromkeys(args.sizes or ([(4, 2)] if args.tiny else [(12, 6), (12, 3)])))
     rounds = args.steps or (2 if args.tiny else 3)
     repeats = args.repeats or (1 if args.tiny else 3)
+
+    if args.distilled:
+        backends = [backend for backend in backends if backend != "plain PyTorch"]
+        with tqdm(total=2 * rounds * len(backends), file=sys.stderr) as progress:
+            found = {
+                backend: time_stages(backend, bar_pair(pairs), sizes, rounds, progress)
+                for backend in backends
+            }
+        print(f"{machine(backends)}. {', '.join(f'{k} {v}' for k, v in sizes.items())}.\n")
+        print(stage_table(found))
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return
 
     num_models = sum(len(all_models(backend, pairs)) for backend in backends)
     num_fresh = 2 * repeats * ("bert4keras" in backends)

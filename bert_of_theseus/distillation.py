@@ -61,7 +61,7 @@ class LogitsDistillation(_Term, Frozen):
 
     both distributions at the temperature, `softmax(logits / temperature)`; for probabilities
     `softmax(log(probabilities) / temperature)`, which is the same. The mean is over the batch and
-    the positions that the outputs' mask keeps. At inference the teacher does not run.
+    the positions that are not padding. At inference the teacher does not run.
 
     Args:
         teacher: Keras model or layer, from the model's inputs to outputs of the same shape.
@@ -74,6 +74,8 @@ class LogitsDistillation(_Term, Frozen):
 
     Call arguments:
         inputs: List: the model's outputs, `(batch_size, ..., classes)`, then its inputs.
+        padding_mask: Tensor, `(batch_size, ...)`, 1 for what counts and 0 for padding. Defaults to
+            `None`, the Keras mask of the model's outputs, if they have one.
         training: Boolean, whether to add the loss.
 
     Returns:
@@ -114,14 +116,15 @@ class LogitsDistillation(_Term, Frozen):
                 f"{tuple(outputs)} of the model, {tuple(taught)} of the teacher"
             )
 
-    def call(self, inputs, training=None):
+    def call(self, inputs, padding_mask=None, training=None):
         outputs, *inputs = inputs
         if training and self.weight:
             taught = super().call(inputs[0] if len(inputs) == 1 else inputs, training)
             taught = self._log_probabilities(ops.stop_gradient(taught))
             student = self._log_probabilities(outputs)
             divergence = reduce_sum(ops.exp(taught) * (taught - student), -1)
-            self.add_loss(self.weight * self.temperature**2 * _mean(divergence, get_mask(outputs)))
+            mask = get_mask(outputs) if padding_mask is None else padding_mask
+            self.add_loss(self.weight * self.temperature**2 * _mean(divergence, mask))
         return identity(outputs)
 
     def _log_probabilities(self, outputs):

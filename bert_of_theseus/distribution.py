@@ -14,6 +14,8 @@ from .backend import BACKEND, KERAS_2, keras, ops
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
+elif BACKEND == "jax":
+    import jax
 
 
 def num_devices() -> int:
@@ -22,6 +24,13 @@ def num_devices() -> int:
         return tf.distribute.get_strategy().num_replicas_in_sync
     distribution = keras.distribution.distribution()
     return distribution.device_mesh.devices.size if distribution else 1
+
+
+def is_only_process() -> bool:
+    """Whether no other process trains the same model. With others, a model answers them all."""
+    if BACKEND == "jax":
+        return jax.process_count() == 1
+    return BACKEND != "tensorflow" or tf.distribute.get_strategy().cluster_resolver is None
 
 
 def needs_equal_parts() -> bool:

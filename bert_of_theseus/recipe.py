@@ -384,6 +384,7 @@ class _Recipe:
             kept=kept,
             callbacks=[self._settings_writer(), *callbacks, *given],
             settings=settings,
+            answers=self.directory / "answers",
             seed=self.method.seed,
             tensorboard=self.tensorboard,
             verbose=self.verbose,

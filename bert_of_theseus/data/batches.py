@@ -80,6 +80,7 @@ class Batches:
 
     Attributes:
         epoch: Integer, the current epoch, from 0. `on_epoch_end` moves to the next.
+        lengths: Array, the number of tokens of each text.
 
     Raises:
         ValueError: if there are no texts, a text has no tokens, a number is not positive, or an
@@ -112,23 +113,23 @@ class Batches:
             raise ValueError(
                 f"`input_names` must be some of {', '.join(_INPUTS)}. Received: {input_names}"
             )
-        self._lengths = np.array([len(ids) for ids in encoded.token_ids])
-        if not self._lengths.min():
+        self.lengths = np.array([len(ids) for ids in encoded.token_ids])
+        if not self.lengths.min():
             raise ValueError(
-                f"`encoded` must hold tokens for each text. Number {self._lengths.argmin()} has "
+                f"`encoded` must hold tokens for each text. Number {self.lengths.argmin()} has "
                 "none."
             )
         self.set_epoch(0)
 
     def __len__(self) -> int:
-        return math.ceil(len(self._lengths) / self.batch_size)
+        return math.ceil(len(self.lengths) / self.batch_size)
 
     def __getitem__(self, index: int):
         if not 0 <= index < len(self):
             raise IndexError(index)
         rows = self._batches[index]
-        length = -(-self._lengths[rows].max() // self.multiple) * self.multiple
-        length = min(length, self._lengths.max())
+        length = -(-self.lengths[rows].max() // self.multiple) * self.multiple
+        length = min(length, self.lengths.max())
         encoded, labels = self.encoded, self.encoded.labels
         inputs = {"token_ids": _padded(encoded.token_ids, rows, length, self.pad_token_id)}
         if encoded.segment_ids is None:
@@ -138,13 +139,17 @@ class Batches:
         if self.input_names is None:
             inputs = list(inputs.values())
         else:
-            inputs["padding_mask"] = (np.arange(length) < self._lengths[rows, None]).astype("int32")
+            inputs["padding_mask"] = (np.arange(length) < self.lengths[rows, None]).astype("int32")
             inputs = {name: inputs[name] for name in self.input_names}
         is_list = isinstance(labels, list)
         return inputs, _padded(labels, rows, length, NO_LABEL) if is_list else labels[rows]
 
     def __iter__(self):
         return (self[index] for index in range(len(self)))
+
+    def rows_of(self, index: int) -> np.ndarray:
+        """Indices into `encoded` of the texts in a batch."""
+        return self._batches[index]
 
     @property
     def rows(self) -> np.ndarray:
@@ -164,9 +169,9 @@ class Batches:
     def set_epoch(self, epoch: int):
         """Moves to the batches of an epoch, counted from 0."""
         self.epoch = epoch = integer("epoch", epoch, minimum=0)
-        rows = np.arange(len(self._lengths))
+        rows = np.arange(len(self.lengths))
         if not self.shuffle:
-            rows = rows[np.argsort(self._lengths, kind="stable")]
+            rows = rows[np.argsort(self.lengths, kind="stable")]
             self._batches = self._cut(rows)
             return
         rng = np.random.default_rng([self.seed, epoch])
@@ -175,7 +180,7 @@ class Batches:
         pool = self._POOL * self.batch_size
         for start in range(0, len(rows), pool):
             part = rows[start : start + pool]
-            batches += self._cut(part[np.argsort(self._lengths[part], kind="stable")])
+            batches += self._cut(part[np.argsort(self.lengths[part], kind="stable")])
         rng.shuffle(batches)
         self._batches = batches
 

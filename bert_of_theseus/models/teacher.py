@@ -1,6 +1,10 @@
-"""`distil`: training with a second loss, from a frozen teacher."""
+"""`distil`: training with a second loss, from a frozen teacher.
 
-from ..backend import KERAS_NAME, input_structure, keras
+`take_apart` makes of such a model what `training.fit` needs to ask the teacher once: the teacher,
+and a model that takes its answers in its place.
+"""
+
+from ..backend import KERAS_NAME, call_of, get_mask, input_structure, keras
 from ..distillation import LogitsDistillation
 from .theseus import TheseusModel
 
@@ -18,6 +22,9 @@ def distil(
     See `LogitsDistillation` for the loss. The new model has the layers of `model`, predicts as it
     does, and trains the same weights: of a Theseus model the successor's, of any other classifier
     all. The teacher is never trained.
+
+    In Keras' `fit` the teacher runs in each step. `training.fit`, and so `compress`, computes its
+    outputs once where it can, and reads them from a file.
 
     Keras' whole-model files do not restore layers that two models share, as a Theseus model and
     the predecessor as its teacher do. Use weights files.
@@ -100,3 +107,99 @@ def _taking_list(teacher, model):
             f"{sorted(by_name)}."
         )
     return keras.Model(inputs, teacher(by_name), name=f"{teacher.name}_by_name")
+
+
+# Names of what a model that is taught by answers takes beside the student's inputs.
+INPUTS, ANSWERS, PADDING_MASK = "student_inputs", "teacher_answers", "padding_mask"
+
+
+class TaughtModel(keras.Model):
+    """A student with the loss of distillation, on answers that are part of its inputs.
+
+    Args:
+        student: Keras model with one output.
+        distillation: `LogitsDistillation`, whose teacher is not used.
+
+    Call arguments:
+        inputs: The student's inputs: then there is no loss. Or a dict of them, of the teacher's
+            outputs for them and, where these are not for each position, of a mask of those
+            that count, by the names above.
+        training: Boolean, as in other layers.
+
+    Returns:
+        The student's outputs.
+    """
+
+    def __init__(self, student, distillation, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # the answers stay in float32
+        self.student = student
+        self.term = LogitsDistillation(
+            keras.layers.Activation("linear", dtype="float32"),
+            distillation.temperature,
+            distillation.weight,
+            distillation.from_logits,
+            dtype="float32",
+        )
+        self.term.build([tuple(student.outputs[0].shape)] * 2)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        answers = padding_mask = None
+        if isinstance(inputs, dict) and ANSWERS in inputs:
+            answers, padding_mask = inputs[ANSWERS], inputs.get(PADDING_MASK)
+            inputs = inputs[INPUTS]
+        outputs = self.student(inputs, training=training)
+        if answers is not None:
+            if get_mask(outputs) is not None:
+                padding_mask = None
+            self.term([outputs, answers], padding_mask=padding_mask, training=training)
+        return outputs
+
+    # What the student trains is decided there.
+
+    def _frozen_ids(self):
+        return self.student._frozen_ids()
+
+    def zero_grad(self, set_to_none=True):
+        self.student.zero_grad(set_to_none)
+
+    @property
+    def trainable_weights(self):
+        return self.student.trainable_weights
+
+    @property
+    def non_trainable_weights(self):
+        return self.student.non_trainable_weights
+
+    @property
+    def trainable_variables(self):
+        return self.student.trainable_variables
+
+    @property
+    def non_trainable_variables(self):
+        return self.student.non_trainable_variables
+
+
+def take_apart(model: keras.Model) -> tuple[TaughtModel, keras.Model] | None:
+    """Takes the teacher out of a model that `distil` built.
+
+    Args:
+        model: Keras model.
+
+    Returns:
+        A `TaughtModel` with the weights of `model`, and the teacher as a model on the same inputs;
+        `None` if no teacher runs in `model`.
+    """
+    if len(getattr(model, "outputs", None) or ()) != 1:
+        return None
+    layer, tensors, _ = call_of(model.outputs[0])
+    if not isinstance(layer, LogitsDistillation) or not layer.weight:
+        return None
+    outputs, *inputs = tensors
+    student = TheseusModel(input_structure(model), outputs, name=model.name)
+    answers = layer.teacher(inputs[0] if len(inputs) == 1 else inputs)
+    teacher = keras.Model(input_structure(model), answers, name="teacher")
+    taught = TaughtModel(student, layer, name=model.name)
+    if hasattr(model, "_theseus_parts"):
+        object.__setattr__(taught, "_theseus_parts", model._theseus_parts)
+    return taught, teacher

@@ -14,16 +14,12 @@ from __future__ import annotations
 
 import bisect
 import copy
-import functools
 import hashlib
 import itertools
-import json
 import os
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -38,35 +34,10 @@ from ..data import (
     TextTask,
     TokenClassification,
 )
-from ..files import check_files, read_json, replace_file, replace_listed_file, write_json
 from ..validation import number
 
-# In a file, of which a killed process loses at most one.
-_BATCHES_PER_PIECE = 16
-
-
-class Answers:
-    """A model's outputs for each text, read from a file as they are needed.
-
-    Args:
-        values: Array of shape `(texts, outputs)`, or `(tokens of all texts, outputs)`.
-        lengths: The number of tokens of each text, for outputs per token; `None` otherwise.
-    """
-
-    def __init__(self, values: np.ndarray, lengths: np.ndarray | None = None):
-        self.values = values
-        self._ends = None if lengths is None else np.cumsum(lengths)
-
-    def __len__(self) -> int:
-        return len(self.values if self._ends is None else self._ends)
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        """The outputs for one text, of shape `(outputs,)` or `(tokens, outputs)`."""
-        if not 0 <= row < len(self):
-            raise IndexError(row)
-        if self._ends is None:
-            return np.array(self.values[row])
-        return np.array(self.values[self._ends[row - 1] if row else 0 : self._ends[row]])
+if TYPE_CHECKING:
+    from ..training.answers import Answers  # which imports Keras
 
 
 def predecessor_answers(
@@ -78,9 +49,7 @@ def predecessor_answers(
 ) -> Answers:
     """Returns the outputs of `model` for each text, computed once and kept in a folder.
 
-    `answers.npy` holds them in float32, as the model computes them; rounded to float16 they would
-    be other targets. Its rows are in the order of the texts; of outputs per token, those of padding
-    are left out. `answers.json` says whose answers they are. A killed run continues where it was.
+    See `training.answers` for its files. Of outputs per token, those of padding are left out.
 
     Args:
         model: Keras model, from the inputs of `batches` to the task's outputs.
@@ -97,6 +66,9 @@ def predecessor_answers(
         ValueError: if the folder holds answers of another model or to other texts, or they are
             damaged; or if the outputs are neither one row per text nor one per token.
     """
+    from ..training import BatchAccess
+    from ..training.answers import compute_answers, model_key, read_answers
+
     directory = Path(directory)
     shape = tuple(model.outputs[0].shape)
     if len(model.outputs) != 1 or len(shape) not in (2, 3):
@@ -107,120 +79,24 @@ def predecessor_answers(
     in_order = copy.copy(batches)
     in_order.shuffle = False  # sorted by length, so that padding costs little
     in_order.set_epoch(0)
-    lengths = np.array([len(ids) for ids in batches.encoded.token_ids])
-    per_token = lengths if len(shape) == 3 else None
-    path, pieces = directory / "answers.npy", directory / "pieces"
-    _claim(directory, _key(model, batches.encoded))
-    if path.exists():
-        check_files(directory, [path.name])
-    else:
-        files = _compute(model, in_order, pieces / str(batches.batch_size), per_token, verbose)
-        replace_listed_file(path, lambda scratch: _merge(files, in_order.rows, per_token, scratch))
-    shutil.rmtree(pieces, ignore_errors=True)
-    return Answers(np.load(path, mmap_mode="r", allow_pickle=False), per_token)
+    lengths = batches.lengths if len(shape) == 3 else None
+    key = {**model_key(model), "texts": _texts_key(batches.encoded)}
+    answers = read_answers(directory, key, lengths)
+    if answers is None:
+        if verbose:
+            print(f"The predecessor answers {len(batches.lengths)} texts.", flush=True)
+        access = BatchAccess(in_order, in_order.batch_size)
+        answers = compute_answers(model, access, directory, key, lengths, verbose)
+    return answers
 
 
-def _key(model, encoded):
-    """What tells the answers of one model to one list of texts from all others."""
-    from ..backend import to_numpy
-    from ..training.identity import architecture, plain
-
-    weights, texts = hashlib.sha256(), hashlib.sha256()
-    for weight in model.weights:
-        value = to_numpy(weight)
-        weights.update(f"{value.shape} {value.dtype}".encode())
-        weights.update(np.ascontiguousarray(value).view("uint8"))
+def _texts_key(encoded):
+    texts = hashlib.sha256()
     for part in (encoded.token_ids, encoded.segment_ids or ()):
         for ids in part:
             texts.update(f"{len(ids)} ".encode())
             texts.update(np.asarray(ids, "int32").tobytes())
-    layers = json.dumps(plain(architecture(model)), sort_keys=True)
-    return {
-        "layers": hashlib.sha256(layers.encode()).hexdigest(),
-        "weights": weights.hexdigest(),
-        "texts": texts.hexdigest(),
-    }
-
-
-def _claim(directory, key):
-    """Writes the key of an empty folder, or compares it with the one that is there."""
-    path = directory / "answers.json"
-    if not path.exists() and not (directory / "answers.npy").exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        write_json(path, key)
-        return
-    before = read_json(path)
-    differing = [name for name in key if before.get(name) != key[name]]
-    if differing:
-        raise ValueError(
-            f"{directory} holds the answers of another model or to other texts (other "
-            f"{', '.join(differing)}). Choose another folder, or delete this one to compute them "
-            "again."
-        )
-
-
-def _compute(model, batches, directory, lengths, verbose):
-    """Computes the pieces that are missing; returns the files of all of them, in order."""
-    directory.mkdir(parents=True, exist_ok=True)
-    count, rows = len(batches), batches.rows
-    total = len(rows)
-    if verbose:
-        print(f"The predecessor answers {total} texts.", flush=True)
-    bar = _bar(total) if verbose and sys.stdout.isatty() else lambda done: None
-    files = []
-    for start in range(0, count, _BATCHES_PER_PIECE):
-        files.append(directory / f"{start}.npy")
-        if files[-1].exists():
-            continue
-        parts = []
-        for index in range(start, min(start + _BATCHES_PER_PIECE, count)):
-            some = rows[index * batches.batch_size :][: batches.batch_size]
-            parts += _outputs(model, batches[index][0], some, lengths)
-            bar(min((index + 1) * batches.batch_size, total))
-        values = np.concatenate(parts)
-        if not np.isfinite(values).all():
-            raise ArithmeticError("The predecessor's answers hold NaN or infinite numbers.")
-        replace_file(files[-1], functools.partial(np.save, arr=values))
-    return files
-
-
-def _outputs(model, inputs, rows, lengths):
-    """A list of arrays, rows of the file, for each text of a batch."""
-    outputs = np.asarray(model.predict_on_batch(inputs), "float32")
-    if lengths is None:
-        return list(outputs[:, None])
-    if outputs.shape[1] < lengths[rows].max():
-        raise ValueError(
-            "`model` must have an output per token. Received: outputs of shape "
-            f"{outputs.shape} for texts of {lengths[rows].max()} tokens"
-        )
-    return [output[: lengths[row]] for row, output in zip(rows, outputs)]
-
-
-def _merge(files, rows, lengths, path):
-    """Writes one `.npy` file in the order of the texts, not holding all of it in memory."""
-    sizes = np.ones(len(rows), int) if lengths is None else lengths
-    starts = np.cumsum(sizes) - sizes
-    width = np.load(files[0], mmap_mode="r").shape[-1]
-    header = {"descr": "<f4", "fortran_order": False, "shape": (int(sizes.sum()), width)}
-    rows = iter(rows)
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        begin = file.tell()
-        for piece in files:
-            values = np.load(piece)
-            end = 0
-            while end < len(values):
-                row = next(rows)
-                start, end = end, end + sizes[row]
-                file.seek(begin + 4 * width * int(starts[row]))
-                file.write(values[start:end].astype("<f4").tobytes())
-
-
-def _bar(total):
-    from ..backend import keras
-
-    return keras.utils.Progbar(total, unit_name="text").update
+    return texts.hexdigest()
 
 
 # What is learned: labels, the predecessor's answers, or both.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..data import Batches, Encoded
-from .answers import Answers, SoftBatches, Texts, answered, soft_options
+from .answers import SoftBatches, Texts, answered, soft_options
 from .inputs import Inputs
+
+if TYPE_CHECKING:
+    from ..training.answers import Answers  # which imports Keras
 
 
 def make_batches(

@@ -68,7 +68,7 @@ class Limits:
         found = summary(batches)
         if self._problem(found.ranges):
             before = 0
-            for batch in batches.chunks(1 << 16):
+            for _, batch in batches.chunks(1 << 16):
                 before += self._check_batch(name, batch, before)
         return found.text
 

@@ -50,10 +50,13 @@ class Summary(NamedTuple):
     Attributes:
         text: String that tells these examples from others, for settings.
         ranges: Dict of `Range` by name, see `feed.named_leaves`.
+        numbered: String that also tells the examples' numbers, see `BatchAccess.rows`; `None` if
+            the data do not tell them, or if they are not 0, 1, 2, ... once each.
     """
 
     text: str
     ranges: dict[str, Range]
+    numbered: str | None
 
 
 _summaries = contextvars.ContextVar("summaries", default=None)
@@ -74,28 +77,55 @@ def summary(batches: BatchAccess) -> Summary:
     known = _summaries.get()
     if known is not None and id(batches.given) in known:
         return known[id(batches.given)][1]
-    made = _summary(batches)
+    if batches.summary is None:
+        batches.summary = _summary(batches)
+    made = batches.summary
     if known is not None:
         known[id(batches.given)] = batches.given, made  # kept, so that no other has its id
     return made
 
 
 def _summary(batches):
-    count, total, ranges = 0, 0, {}
-    for batch in batches.chunks(_ROWS):
+    count, total, ranges, numbers = 0, 0, {}, _Numbers()
+    for rows, batch in batches.chunks(_ROWS):
         leaves = named_leaves(batch)
         hashes = hashes_of_examples(leaves)
+        numbers.add(rows, hashes)
         count += len(hashes)
         total = (total + int(hashes.sum(dtype="uint64"))) % 2**64
         for name, leaf in leaves.items():
             ranges[name] = join(ranges.get(name), name, leaf)
-    if batches.indexable:
-        return Summary(f"{count} examples, checksum {total:016x}", ranges)
-    return Summary(
-        f"{batches.length} batches without random access, of which the first one has "
-        f"{count} examples, checksum {total:016x}",
-        ranges,
-    )
+    text = f"{count} examples, checksum {total:016x}"
+    if not batches.indexable:
+        text = f"{batches.length} batches without random access, of which the first one has {text}"
+    return Summary(text, ranges, numbers.text)
+
+
+class _Numbers:
+    """Whether examples are numbered 0, 1, 2, ..., and a checksum of which number each one has.
+
+    Of any number of examples it keeps three numbers.
+    """
+
+    def __init__(self):
+        self.are_there, self.count, self.rows, self.total = True, 0, 0, 0
+
+    def add(self, rows, hashes):
+        self.are_there &= rows is not None and len(rows) == len(hashes)
+        if self.are_there:
+            mixed = _mix(np.asarray(rows, "uint64"))
+            self.count += len(rows)
+            self.rows += int(mixed.sum(dtype="uint64"))
+            self.total += int(_mix(hashes + mixed).sum(dtype="uint64"))
+
+    @property
+    def text(self):
+        starts = range(0, self.count, _ROWS)
+        parts = (np.arange(i, min(i + _ROWS, self.count), dtype="uint64") for i in starts)
+        expected = sum(int(_mix(part).sum(dtype="uint64")) for part in parts)
+        if not self.are_there or (self.rows - expected) % 2**64:
+            return None
+        return f"{self.count} examples in order, checksum {self.total % 2**64:016x}"
 
 
 def first_batch(batches: BatchAccess) -> str:

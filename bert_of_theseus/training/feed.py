@@ -21,10 +21,13 @@ class Rounds:
         batches: `BatchAccess`.
         stage: `Stage`.
         change: Function of a batch, applied to each. Defaults to `None`.
+
+    Attributes:
+        lessons: `Lessons`, whose answers are added to each batch, or `None`, at first.
     """
 
     def __init__(self, batches, stage, change=None):
-        self.batches, self.change = batches, change
+        self.batches, self.change, self.lessons = batches, change, None
         per_epoch = batches.length
         self.length = max(1, per_epoch // stage.evaluations_per_epoch)
         self.count = stage.epochs * min(stage.evaluations_per_epoch, per_epoch)
@@ -40,11 +43,13 @@ class Rounds:
         end of its epochs, at different times on each backend.
         """
         for step in range(done * self.length, self.total_steps):
-            yield self.changed(self.batches.get(*divmod(step, self.batches.length)))
+            place = divmod(step, self.batches.length)
+            yield self.changed(self.batches.get(*place), *place)
 
-    def changed(self, batch):
-        """A batch as the model gets it."""
-        return batch if self.change is None else self.change(batch)
+    def changed(self, batch, epoch, index):
+        """Batch `index` of `epoch` as the model gets it."""
+        batch = batch if self.change is None else self.change(batch)
+        return batch if self.lessons is None else self.lessons.add(batch, epoch, index)
 
 
 class BatchAccess:
@@ -58,6 +63,7 @@ class BatchAccess:
     Attributes:
         check: Function that is called with each batch, unless `data` are arrays: what it raises
             ends the training. `None` at first.
+        summary: What `examples.summary` has found in them, or `None` at first.
         problem: What `get` raised, or `None`. Keras on TensorFlow raises another error in its
             place.
 
@@ -68,7 +74,7 @@ class BatchAccess:
 
     def __init__(self, data, batch_size, seed=None):
         self.given = data
-        self.check = self.problem = None
+        self.check = self.summary = self.problem = None
         if _are_arrays(data):
             data = _Arrays(*data, batch_size=batch_size, seed=seed)
         try:
@@ -120,7 +126,7 @@ class BatchAccess:
                 batch = self._get(epoch, index)
             if not _size(batch):
                 raise ValueError(f"Batch {index} must hold at least one example. Received: none")
-            if self.check is not None and not isinstance(self.data, _Arrays):
+            if self.check is not None and not self.is_arrays:
                 self.check(batch)
             if needs_one_type():
                 self._check_types(batch)
@@ -128,6 +134,23 @@ class BatchAccess:
             self.problem = error
             raise
         return batch
+
+    def rows(self, epoch, index):
+        """The numbers of the examples in batch `index` of `epoch`; `None` if data do not tell.
+
+        An example keeps its number from epoch to epoch.
+        """
+        if not hasattr(self.data, "rows_of"):
+            return None
+        with self._lock:
+            if epoch != self.epoch:
+                self._start_epoch(epoch)
+            return np.asarray(self.data.rows_of(index))
+
+    @property
+    def is_arrays(self) -> bool:
+        """Whether data are arrays: then all batches have one shape, but for their size."""
+        return isinstance(self.data, _Arrays)
 
     def _check_types(self, batch):
         # TensorFlow would convert the later ones to the types of the first, 0.5 to 0 say.
@@ -177,16 +200,18 @@ class BatchAccess:
 
     def chunks(self, rows):
         """Yields all examples of the first epoch: arrays in their own order, so many rows at a
-        time, other data in batches; without random access only the first batch.
+        time, other data in batches; without random access only the first batch. Each batch comes
+        with the numbers of its examples, see `rows`.
         """
-        if isinstance(self.data, _Arrays):
+        if self.is_arrays:
             for start in range(0, len(self.data.rows), rows):
-                yield self.data.take(self.data.rows[start : start + rows])
+                numbers = self.data.rows[start : start + rows]
+                yield numbers, self.data.take(numbers)
         elif self.indexable:
             for index in range(self.length):
-                yield self.get(0, index)
+                yield self.rows(0, index), self.get(0, index)
         else:
-            yield self.get(0, 0)
+            yield None, self.get(0, 0)
 
 
 class _Arrays:
@@ -219,7 +244,11 @@ class _Arrays:
         return math.ceil(len(self.rows) / self.batch_size)
 
     def __getitem__(self, index):
-        return self.take(self.order[index * self.batch_size : (index + 1) * self.batch_size])
+        return self.take(self.rows_of(index))
+
+    def rows_of(self, index):
+        """The rows of a batch."""
+        return self.order[index * self.batch_size : (index + 1) * self.batch_size]
 
     def take(self, rows):
         """A batch of these rows."""

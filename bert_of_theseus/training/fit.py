@@ -21,6 +21,7 @@ from pathlib import Path
 from ..backend import keras, reseed, to_numpy
 from ..distribution import as_dataset, same_on_all_workers
 from ..layers import get_replacement_rate, has_choices
+from .answers import prepare_lessons
 from .checkpoint import StageFolder, non_finite, run_lock
 from .checks import Limits
 from .examples import first_batch
@@ -69,6 +70,7 @@ def fit(
     class_weight: dict | None = None,
     callbacks=(),
     settings: dict | None = None,
+    answers: str | os.PathLike | None = None,
     tensorboard: bool = False,
     verbose="auto",
 ) -> StageResult:
@@ -80,6 +82,12 @@ def fit(
     data are read once before the training; of an iterator, which has no random access, the first
     batch is.
 
+    Of a model that `models.distil` built, the teacher answers all examples once, before the
+    training, and does not run in its steps; callbacks see a model of the same inputs without it.
+    The teacher runs in each step where the data do not tell which examples a batch holds, as an
+    iterator, a `tf.data.Dataset`, a `Sequence` and a list of batches do not; where the stage is
+    shorter than an epoch; and with several workers.
+
     Args:
         model: Keras model. Only its trainable weights change.
         train: Training data: an object with a length and either indices or an iterator
@@ -87,7 +95,9 @@ def fit(
             length, a list of batches), or a tuple of arrays `(x, y)` or `(x, y, sample_weight)`;
             batches may hold sample weights too. If it has a method `set_epoch`, that is called
             with the number of each epoch, from 0 on, so that every epoch can have an order of its
-            own.
+            own. If it has a method `rows_of(index)`, that returns the numbers, from 0 on, of the
+            examples in a batch of the epoch, each example has the same number in all epochs and
+            occurs once in each: arrays and `data.Batches` have it.
         validation: Validation data, in the same forms. Defaults to `None`: the last weights are
             kept.
         stage: `Stage`. What it leaves open gets the defaults of a Theseus stage if the model has
@@ -114,6 +124,9 @@ def fit(
         callbacks: Further Keras callbacks. Their state is not part of the checkpoint.
         settings: Dict of whatever else distinguishes this training from others: a folder with
             other settings is refused.
+        answers: Folder of the answers of a distilled model's teacher, which several stages may
+            share. Others are made where they are not those of this teacher to these examples.
+            Defaults to `None`, `directory/answers`.
         tensorboard: Boolean. Whether to write logs for TensorBoard into `directory/logs`.
             Defaults to `False`.
         verbose: As in Keras' `fit`.
@@ -166,9 +179,7 @@ def fit(
         if result is not None:
             return result
         folder.check_room()
-        optimizer = build_optimizer(stage, model, rounds.total_steps)
-        model.compile(optimizer=optimizer, loss=loss, metrics=[fresh(each) for each in metrics])
-        progress = folder.read_checkpoint(model)
+        trained, progress = _begin(model, rounds, stage, folder, loss, metrics, answers, verbose)
         _check_workers(progress.rounds_done, directory)
         monitor = monitor or default_monitor(validation, metrics, score)
         evaluation = _Evaluation(name, folder, progress, monitor, scores, stage.patience)
@@ -180,7 +191,7 @@ def fit(
             ours = [_Reseeding(name, seed), _FiniteLoss(name, folder), evaluation]
             log = [keras.callbacks.TensorBoard(str(directory / "logs"))] if tensorboard else []
             done = progress.rounds_done
-            _train(model, rounds, batches, done, [*callbacks, *ours, *log], verbose)
+            _train(model, trained, rounds, batches, done, [*callbacks, *ours, *log], verbose)
         if verbose and progress.best_step == 0:
             print(f"{name}: no evaluation improved on the initial weights; they are kept")
         folder.finish_best(progress)
@@ -215,11 +226,35 @@ def _identity(model, kept):
     }
 
 
-def _train(model, rounds, batches, done, callbacks, verbose):
+def _begin(model, rounds, stage, folder, loss, metrics, answers, verbose):
+    """Compiles what is trained, and loads the checkpoint: returns both, a model and a `Progress`.
+
+    It is `model`, or what takes lessons in its place.
+    """
+    begin = _clocks()
+    answers = folder.directory / "answers" if answers is None else answers
+    lessons = prepare_lessons(model, rounds.batches, rounds.total_steps, answers, verbose)
+    spent = [now - then for now, then in zip(_clocks(), begin)]
+    rounds.lessons = lessons
+    models = [model] if lessons is None else [model, lessons.model]
+    optimizer = build_optimizer(stage, model, rounds.total_steps)
+    for each in models:
+        each.compile(optimizer, loss, metrics=[fresh(metric) for metric in metrics])
+    progress = folder.read_checkpoint(models[-1])
+    progress.seconds += spent[0]
+    progress.cpu_seconds += spent[1]
+    return models[-1], progress
+
+
+def _clocks():
+    return time.perf_counter(), time.process_time()
+
+
+def _train(model, trained, rounds, batches, done, callbacks, verbose):
     stream = functools.partial(rounds.stream, done)
-    dataset = as_dataset(stream, rounds.changed(batches["train"].first), model)
+    dataset = as_dataset(stream, rounds.changed(batches["train"].first, 0, 0), model)
     try:
-        model.fit(
+        trained.fit(
             stream() if dataset is None else dataset,
             steps_per_epoch=rounds.length,
             shuffle=False,  # Keras 3 would warn that it cannot shuffle a generator
@@ -301,7 +336,7 @@ class _Evaluation(keras.callbacks.Callback):
         self.folder.write_best(self.progress, 0)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._start = time.perf_counter(), time.process_time()
+        self._start = _clocks()
 
     def on_epoch_end(self, epoch, logs=None):
         progress = self.progress
@@ -318,8 +353,9 @@ class _Evaluation(keras.callbacks.Callback):
         self._keep_best(epoch, step, self._score(logged))
         if self.patience is not None and epoch - progress.best_round >= self.patience:
             progress.stopped_early = self.model.stop_training = True
-        progress.seconds += time.perf_counter() - self._start[0]
-        progress.cpu_seconds += time.process_time() - self._start[1]
+        now = _clocks()
+        progress.seconds += now[0] - self._start[0]
+        progress.cpu_seconds += now[1] - self._start[1]
         progress.log({"seconds": progress.seconds})
         progress.rounds_done = epoch + 1
         self.folder.write_checkpoint(self.model, progress)

@@ -20,7 +20,6 @@ from bert_of_theseus.data import (
     Tokenizer,
 )
 from bert_of_theseus.encoders import StackEncoder
-from bert_of_theseus.pretrained import answers as module
 from bert_of_theseus.pretrained.answers import (
     SoftBatches,
     Texts,
@@ -29,6 +28,7 @@ from bert_of_theseus.pretrained.answers import (
     soft_options,
     unlabelled,
 )
+from bert_of_theseus.training import answers as module
 
 WORDS = [*"abcdefgh"]
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]

@@ -313,6 +313,10 @@ def test_with_losses_of_distillation(tmp_path):
             "initialize": range(2),
         },
     )
+    # Both stages learn from what the predecessor has answered once.
+    answers = np.load(tmp_path / "answers" / "answers.npy")
+    np.testing.assert_allclose(answers, eager(result.predecessor, X[:64]), atol=1e-5)
+    assert [*tmp_path.rglob("answers.npy")] == [tmp_path / "answers" / "answers.npy"]
     # The terms are part of the loss in training, and not of the loss on the validation data.
     history = result.stages[0].history
     assert history["loss"][0] > history["val_loss"][0]
