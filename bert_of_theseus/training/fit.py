@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import json
 import math
 import os
 import time
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..backend import keras, reseed, to_numpy
-from ..distribution import as_dataset, same_on_all_workers
+from ..distribution import as_dataset, is_chief, part_of_worker, same_on_all_workers
 from ..layers import get_replacement_rate, has_choices
 from .checkpoint import StageFolder, non_finite, run_lock
 from .checks import Limits
@@ -162,6 +163,7 @@ def fit(
     folder = StageFolder(directory, settings, uncompiled(kept))
     scores = measured_apart(model, kept, validation, loss, score, batch_size)
     with run_lock(directory):
+        _check_same_call(folder)
         result = folder.read_result()
         if result is not None:
             return result
@@ -178,7 +180,8 @@ def fit(
             print(f"{name}: resumes after step {progress.history['step'][-1]}", flush=True)
         if progress.rounds_done < rounds.count and not progress.stopped_early:
             ours = [_Reseeding(name, seed), _FiniteLoss(name, folder), evaluation]
-            log = [keras.callbacks.TensorBoard(str(directory / "logs"))] if tensorboard else []
+            logs = tensorboard and is_chief()
+            log = [keras.callbacks.TensorBoard(str(directory / "logs"))] if logs else []
             done = progress.rounds_done
             _train(model, rounds, batches, done, [*callbacks, *ours, *log], verbose)
         if verbose and progress.best_step == 0:
@@ -189,6 +192,7 @@ def fit(
         folder.read_best()
         result = progress.result(name, monitor)
         folder.write_result(progress, result)
+        same_on_all_workers(progress.rounds_done)  # so that all find it, should they look
     return result
 
 
@@ -220,7 +224,7 @@ def _train(model, rounds, batches, done, callbacks, verbose):
     dataset = as_dataset(stream, rounds.changed(batches["train"].first), model)
     try:
         model.fit(
-            stream() if dataset is None else dataset,
+            (part_of_worker(batch) for batch in stream()) if dataset is None else dataset,
             steps_per_epoch=rounds.length,
             shuffle=False,  # Keras 3 would warn that it cannot shuffle a generator
             validation_data=as_sequence(batches.get("validation"), model),
@@ -234,6 +238,17 @@ def _train(model, rounds, batches, done, callbacks, verbose):
             if access.problem is not None:  # TensorFlow has raised another in its place
                 raise access.problem from None
         raise
+
+
+def _check_same_call(folder):
+    """Raises a `ValueError` unless all workers train the same, and see the same result of it."""
+    text = json.dumps([folder.settings, folder.has_result], sort_keys=True)
+    if not same_on_all_workers(zlib.crc32(text.encode()) >> 8):
+        raise ValueError(
+            "All workers must be given the same data, models and settings: each of them takes its "
+            f"part of a batch from the whole. And {folder.directory} must be one folder that all "
+            "of them see. Received: what differs from the first worker's"
+        )
 
 
 def _check_workers(rounds_done, directory):
