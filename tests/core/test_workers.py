@@ -16,10 +16,8 @@ from bert_of_theseus.training import fit
 if BACKEND == "torch":
     pytest.skip("Keras distributes on TensorFlow and JAX", allow_module_level=True)
 
-KERAS_3_ON_TENSORFLOW = BACKEND == "tensorflow" and not KERAS_2
-with_workers = pytest.mark.skipif(
-    KERAS_3_ON_TENSORFLOW, reason="Keras 3 trains with no such strategy"
-)
+ON_TENSORFLOW = BACKEND == "tensorflow" and not KERAS_2
+with_workers = pytest.mark.skipif(ON_TENSORFLOW, reason="Keras 3 trains with no such strategy")
 
 
 def run(folder, what):
