@@ -110,6 +110,21 @@ class LossesPerReplica:
 # Workers.
 
 
+def has_workers() -> bool:
+    """Whether a training is shared by several processes."""
+    if BACKEND == "tensorflow":
+        return tf.distribute.get_strategy().cluster_resolver is not None
+    return len(_processes()) > 1
+
+
+def workers_have_parts() -> bool:
+    """Whether each process gives a model its part of a batch, and gets the answers to that.
+
+    On JAX. TensorFlow divides batches and gathers answers itself.
+    """
+    return BACKEND == "jax" and has_workers()
+
+
 def is_chief() -> bool:
     """Whether this process writes the files. Of several workers only one does."""
     if BACKEND == "tensorflow":
@@ -120,13 +135,11 @@ def is_chief() -> bool:
 
 def same_on_all_workers(number: int) -> bool:
     """Waits for all workers and returns whether they all have this `number`, of at most 24 bits."""
-    if BACKEND != "tensorflow":
-        if not _has_workers():
-            return True
+    if not has_workers():
+        return True
+    if BACKEND == "jax":
         return len(set(multihost_utils.process_allgather(np.int32(number)).tolist())) == 1
     strategy = tf.distribute.get_strategy()
-    if strategy.cluster_resolver is None:
-        return True
 
     @tf.function
     def reduce():
@@ -140,9 +153,9 @@ def same_on_all_workers(number: int) -> bool:
 def part_of_worker(batch):
     """The examples of a batch that the devices of this process are to get.
 
-    All of them on TensorFlow, which divides them itself, and wherever there is one worker.
+    All of them where there is one process, and on TensorFlow.
     """
-    if not _has_workers():
+    if not workers_have_parts():
         return batch
     distribution = keras.distribution.distribution()
 
@@ -156,15 +169,6 @@ def part_of_worker(batch):
     return jax.tree.map(part, batch)
 
 
-def predicts_parts() -> bool:
-    """Whether `predict` would leave each worker with the answers to its part of a batch."""
-    return _has_workers()
-
-
-def _has_workers():
-    return len(_processes()) > 1
-
-
 def _processes():
     """The numbers of the processes whose devices Keras' own distribution, on JAX, spans."""
     distribution = keras.distribution.distribution() if BACKEND == "jax" else None
@@ -176,7 +180,7 @@ def _processes():
 
 def strategy_scope(model):
     """A context in which `model` trains, and makes variables, as it was built to do."""
-    if _has_workers():
+    if workers_have_parts():
         return _of_several_processes(keras.distribution.distribution())
     strategy = getattr(model, "distribute_strategy", None)  # only with Keras on TensorFlow
     if strategy is None:

@@ -128,7 +128,8 @@ def fit(
         InUseError: if another run uses the folder.
         OSError: before training, if the folder cannot be written to or has too little room.
         ValueError: if the folder holds a training with other settings or is damaged, or the data
-            are empty, or an id or a label does not fit the model.
+            are empty, or an id or a label does not fit the model, or workers that share the
+            training were called with different data, models or settings.
         TypeError: if the data have no length, or labels are strings.
         ImportError: if `tensorboard=True` and it is not installed.
     """
@@ -245,9 +246,9 @@ def _check_same_call(folder):
     text = json.dumps([folder.settings, folder.has_result], sort_keys=True)
     if not same_on_all_workers(zlib.crc32(text.encode()) >> 8):
         raise ValueError(
-            "All workers must be given the same data, models and settings: each of them takes its "
-            f"part of a batch from the whole. And {folder.directory} must be one folder that all "
-            "of them see. Received: what differs from the first worker's"
+            "All workers must be given the same data, models and settings, of which each takes its "
+            f"part, and {folder.directory} must be one folder that all of them see. Received: "
+            "what differs from worker to worker"
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..backend import AVERAGES_EXAMPLES, get_mask, input_structure, keras
-from ..distribution import predicts_parts, strategy_scope
+from ..distribution import strategy_scope, workers_have_parts
 from ..statistics import Score
 from .examples import hashes_of_examples
 from .feed import BatchAccess, as_sequence, named_leaves
@@ -149,7 +149,7 @@ def _is_right(kind, threshold, labels, outputs):
 
 def predict(model, batches):
     """The outputs of `model` for all `batches`, in order: an array, `(num_examples, ...)`."""
-    if predicts_parts():  # each worker answers to all, a batch at a time
+    if workers_have_parts():  # each worker answers to all, a batch at a time
         batches = BatchAccess(batches, batch_size=32)
         inputs = (batches.get(0, index)[0] for index in range(batches.length))
         return np.concatenate([model.predict_on_batch(x) for x in inputs])

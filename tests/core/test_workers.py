@@ -11,6 +11,7 @@ import pytest
 
 from bert_of_theseus import Stage
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras
+from bert_of_theseus.pretrained.trainer import Trainer
 from bert_of_theseus.training import fit
 
 if BACKEND == "torch":
@@ -119,3 +120,7 @@ def test_keras_3_says_that_it_takes_no_workers(tmp_path):
         ValueError, match=r"MultiWorkerMirroredStrategy.*distribution on JAX, or Keras 2"
     ):
         fit(model, data, stage=Stage(1), directory=tmp_path)
+    # And a folder's files are written by one process, whatever trains.
+    with tf.distribute.MultiWorkerMirroredStrategy().scope():
+        with pytest.raises(ValueError, match="A folder must be compressed by one process"):
+            Trainer(None, {}, batch_size=1, seed=0, verbose=0)
