@@ -11,7 +11,6 @@ import pytest
 
 from bert_of_theseus import Stage
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras
-from bert_of_theseus.pretrained.trainer import Trainer
 from bert_of_theseus.training import fit
 
 if BACKEND == "torch":
@@ -112,6 +111,8 @@ def test_workers_with_other_data_are_refused(tmp_path):
 @pytest.mark.skipif(not ON_TENSORFLOW, reason="Keras 2 trains with it, and JAX has another")
 def test_keras_3_says_that_it_takes_no_workers(tmp_path):
     import tensorflow as tf
+
+    from bert_of_theseus.pretrained.trainer import Trainer
 
     with tf.distribute.MultiWorkerMirroredStrategy().scope():
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
