@@ -1,7 +1,8 @@
 """Several devices and several workers: what differs where a batch is divided among them.
 
-`tf.distribute` runs a program per replica, and several workers may share a training. Keras' own
-distribution, on JAX, runs one program on all devices. Elsewhere there is one device.
+`tf.distribute` runs a program per replica. Keras' own distribution, on JAX, runs one program on all
+devices. With either, several workers, which are processes on one machine or on several, may share a
+training. Elsewhere there is one device.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ if BACKEND == "tensorflow":
     import tensorflow as tf
 elif BACKEND == "jax":
     import jax
+    from jax.experimental import multihost_utils
 
 
 def num_devices() -> int:
@@ -24,13 +26,6 @@ def num_devices() -> int:
         return tf.distribute.get_strategy().num_replicas_in_sync
     distribution = keras.distribution.distribution()
     return distribution.device_mesh.devices.size if distribution else 1
-
-
-def is_only_process() -> bool:
-    """Whether no other process trains the same model. With others, a model answers them all."""
-    if BACKEND == "jax":
-        return jax.process_count() == 1
-    return BACKEND != "tensorflow" or tf.distribute.get_strategy().cluster_resolver is None
 
 
 def needs_equal_parts() -> bool:
@@ -112,41 +107,112 @@ class LossesPerReplica:
             self._losses[:] = losses
 
 
-# Strategies and workers of `tf.distribute`.
+# Workers.
+
+
+def has_workers() -> bool:
+    """Whether a training is shared by several processes."""
+    if BACKEND == "tensorflow":
+        return tf.distribute.get_strategy().cluster_resolver is not None
+    return len(_processes()) > 1
+
+
+def workers_have_parts() -> bool:
+    """Whether each process gives a model its part of a batch, and gets the answers to that.
+
+    On JAX. TensorFlow divides batches and gathers answers itself.
+    """
+    return BACKEND == "jax" and has_workers()
+
+
+def is_chief() -> bool:
+    """Whether this process writes the files. Of several workers only one does."""
+    if BACKEND == "tensorflow":
+        return tf.distribute.get_strategy().extended.should_checkpoint
+    processes = _processes()
+    return not processes or jax.process_index() == processes[0]
+
+
+def same_on_all_workers(number: int) -> bool:
+    """Waits for all workers and returns whether they all have this `number`, of at most 24 bits."""
+    if not has_workers():
+        return True
+    if BACKEND == "jax":
+        return len(set(multihost_utils.process_allgather(np.int32(number)).tolist())) == 1
+    strategy = tf.distribute.get_strategy()
+
+    @tf.function
+    def reduce():
+        mine = tf.constant(number, "int64")
+        return tf.distribute.get_replica_context().all_reduce("SUM", tf.stack([mine, mine**2]))
+
+    total, squares = strategy.experimental_local_results(strategy.run(reduce))[0].numpy().tolist()
+    return total**2 == squares * strategy.num_replicas_in_sync
+
+
+def part_of_worker(batch):
+    """The examples of a batch that the devices of this process are to get.
+
+    All of them where there is one process, and on TensorFlow.
+    """
+    if not workers_have_parts():
+        return batch
+    distribution = keras.distribution.distribution()
+
+    def part(array):
+        array = np.asarray(array)
+        layout = distribution.get_data_layout(array.shape).backend_layout
+        places = layout.addressable_devices_indices_map(array.shape).values()
+        starts, stops, _ = zip(*(rows.indices(len(array)) for rows, *_ in places))
+        return array[min(starts) : max(stops)]
+
+    return jax.tree.map(part, batch)
+
+
+def _processes():
+    """The numbers of the processes whose devices Keras' own distribution, on JAX, spans."""
+    distribution = keras.distribution.distribution() if BACKEND == "jax" else None
+    if distribution is None:
+        return []
+    devices = distribution.device_mesh.backend_mesh.devices.flat
+    return sorted({device.process_index for device in devices})
 
 
 def strategy_scope(model):
-    """A context that makes variables for the strategy that `model` was built in."""
+    """A context in which `model` trains, and makes variables, as it was built to do."""
+    if workers_have_parts():
+        return _of_several_processes(keras.distribution.distribution())
     strategy = getattr(model, "distribute_strategy", None)  # only with Keras on TensorFlow
     if strategy is None:
         return contextlib.nullcontext()
     if not KERAS_2 and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise ValueError(
             f"Keras {keras.__version__} trains no model of a MultiWorkerMirroredStrategy (see "
-            "https://github.com/keras-team/keras/issues/20585). Use Keras 2 for several workers, "
-            "TF_KERAS=1 and TF_USE_LEGACY_KERAS=1, or MirroredStrategy on one."
+            "https://github.com/keras-team/keras/issues/20585). For several workers use Keras' own "
+            "distribution on JAX, or Keras 2: TF_KERAS=1 and TF_USE_LEGACY_KERAS=1. On one machine "
+            "MirroredStrategy does."
         )
     return strategy.scope()
 
 
-def is_chief() -> bool:
-    """Whether this process writes the files. Of several workers only one does."""
-    return BACKEND != "tensorflow" or tf.distribute.get_strategy().extended.should_checkpoint
-
-
-def same_on_all_workers(number: int) -> bool:
-    """Waits for all workers and returns whether they all have this `number`."""
-    strategy = tf.distribute.get_strategy() if BACKEND == "tensorflow" else None
-    if strategy is None or strategy.cluster_resolver is None:
-        return True
-
-    @tf.function
-    def reduce():
-        mine = tf.constant(number, "int32")
-        return tf.distribute.get_replica_context().all_reduce("SUM", tf.stack([mine, mine**2]))
-
-    total, squares = strategy.experimental_local_results(strategy.run(reduce))[0].numpy()
-    return total**2 == squares * strategy.num_replicas_in_sync
+@contextlib.contextmanager
+def _of_several_processes(distribution):
+    if not isinstance(distribution, keras.distribution.DataParallel):
+        raise ValueError(
+            "Several processes train with `keras.distribution.DataParallel`, under which each of "
+            f"them has all weights. Received: {type(distribution).__name__}"
+        )
+    if len(_processes()) != jax.process_count():
+        raise ValueError(
+            f"The distribution must have devices of all {jax.process_count()} processes, or of "
+            f"one. Received: devices of the processes {_processes()}"
+        )
+    # Keras would divide the data itself, and takes nothing but a `tf.data.Dataset` for that.
+    before, distribution.auto_shard_dataset = distribution.auto_shard_dataset, False
+    try:
+        yield
+    finally:
+        distribution.auto_shard_dataset = before
 
 
 def as_dataset(batches, first, model, length=None):

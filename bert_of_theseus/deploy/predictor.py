@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ from ..data import Tokenizer
 from ..data.tokenizer import check_tokenizer
 from ..files import check_files
 from ..validation import integer
+from .arrival import arrived
 from .base import activated
 from .folder import FILES
 from .runtimes import open_runtime
@@ -43,7 +45,8 @@ class Predictor:
     range of the batch).
 
     Several threads may share a predictor. One that was loaded from a folder can be pickled: it is
-    loaded from the same folder where it arrives.
+    loaded from the same path where it arrives. All its copies in one process are one, so that each
+    process of a cluster has one model.
 
     Args:
         runtime: Function of `token_ids`, `segment_ids` and `attention_mask`, int32 arrays of shape
@@ -66,7 +69,7 @@ class Predictor:
 
     _POOL = 32  # number of batches that are sorted together
     _MULTIPLE = 8  # batches are padded to a multiple of this length, so that shapes repeat
-    _source: tuple | None = None  # the arguments of `load`
+    _source: tuple | None = None  # what tells it from others, and the arguments of `load`
 
     def __init__(
         self,
@@ -181,13 +184,14 @@ class Predictor:
                 )
         except ValueError as error:
             raise ValueError(f"{str(directory)!r} cannot be used: {error}") from error
-        predictor._source = (directory, kind, max_length, batch_size, num_threads)
+        arguments = (directory.absolute(), kind, max_length, batch_size, num_threads)
+        predictor._source = (secrets.token_hex(8), arguments)
         return predictor
 
     def __reduce__(self):
         if self._source is None:
             raise TypeError("A Predictor can be pickled if `Predictor.load` made it of a folder.")
-        return type(self).load, self._source
+        return arrived, (type(self), *self._source)
 
     def predict(self, texts):
         """Predicts the labels of texts.

@@ -9,6 +9,7 @@ from ..backend import keras
 from ..checkpoints import load_pretrained
 from ..compressed import Compressed
 from ..data import Batches
+from ..distribution import has_workers
 from ..encoders import as_encoder
 from ..recipe import compress
 from ..training import Stage
@@ -38,9 +39,17 @@ class Trainer:
         predecessor_model: Both, a Keras model.
         batches: Dict of `Batches` by `"train"`, `"validation"` and, where there is one, `"test"`.
         options: Keyword arguments for `compress` that go with them.
+
+    Raises:
+        ValueError: if several processes share the training.
     """
 
     def __init__(self, inputs: Inputs, stages: dict, batch_size: int, seed: int, verbose):
+        if has_workers():
+            raise ValueError(
+                "A folder must be compressed by one process. Received: a training that several "
+                "share. `compress` can be called by them."
+            )
         self.inputs, self.seed, self.verbose = inputs, seed, verbose
         self.batch_size = batch_size
         self.stages = {f"{name}_stage": Stage(**options) for name, options in stages.items()}

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ..backend import keras, to_numpy
-from ..distribution import is_only_process
+from ..distribution import has_workers
 from ..files import CHECKSUMS, check_files, read_json, replace_file, replace_listed_file, write_json
 from ..locks import exclusive
 from ..models.teacher import ANSWERS, INPUTS, PADDING_MASK, take_apart
@@ -138,7 +138,7 @@ def prepare_lessons(
         problem = "the data do not tell which examples are in a batch"
     elif steps < batches.length:
         problem = "the stage is shorter than an epoch"
-    elif not is_only_process():
+    elif has_workers():
         problem = "several processes train one model"
     elif form is None:
         problem = f"its outputs, {tuple(teacher.outputs[0].shape)}, are of many shapes"

@@ -95,6 +95,11 @@ class StageFolder:
     def checkpoint(self) -> Path:
         return self.directory / _CHECKPOINT
 
+    @property
+    def has_result(self) -> bool:
+        """Whether the stage has ended."""
+        return (self.directory / _RESULT).is_file()
+
     def check_room(self, allocate: bool = True) -> None:
         """Creates the folder and checks that everything fits; see `files.check_room`."""
         # Checkpoint (weights and Adam's two moments) and best weights, twice each: a new file is
@@ -108,7 +113,7 @@ class StageFolder:
     def read_result(self) -> StageResult | None:
         """Loads the best weights and the result of a finished stage; `None` if it is not."""
         path = self.directory / _RESULT
-        if not path.is_file():
+        if not self.has_result:
             return None
         with self._told(path):
             content, listed = read_json(path), read_checksums(self.directory)

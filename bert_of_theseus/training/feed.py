@@ -10,7 +10,13 @@ import threading
 import numpy as np
 
 from ..backend import keras, to_numpy
-from ..distribution import as_dataset, needs_equal_parts, needs_one_type, num_devices
+from ..distribution import (
+    as_dataset,
+    needs_equal_parts,
+    needs_one_type,
+    num_devices,
+    part_of_worker,
+)
 from ..validation import is_integer
 
 
@@ -272,7 +278,7 @@ def as_sequence(data, model, batch_size=32):
             return batches.length
 
         def __getitem__(self, index):
-            return batches.get(0, index)
+            return part_of_worker(batches.get(0, index))
 
     def stream():
         return (batches.get(0, index) for index in range(batches.length))

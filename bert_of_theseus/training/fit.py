@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import json
 import math
 import os
 import time
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..backend import keras, reseed, to_numpy
-from ..distribution import as_dataset, same_on_all_workers
+from ..distribution import as_dataset, is_chief, part_of_worker, same_on_all_workers
 from ..layers import get_replacement_rate, has_choices
 from .answers import prepare_lessons
 from .checkpoint import StageFolder, non_finite, run_lock
@@ -140,7 +141,8 @@ def fit(
         InUseError: if another run uses the folder.
         OSError: before training, if the folder cannot be written to or has too little room.
         ValueError: if the folder holds a training with other settings or is damaged, or the data
-            are empty, or an id or a label does not fit the model.
+            are empty, or an id or a label does not fit the model, or workers that share the
+            training were called with different data, models or settings.
         TypeError: if the data have no length, or labels are strings.
         ImportError: if `tensorboard=True` and it is not installed.
     """
@@ -175,6 +177,7 @@ def fit(
     folder = StageFolder(directory, settings, uncompiled(kept))
     scores = measured_apart(model, kept, validation, loss, score, batch_size)
     with run_lock(directory):
+        _check_same_call(folder)
         result = folder.read_result()
         if result is not None:
             return result
@@ -189,7 +192,8 @@ def fit(
             print(f"{name}: resumes after step {progress.history['step'][-1]}", flush=True)
         if progress.rounds_done < rounds.count and not progress.stopped_early:
             ours = [_Reseeding(name, seed), _FiniteLoss(name, folder), evaluation]
-            log = [keras.callbacks.TensorBoard(str(directory / "logs"))] if tensorboard else []
+            logs = tensorboard and is_chief()
+            log = [keras.callbacks.TensorBoard(str(directory / "logs"))] if logs else []
             done = progress.rounds_done
             _train(model, trained, rounds, batches, done, [*callbacks, *ours, *log], verbose)
         if verbose and progress.best_step == 0:
@@ -200,6 +204,7 @@ def fit(
         folder.read_best()
         result = progress.result(name, monitor)
         folder.write_result(progress, result)
+        same_on_all_workers(progress.rounds_done)  # so that all find it, should they look
     return result
 
 
@@ -255,7 +260,7 @@ def _train(model, trained, rounds, batches, done, callbacks, verbose):
     dataset = as_dataset(stream, rounds.changed(batches["train"].first, 0, 0), model)
     try:
         trained.fit(
-            stream() if dataset is None else dataset,
+            (part_of_worker(batch) for batch in stream()) if dataset is None else dataset,
             steps_per_epoch=rounds.length,
             shuffle=False,  # Keras 3 would warn that it cannot shuffle a generator
             validation_data=as_sequence(batches.get("validation"), model),
@@ -269,6 +274,17 @@ def _train(model, trained, rounds, batches, done, callbacks, verbose):
             if access.problem is not None:  # TensorFlow has raised another in its place
                 raise access.problem from None
         raise
+
+
+def _check_same_call(folder):
+    """Raises a `ValueError` unless all workers train the same, and see the same result of it."""
+    text = json.dumps([folder.settings, folder.has_result], sort_keys=True)
+    if not same_on_all_workers(zlib.crc32(text.encode()) >> 8):
+        raise ValueError(
+            "All workers must be given the same data, models and settings, of which each takes its "
+            f"part, and {folder.directory} must be one folder that all of them see. Received: "
+            "what differs from worker to worker"
+        )
 
 
 def _check_workers(rounds_done, directory):

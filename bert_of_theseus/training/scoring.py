@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..backend import AVERAGES_EXAMPLES, get_mask, input_structure, keras
-from ..distribution import strategy_scope
+from ..distribution import strategy_scope, workers_have_parts
 from ..statistics import Score
 from .examples import hashes_of_examples
 from .feed import BatchAccess, as_sequence, named_leaves
@@ -72,8 +72,9 @@ def evaluator(model, loss, metrics, monitor, score, batch_size) -> Callable:
         found = _accuracy(copy, batches, metric)
         if found is not None:
             return found
-        batches = as_sequence(data, copy, batch_size)
-        return float(copy.evaluate(batches, verbose=0, return_dict=True)[name])
+        with strategy_scope(copy):
+            batches = as_sequence(data, copy, batch_size)
+            return float(copy.evaluate(batches, verbose=0, return_dict=True)[name])
 
     return run
 
@@ -148,6 +149,10 @@ def _is_right(kind, threshold, labels, outputs):
 
 def predict(model, batches):
     """The outputs of `model` for all `batches`, in order: an array, `(num_examples, ...)`."""
+    if workers_have_parts():  # each worker answers to all, a batch at a time
+        batches = BatchAccess(batches, batch_size=32)
+        inputs = (batches.get(0, index)[0] for index in range(batches.length))
+        return np.concatenate([model.predict_on_batch(x) for x in inputs])
     return model.predict(as_sequence(batches, model), verbose=0)
 
 

@@ -13,8 +13,11 @@ from bert_of_theseus import Stage
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras
 from bert_of_theseus.training import fit
 
-if BACKEND != "tensorflow":
-    pytest.skip("tf.distribute is TensorFlow's", allow_module_level=True)
+if BACKEND == "torch":
+    pytest.skip("Keras distributes on TensorFlow and JAX", allow_module_level=True)
+
+ON_TENSORFLOW = BACKEND == "tensorflow" and not KERAS_2
+with_workers = pytest.mark.skipif(ON_TENSORFLOW, reason="Keras 3 trains with no such strategy")
 
 
 def run(folder, what):
@@ -43,11 +46,8 @@ def read(folder, run, role):
     return json.loads((folder / run / f"{role}.json").read_text())
 
 
-KERAS_2_ONLY = pytest.mark.skipif(not KERAS_2, reason="Keras 3 trains with no such strategy")
-
-
-@KERAS_2_ONLY
-def test_two_workers_train_as_one_does(ends):
+def check_alike(ends):
+    """That two workers have trained as one does, and the same."""
     folder, _, report = ends
     one, two, other = (read(folder, *run) for run in (("one", "alone"), ("two", 0), ("two", 1)))
     assert len(one["loss"]) == 3, report
@@ -61,8 +61,19 @@ def test_two_workers_train_as_one_does(ends):
     assert two["predecessor"] == one["predecessor"]  # frozen, so bit for bit
 
 
+@pytest.mark.slow_unless("tf_keras")
+@with_workers
+def test_two_workers_train_as_one_does(ends):
+    check_alike(ends)
+
+
+@pytest.mark.only("jax")
+def test_two_workers_train_as_one_does_without_a_warm_start(tmp_path):
+    check_alike(run(tmp_path, "quick"))
+
+
 @pytest.mark.slow
-@KERAS_2_ONLY
+@with_workers
 def test_killed_workers_go_on_when_started_again(tmp_path):
     folder, lines, report = run(tmp_path, "killed")
     exits = {name: codes for name, *codes in lines}
@@ -75,7 +86,8 @@ def test_killed_workers_go_on_when_started_again(tmp_path):
             assert killed[key] == whole[key], (key, report)
 
 
-@KERAS_2_ONLY
+@pytest.mark.slow_unless("tf_keras")
+@with_workers
 def test_the_first_worker_alone_writes(ends):
     folder, _, _ = ends
     names = [
@@ -88,12 +100,28 @@ def test_the_first_worker_alone_writes(ends):
     assert not any(name.startswith(("part-", "checkpoint")) for name in names[1])
 
 
-@pytest.mark.skipif(KERAS_2, reason="Keras 2 trains with it")
+@pytest.mark.slow
+@with_workers
+def test_workers_with_other_data_are_refused(tmp_path):
+    _, lines, report = run(tmp_path, "refused")
+    assert ["refused", "1", "1"] in lines, report
+    assert report.count("All workers must be given the same data") >= 2, report
+
+
+@pytest.mark.skipif(not ON_TENSORFLOW, reason="Keras 2 trains with it, and JAX has another")
 def test_keras_3_says_that_it_takes_no_workers(tmp_path):
     import tensorflow as tf
+
+    from bert_of_theseus.pretrained.trainer import Trainer
 
     with tf.distribute.MultiWorkerMirroredStrategy().scope():
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     data = np.ones((4, 2), "float32"), np.ones(4, "int32")
-    with pytest.raises(ValueError, match=r"MultiWorkerMirroredStrategy.*Use Keras 2 for several"):
+    with pytest.raises(
+        ValueError, match=r"MultiWorkerMirroredStrategy.*distribution on JAX, or Keras 2"
+    ):
         fit(model, data, stage=Stage(1), directory=tmp_path)
+    # And a folder's files are written by one process, whatever trains.
+    refused = pytest.raises(ValueError, match="A folder must be compressed by one process")
+    with tf.distribute.MultiWorkerMirroredStrategy().scope(), refused:
+        Trainer(None, {}, batch_size=1, seed=0, verbose=0)

@@ -1,7 +1,8 @@
 """Compresses a small stack with two workers, one of which is killed; see test_workers.py.
 
-Arguments: a folder, and "whole" or "killed". Forks, so that TensorFlow is imported once. Prints
-how each process ended.
+On TensorFlow with `tf.distribute`, under Keras 2; on JAX with Keras' own distribution. Arguments: a
+folder, and "whole", "quick", "killed" or "refused". Forks, so that the backend is imported once.
+Prints how each process ended.
 """
 
 import contextlib
@@ -12,13 +13,18 @@ import signal
 import socket
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from bert_of_theseus import ConstantReplacement, Stage, compress
-from bert_of_theseus.backend import keras
+from bert_of_theseus.backend import BACKEND, keras
+
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+else:  # as where it is not installed: Keras would import it to seed it
+    sys.modules["tensorflow"] = None
 
 
 class Killer(keras.callbacks.Callback):
@@ -34,10 +40,20 @@ class Killer(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(folder, role, kill_after):
-    workers = "TF_CONFIG" in os.environ
-    strategy = tf.distribute.MultiWorkerMirroredStrategy() if workers else None
-    with strategy.scope() if strategy else contextlib.nullcontext():
+def shared_by(addresses, index):
+    """A context in which the models of worker `index` are built."""
+    if not addresses:
+        return contextlib.nullcontext()
+    if BACKEND == "jax":
+        keras.distribution.initialize(",".join(addresses), len(addresses), index)
+        return keras.distribution.DataParallel().scope()
+    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    os.environ["TF_CONFIG"] = json.dumps(config)
+    return tf.distribute.MultiWorkerMirroredStrategy().scope()
+
+
+def run(folder, role, addresses=(), kill_after=0, data_seed=0, quick=False):
+    with shared_by(addresses, role):
         keras.utils.set_random_seed(1)
 
         def block():
@@ -45,7 +61,7 @@ def run(folder, role, kill_after):
 
         predecessor = [keras.Input((8,)), *(block() for _ in range(4))]
         head = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, activation="softmax")])
-        x = np.random.default_rng(0).normal(size=(80, 8)).astype("float32")
+        x = np.random.default_rng(data_seed).normal(size=(80, 8)).astype("float32")
         y = x[:, :3].argmax(-1).astype("int32")
         result = compress(
             predecessor,
@@ -55,19 +71,21 @@ def run(folder, role, kill_after):
             (x[64:], y[64:]),
             directory=folder / "run",
             predecessor_stage=None,
-            warm_start_stage=Stage(1, 0.01),
+            warm_start_stage=None if quick else Stage(1, 0.01),
             theseus_stage=Stage(3, 0.01),
             successor_stage=None,
             schedule=ConstantReplacement(0.7),
+            initialize="first" if quick else "nearest",
+            latency=not quick,
             batch_size=32,
             callbacks=[Killer(kill_after)] if kill_after else [],
             verbose=0,
             seed=3,
         )
     end = {
-        "hidden_loss": result.stages[0].history["loss"],
-        "loss": result.stages[1].history["loss"],
-        "val_loss": result.stages[1].history["val_loss"],
+        "hidden_loss": [loss for stage in result.stages[:-1] for loss in stage.history["loss"]],
+        "loss": result.stages[-1].history["loss"],
+        "val_loss": result.stages[-1].history["val_loss"],
         "weights": [w.tolist() for w in result.successor.get_weights()],
         "predecessor": [w.tolist() for w in result.predecessor.get_weights()],
         "written": sorted(p.name for p in folder.rglob("*") if p.is_file()),
@@ -75,14 +93,14 @@ def run(folder, role, kill_after):
     (folder / f"{role}.json").write_text(json.dumps(end))
 
 
-def forked(folder, role, config=None, kill_after=0):
+def forked(folder, role, **options):
     """Starts a process of its own."""
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # JAX, which has no threads yet
+        child = os.fork()
     if child == 0:
         try:
-            if config is not None:
-                os.environ["TF_CONFIG"] = json.dumps(config)
-            run(folder, role, kill_after)
+            run(folder, role, **options)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -90,31 +108,33 @@ def forked(folder, role, config=None, kill_after=0):
     return child
 
 
-def pair(folder, kill=None):
+def pair(folder, kill=None, data_seeds=(0, 0), quick=False):
     """Two workers; `kill` is one of them, and after how many batches. How both ended."""
     with socket.socket() as a, socket.socket() as b:
         for server in (a, b):
             server.bind(("127.0.0.1", 0))
-        cluster = {"worker": [f"127.0.0.1:{server.getsockname()[1]}" for server in (a, b)]}
+        addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in (a, b)]
     (folder / "run").mkdir(parents=True, exist_ok=True)
     children = [
         forked(
             folder,
             index,
-            {"cluster": cluster, "task": {"type": "worker", "index": index}},
-            kill[1] if kill and kill[0] == index else 0,
+            addresses=addresses,
+            kill_after=kill[1] if kill and kill[0] == index else 0,
+            data_seed=data_seeds[index],
+            quick=quick,
         )
         for index in (0, 1)
     ]
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-def patient(wanted, folder, anew=True, kill=None):
-    """`pair`, again if TensorFlow gives up, as it does on a machine that is busy."""
+def patient(wanted, folder, anew=True, **options):
+    """`pair`, again if the backend gives up, as it does on a machine that is busy."""
     for _ in range(3):
         if anew:
             shutil.rmtree(folder, ignore_errors=True)
-        ends = pair(folder, kill)
+        ends = pair(folder, **options)
         if ends[: len(wanted)] == wanted:
             break
     return ends
@@ -122,10 +142,14 @@ def patient(wanted, folder, anew=True, kill=None):
 
 def main(folder, what):
     folder = Path(folder)
-    print("two", *patient([0, 0], folder / "two"), flush=True)
-    if what == "whole":
+    if what == "refused":
+        print("refused", *pair(folder / "refused", data_seeds=(0, 1)), flush=True)
+        return
+    quick = what == "quick"
+    print("two", *patient([0, 0], folder / "two", quick=quick), flush=True)
+    if what != "killed":
         (folder / "one").mkdir()
-        alone = forked(folder / "one", "alone")
+        alone = forked(folder / "one", "alone", quick=quick)
         print("one", os.waitstatus_to_exitcode(os.waitpid(alone, 0)[1]), flush=True)
         return
     killed = folder / "killed"

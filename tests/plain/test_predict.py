@@ -301,6 +301,20 @@ def test_in_other_processes(folder, predictor):
         pickle.dumps(Predictor(predictor._runtime, predictor.tokenizer, LABELS, max_length=9))
 
 
+def test_copies_in_a_process_are_one(tmp_path, monkeypatch):
+    """A cluster sends one with each task: a process must not load the model each time."""
+    tiny_onnx.write(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    first = Predictor.load("model", batch_size=5, num_threads=1)
+    sent, sent_again = pickle.dumps(first), pickle.dumps(Predictor.load("model"))
+    monkeypatch.chdir("/")  # as a process elsewhere
+    copy = pickle.loads(sent)
+    assert copy is pickle.loads(sent) is pickle.loads(pickle.dumps(copy)) is not first
+    assert copy.batch_size == 5 and copy.predict(["a b"]) == first.predict(["a b"])
+    # Of what was loaded anew, the files may be new.
+    assert pickle.loads(sent_again) is not copy
+
+
 # Loading.
 
 
