@@ -1,7 +1,8 @@
 """All examples of a data set, read once: a checksum that tells them from others, and their ranges.
 
 The checksum is a sum over the examples, so it does not depend on their order or on how they are
-cut into batches, nor on zeros that pad them.
+cut into batches, nor on zeros that pad them. Data that say themselves what tells them from others,
+by a string `fingerprint`, are not read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..order import mix
 from .feed import BatchAccess, named_leaves
 
 _ROWS = 4096  # of arrays, at a time
@@ -49,7 +51,7 @@ class Summary(NamedTuple):
 
     Attributes:
         text: String that tells these examples from others, for settings.
-        ranges: Dict of `Range` by name, see `feed.named_leaves`.
+        ranges: Dict of `Range` by name, see `feed.named_leaves`; empty of data with a fingerprint.
     """
 
     text: str
@@ -70,7 +72,10 @@ def read_once() -> Iterator[None]:
 
 
 def summary(batches: BatchAccess) -> Summary:
-    """Reads all examples that `batches` has random access to, else the first batch."""
+    """Reads all examples that `batches` has random access to, else the first batch.
+
+    Of data with a `fingerprint` none.
+    """
     known = _summaries.get()
     if known is not None and id(batches.given) in known:
         return known[id(batches.given)][1]
@@ -81,6 +86,9 @@ def summary(batches: BatchAccess) -> Summary:
 
 
 def _summary(batches):
+    fingerprint = getattr(batches.data, "fingerprint", None)
+    if isinstance(fingerprint, str):
+        return Summary(f"{batches.length} batches of data with fingerprint {fingerprint!r}", {})
     count, total, ranges = 0, 0, {}
     for batch in batches.chunks(_ROWS):
         leaves = named_leaves(batch)
@@ -125,7 +133,7 @@ def hashes_of_examples(leaves: dict[str, np.ndarray]) -> np.ndarray:
     """A number per example that tells it from others, whatever it is padded to."""
     hashes = np.zeros(len(next(iter(leaves.values()))), "uint64")
     for number, leaf in enumerate(leaves.values()):
-        hashes = _mix(hashes + _hashes(leaf, number))
+        hashes = mix(hashes + _hashes(leaf, number))
     return hashes
 
 
@@ -139,13 +147,5 @@ def _hashes(leaf, number):
     else:
         words = np.ascontiguousarray(leaf).view(_WORDS.get(leaf.dtype.itemsize, np.uint8))
     words = words.reshape(len(leaf), -1).astype("uint64", copy=False)
-    factors = _mix(np.arange(words.shape[1], dtype="uint64") + np.uint64((number + 1) << 40))
+    factors = mix(np.arange(words.shape[1], dtype="uint64") + np.uint64((number + 1) << 40))
     return words @ (factors | np.uint64(1))
-
-
-def _mix(x):
-    """Steele's SplitMix64, which spreads each bit over all."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
