@@ -37,10 +37,12 @@ class Permutation:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, place: int | slice) -> np.ndarray:
+    def __getitem__(self, place: int | slice | np.ndarray) -> np.ndarray:
         """The numbers at these places, in int64."""
         if isinstance(place, slice):
             return self._at(np.arange(*place.indices(self.count)))
+        if isinstance(place, np.ndarray):
+            return self._at(place)
         if not 0 <= place < self.count:
             raise IndexError(place)
         return self._at(np.array([place]))[0]

@@ -122,6 +122,19 @@ class TextTask:
         batches.label_names = self.label_names
         return batches
 
+    def row_reader(self, rows, text_columns=None, label_column=None) -> RowReader:
+        """Returns the function that makes examples of `rows`. Arguments as in `stored_batches`."""
+        count_rows(rows)
+        features = getattr(rows, "features", None)
+        return RowReader(
+            read_rows(rows, [0])[0],
+            self._kind,
+            self.labels,
+            text_columns,
+            label_column,
+            features if isinstance(features, Mapping) else None,
+        )
+
     def stored_batches(
         self,
         rows,
@@ -149,16 +162,7 @@ class TextTask:
             TypeError, ValueError: as `StoredBatches`; or if it is not clear which columns are
                 meant, or a dataset names other classes than the task has.
         """
-        count_rows(rows)
-        features = getattr(rows, "features", None)
-        read = RowReader(
-            read_rows(rows, [0])[0],
-            self._kind,
-            self.labels,
-            text_columns,
-            label_column,
-            features if isinstance(features, Mapping) else None,
-        )
+        read = self.row_reader(rows, text_columns, label_column)
 
         def encode(some):
             return self.encode(read(some), tokenizer, max_length)

@@ -46,6 +46,11 @@ class RowsInBulk(Rows):
         return [self[position] for position in positions]
 
 
+def test_lengths_are_rounded_to_at_most_the_longest():
+    widths = {ids.shape[1] for (ids, _), _ in StoredBatches(Rows(), batch_size=8, max_length=20)}
+    assert widths == {8, 16, 20}
+
+
 def same(one, other):
     (ids, segments), labels = one
     (other_ids, other_segments), other_labels = other
@@ -87,18 +92,18 @@ def test_an_epoch_has_each_row_once_and_an_order_of_its_own():
 
 def test_a_batch_holds_its_rows_with_little_padding():
     rows = Rows()
-    batches = StoredBatches(rows, batch_size=8, multiple=8, max_length=20)
+    batches = StoredBatches(rows, batch_size=8, multiple=1)
     padding = total = 0
     for index, ((ids, segments), labels) in enumerate(batches):
+        assert (ids[:, -1] > 0).any()
         for position, row, label in zip(batches.positions(index), ids, labels):
             wanted = rows[position]
             length = len(wanted["token_ids"])
             assert row.tolist() == wanted["token_ids"] + [0] * (len(row) - length)
             assert label == wanted["label"]
-        assert ids.shape[1] % 8 == 0 or ids.shape[1] == 20
         assert not segments.any()
         padding, total = padding + (ids == 0).sum(), total + ids.size
-    assert padding < 0.2 * total
+    assert padding < 0.1 * total  # half of it, were they not sorted
 
 
 def test_the_middle_is_read_without_what_is_before():
@@ -199,19 +204,19 @@ def test_a_row_that_cannot_be_used_is_named(row, message):
 
 
 def test_rows_that_cannot_be_used_are_refused():
-    with pytest.raises(TypeError, match=r"`grain.DataLoader`.*Received: generator"):
+    with pytest.raises(TypeError, match=r"`grain\.DataLoader`.*Received: generator"):
         StoredBatches(row for row in ())
     with pytest.raises(TypeError, match="Received: set"):
         StoredBatches({1, 2})
-    with pytest.raises(ValueError, match="at least one.*[[]0[]]"):
+    with pytest.raises(ValueError, match=r"at least one.*\[0\]"):
         StoredBatches([])
-    with pytest.raises(ValueError, match="one length.*[[]2, 3[]]"):
+    with pytest.raises(ValueError, match=r"one length.*\[2, 3\]"):
         StoredBatches({"token_ids": np.ones((2, 3)), "label": np.ones(3)})
     for option in ("batch_size", "multiple", "max_length"):
         with pytest.raises(ValueError, match=f"`{option}` must be"):
             StoredBatches(Rows(), **{option: 0})
     few = StoredBatches(Rows(), lambda rows: Encoded([np.ones(1)], np.ones(1)))
-    with pytest.raises(ValueError, match="an entry for each row. Received: 1 for 500"):
+    with pytest.raises(ValueError, match=r"an entry for each row\. Received: 1 for 500"):
         few[0]
     with pytest.raises(IndexError):
         StoredBatches(Rows())[16]
