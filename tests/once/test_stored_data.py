@@ -39,7 +39,7 @@ class Rows:
         return {"token_ids": [1 + label, *ids], "label": label}
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -48,7 +48,7 @@ def train(rows, directory, stop_at=None, stage=STAGE, **options):
 
     def on_epoch_begin(epoch, logs):
         if epoch == stop_at:
-            raise Stopped
+            raise StoppedError
 
     callbacks = [keras.callbacks.LambdaCallback(on_epoch_begin=on_epoch_begin)]
     options = {"stage": stage, "directory": directory, "verbose": 0, "metrics": (), **options}
@@ -58,7 +58,7 @@ def train(rows, directory, stop_at=None, stage=STAGE, **options):
 
 def test_a_run_on_many_rows_goes_on_where_it_was(tmp_path):
     _, expected = train(Rows(), tmp_path / "whole")
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(Rows(), tmp_path / "stopped", stop_at=2)
     rows = Rows()
     result, found = train(rows, tmp_path / "stopped")
