@@ -37,6 +37,7 @@ CHAINS = {
     "tests/keras_hub/test_docs_keras_hub.py": ["keras-hub", "keras-hub-steps", "load-backbone"],
     "tests/keras_hub/test_compress_pretrained.py": ["compress-pretrained"],
     "tests/plain/test_statistics.py": ["compare"],
+    "tests/plain/test_stored.py": ["stored"],
 }
 
 BLOCK = re.compile(r"(?:<!-- (name|not run): (.+?) -->\n)?^```python\n(.*?)^```", re.M | re.S)

@@ -15,7 +15,7 @@ TEXTS = ["a joy", "two hours", "my life", "to watch"]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
+    folder = tmp_path_factory.mktemp("given") / "model"
     write_bert(folder, labels=LABELS)
     return folder
 

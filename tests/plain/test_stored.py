@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from docs_blocks import run_block
 
 from bert_of_theseus.data import (
     Classification,
@@ -330,3 +331,14 @@ def test_a_text_that_cannot_be_used_is_named(tokenizer):
         Tagging(["x"]).stored_batches([good], tokenizer, 12)
     with pytest.raises(TypeError, match="Received: str"):
         task.stored_batches(["good"], tokenizer, 12)
+
+
+def test_as_documented(tmp_path, monkeypatch):
+    (tmp_path / "bert-base").mkdir()
+    vocabulary = "[PAD] [UNK] [CLS] [SEP] a joy two hours".replace(" ", "\n")
+    (tmp_path / "bert-base" / "vocab.txt").write_text(vocabulary)
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    run_block("stored", scope)
+    found = {tuple(ids[:4]): label for ids, label in zip(scope["token_ids"], scope["labels"])}
+    assert found == {(2, 4, 5, 3): 1, (2, 6, 7, 3): 0}
