@@ -11,6 +11,7 @@ from . import columns as find
 from .batches import Encoded
 from .examples import Example, Pair, Words
 from .labels import are_unnamed, shown
+from .readers import check_unicode
 
 # Usual names; of each list a row may have one.
 _IDS = ("token_ids", "input_ids")
@@ -183,7 +184,7 @@ class RowReader:
             label = self._label(row[self.label])
             words = row.get(self.texts[0])
             if isinstance(words, (list, tuple, np.ndarray)):
-                return Words(tuple(map(str, words)), label)
+                return Words(_words(words, self.texts[0]), label)
             text = find.text_of(row, self.texts)
             return Example(text, label) if isinstance(text, str) else Pair(*text, label)
         except (ValueError, TypeError) as error:
@@ -206,6 +207,16 @@ class RowReader:
                 )
             return self.numbers[cell]
         return cell
+
+
+def _words(words, column):
+    for word in words:
+        if not isinstance(word, str):
+            raise ValueError(f"column {column!r} must be a list of strings. Received: {word!r}")
+        check_unicode(word, f"column {column!r}")
+    if not "".join(words).strip():
+        raise ValueError(f"column {column!r} is empty")
+    return tuple(words)
 
 
 def _class_names(features, column):

@@ -159,9 +159,9 @@ class StoredBatches(PaddedBatches):
             rows[place] = row
         try:
             encoded = self.encode(rows)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError):
             self._raise_for_row(rows, positions)
-            raise error
+            raise
         lengths = np.array([len(ids) for ids in encoded.token_ids])
         if len(lengths) != len(rows):
             raise ValueError(
