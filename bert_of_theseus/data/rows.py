@@ -200,13 +200,12 @@ class RowReader:
                     f"label {cell!r} must be one of the task's: {shown(list(self.names))}"
                 )
             return self.names[cell]
-        if self.numbers is not None and is_integer(cell):
-            if not 0 <= cell < len(self.numbers):
-                raise ValueError(
-                    f"a label must be from 0 to {len(self.numbers) - 1}. Received: {cell}"
-                )
-            return self.numbers[cell]
-        return cell
+        if not self.names or not is_integer(cell):
+            return cell
+        count = len(self.numbers or self.names)
+        if not 0 <= cell < count:
+            raise ValueError(f"a label must be from 0 to {count - 1}. Received: {cell}")
+        return cell if self.numbers is None else self.numbers[cell]
 
 
 def _words(words, column):

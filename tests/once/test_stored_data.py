@@ -100,8 +100,6 @@ def test_ids_and_labels_are_checked_as_they_come(tmp_path):
     with pytest.raises(ValueError, match=r"The labels of `train` must be .* from 0 to 1"):
         train(Wrong(1000), tmp_path / "labels", stage=Stage(1, 0.01))
     with pytest.raises(ValueError, match="Row 7 must have at least one token and at most 3"):
-        batches = StoredBatches(Rows(8), batch_size=4, shuffle=False, max_length=3)
-        batches.encode([Rows(8)[0]])
         rows = [{"token_ids": [1] * (4 if i == 7 else 3), "label": i % 2} for i in range(8)]
         train(StoredBatches(rows, batch_size=4, max_length=3), tmp_path / "long")
 

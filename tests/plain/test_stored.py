@@ -311,7 +311,7 @@ def test_a_text_that_cannot_be_used_is_named(tokenizer):
         ({"text": None, "label": 0}, "Row 30: column 'text' must be a string"),
         ({"text": "good", "label": None}, "Row 30: column 'label' must hold a label"),
         ({"text": "good", "label": "fine"}, "Row 30: label 'fine' must be one of the task's: neg"),
-        ({"text": "good", "label": 2}, "Row 30: the label must be an integer from 0 to 1"),
+        ({"text": "good", "label": 2}, "Row 30: a label must be from 0 to 1. Received: 2"),
         (None, "Row 30: a row must be a dict. Received: NoneType"),
     ]:
         rows = [good] * 30 + [bad] + [good] * 30
