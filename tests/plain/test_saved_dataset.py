@@ -99,8 +99,8 @@ def test_what_cannot_be_used_is_refused(model, tmp_path):
             read_inputs(model, path, **options)
 
     refused(dataset(names=("fine", "poor")), "The task has bad, good; the column has fine, poor")
-    refused(dataset(names=None, text=["a"], other=[1]), "no column is known to hold labels")
-    refused(dataset(names=None, text=["a"]), "a column with labels")
+    refused(dataset(names=None, text=["a"] * 3, other=[1] * 3), "no column is known to hold labels")
+    refused(dataset(names=None, text=["a"] * 3), "a column with labels")
     refused(dataset(names=None, text=["a"] * 3, label=[5] * 3), "from 0 to 1. Received: 5")
     refused(dataset(1), "few rows to split")
     refused(dataset(), "`unlabeled` must be left out", unlabeled=tmp_path / "more.txt")
