@@ -34,6 +34,7 @@ EXTRAS_REQUIRE = {
     # it goes in with `pip install --no-deps -r requirements-bert4keras.txt`. It imports distutils,
     # which left the standard library in Python 3.12 and comes with setuptools there.
     "bert4keras": ["ml-dtypes>=0.3", "safetensors>=0.4", "setuptools>=68", "tf-keras>=2.16"],
+    "datasets": ["datasets>=2.14"],  # folders that its `save_to_disk` wrote
     # All that `bert-of-theseus compress` needs: the folders' weights and tokenizers, charts and
     # progress bars. `--onnx` needs `export` too, and scores that are no task's default `tasks`.
     "keras-hub": [

@@ -38,6 +38,7 @@ CHAINS = {
     "tests/keras_hub/test_compress_pretrained.py": ["compress-pretrained"],
     "tests/plain/test_statistics.py": ["compare"],
     "tests/plain/test_clusters.py": ["label-rows", "dask"],
+    "tests/plain/test_stored.py": ["stored"],
 }
 
 BLOCK = re.compile(r"(?:<!-- (name|not run): (.+?) -->\n)?^```python\n(.*?)^```", re.M | re.S)

@@ -15,6 +15,9 @@ examples:
       says what would be done, how long it takes and how much room, and writes nothing
   bert-of-theseus compress my-model --train data/ --layers 6 --output small --onnx
       data/ holds train.jsonl and, if there are, validation.jsonl and test.jsonl
+  bert-of-theseus compress my-model --train saved/ --layers 6 --output small
+      saved/ was written by save_to_disk of datasets; texts are read as they are needed, so they may
+      be more than memory holds
   bert-of-theseus compress my-model --train train.csv --keep 0.99 --max-ms 5 --output small
       the fewest layers that keep 99 % of the score, if they answer in 5 ms on this machine
   bert-of-theseus compress nli --train train.tsv --text-column premise --text-column hypothesis \\
@@ -49,7 +52,8 @@ def add_command(commands) -> None:
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder of the fine-tuned model")
-    what = "a file of texts, or a folder with train, validation and test files"
+    what = "a file of texts, or a folder with train, validation and test files, or a folder that "
+    what += "save_to_disk of datasets wrote"
     add("--train", metavar="FILE", required=True, help=what)
     add("--output", metavar="DIR", required=True, help="folder for the smaller model")
     size = parser.add_argument_group("how small: a number of layers, or a budget").add_argument

@@ -22,7 +22,9 @@ from .decoding import decode_answer, decode_entities, decode_labels
 from .docstrings import load_stdlib_docstrings
 from .examples import NO_LABEL, Corpus, Entity, Example, Pair, Words, split_off
 from .readers import read_json_lines
+from .rows import encode_token_ids
 from .span_tasks import SpanExtraction, Tagging
+from .stored import StoredBatches
 from .tables import Table, read_table
 from .tagging import TokenClassification
 from .tasks import Classification, MultiLabel, Regression, TextTask
@@ -46,6 +48,7 @@ __all__ = [
     "Pair",
     "Regression",
     "SpanExtraction",
+    "StoredBatches",
     "Table",
     "Tagging",
     "TextTask",
@@ -56,6 +59,7 @@ __all__ = [
     "decode_answer",
     "decode_entities",
     "decode_labels",
+    "encode_token_ids",
     "load_cluener",
     "load_folder",
     "load_iflytek",

@@ -50,7 +50,57 @@ def _padded(arrays, rows, length, value):
     return padded
 
 
-class Batches:
+class PaddedBatches:
+    """Base class of batches of texts: their options, and how texts become a batch."""
+
+    _POOL = 20  # batches that are sorted together: enough to match lengths, few enough to mix
+
+    def __init__(self, batch_size, shuffle, seed, multiple, pad_token_id, input_names):
+        self.batch_size = positive_integer("batch_size", batch_size)
+        self.shuffle = shuffle
+        self.multiple = positive_integer("multiple", multiple)
+        self.seed = seed
+        self.pad_token_id = integer("pad_token_id", pad_token_id, minimum=0)
+        self.input_names = None if input_names is None else list(input_names)
+        if not set(input_names or _INPUTS) <= set(_INPUTS):
+            raise ValueError(
+                f"`input_names` must be some of {', '.join(_INPUTS)}. Received: {input_names}"
+            )
+
+    def __iter__(self):
+        return (self[index] for index in range(len(self)))
+
+    def on_epoch_end(self):
+        """Moves to the batches of the next epoch."""
+        self.set_epoch(self.epoch + 1)
+
+    def set_epoch(self, epoch: int):
+        """Moves to the batches of an epoch, counted from 0."""
+        self.epoch = integer("epoch", epoch, minimum=0)
+
+    def _batch(self, encoded, rows, lengths, longest):
+        """The batch of these rows of `encoded`, which are so long; texts are at most `longest`."""
+        length = min(-(-lengths.max() // self.multiple) * self.multiple, longest)
+        labels = encoded.labels
+        inputs = {"token_ids": _padded(encoded.token_ids, rows, length, self.pad_token_id)}
+        if encoded.segment_ids is None:
+            inputs["segment_ids"] = np.zeros_like(inputs["token_ids"])
+        else:
+            inputs["segment_ids"] = _padded(encoded.segment_ids, rows, length, 0)
+        if self.input_names is None:
+            inputs = list(inputs.values())
+        else:
+            inputs["padding_mask"] = (np.arange(length) < lengths[:, None]).astype("int32")
+            inputs = {name: inputs[name] for name in self.input_names}
+        is_list = isinstance(labels, list)
+        return inputs, _padded(labels, rows, length, NO_LABEL) if is_list else labels[rows]
+
+    def _cut(self, rows):
+        """Batches of rows."""
+        return [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+
+
+class Batches(PaddedBatches):
     """Padded batches of texts of similar length, so that padding costs little.
 
     Indexable, like `keras.utils.Sequence`. With `shuffle`, each epoch has new batches: the texts
@@ -87,8 +137,6 @@ class Batches:
             input has another name.
     """
 
-    _POOL = 20  # batches that are sorted together: enough to match lengths, few enough to mix
-
     def __init__(
         self,
         encoded: Encoded,
@@ -102,17 +150,8 @@ class Batches:
     ):
         if not encoded.token_ids:
             raise ValueError("`encoded` must hold at least one text. Received an empty set.")
+        super().__init__(batch_size, shuffle, seed, multiple, pad_token_id, input_names)
         self.encoded = encoded
-        self.batch_size = positive_integer("batch_size", batch_size)
-        self.shuffle = shuffle
-        self.multiple = positive_integer("multiple", multiple)
-        self.seed = seed
-        self.pad_token_id = integer("pad_token_id", pad_token_id, minimum=0)
-        self.input_names = None if input_names is None else list(input_names)
-        if not set(input_names or _INPUTS) <= set(_INPUTS):
-            raise ValueError(
-                f"`input_names` must be some of {', '.join(_INPUTS)}. Received: {input_names}"
-            )
         self.lengths = np.array([len(ids) for ids in encoded.token_ids])
         if not self.lengths.min():
             raise ValueError(
@@ -128,24 +167,7 @@ class Batches:
         if not 0 <= index < len(self):
             raise IndexError(index)
         rows = self._batches[index]
-        length = -(-self.lengths[rows].max() // self.multiple) * self.multiple
-        length = min(length, self.lengths.max())
-        encoded, labels = self.encoded, self.encoded.labels
-        inputs = {"token_ids": _padded(encoded.token_ids, rows, length, self.pad_token_id)}
-        if encoded.segment_ids is None:
-            inputs["segment_ids"] = np.zeros_like(inputs["token_ids"])
-        else:
-            inputs["segment_ids"] = _padded(encoded.segment_ids, rows, length, 0)
-        if self.input_names is None:
-            inputs = list(inputs.values())
-        else:
-            inputs["padding_mask"] = (np.arange(length) < self.lengths[rows, None]).astype("int32")
-            inputs = {name: inputs[name] for name in self.input_names}
-        is_list = isinstance(labels, list)
-        return inputs, _padded(labels, rows, length, NO_LABEL) if is_list else labels[rows]
-
-    def __iter__(self):
-        return (self[index] for index in range(len(self)))
+        return self._batch(self.encoded, rows, self.lengths[rows], self.lengths.max())
 
     def rows_of(self, index: int) -> np.ndarray:
         """Indices into `encoded` of the texts in a batch."""
@@ -162,13 +184,9 @@ class Batches:
         labels = self.encoded.labels
         return [labels[i] for i in self.rows] if isinstance(labels, list) else labels[self.rows]
 
-    def on_epoch_end(self):
-        """Moves to the batches of the next epoch."""
-        self.set_epoch(self.epoch + 1)
-
     def set_epoch(self, epoch: int):
         """Moves to the batches of an epoch, counted from 0."""
-        self.epoch = epoch = integer("epoch", epoch, minimum=0)
+        super().set_epoch(epoch)
         rows = np.arange(len(self.lengths))
         if not self.shuffle:
             rows = rows[np.argsort(self.lengths, kind="stable")]
@@ -183,6 +201,3 @@ class Batches:
             batches += self._cut(part[np.argsort(self.lengths[part], kind="stable")])
         rng.shuffle(batches)
         self._batches = batches
-
-    def _cut(self, rows):
-        return [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]

@@ -38,6 +38,7 @@ class TokenClassification(MaskedTask):
     """
 
     _metrics: ClassVar = dict.fromkeys(("accuracy", "f1", "precision", "recall"))
+    _kind = "tagging"
 
     def __init__(self, labels: Sequence[str], metric: str | None = None):
         self.has_entities = "O" in labels and all(map(is_entity_tag, labels))

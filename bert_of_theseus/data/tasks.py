@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +18,8 @@ from ..validation import is_integer, is_number, number, one_of
 from .batches import Batches, Encoded
 from .decoding import decode_labels
 from .examples import NO_LABEL, Example
+from .rows import RowReader
+from .stored import StoredBatches, count_rows, read_rows
 from .tokenizer import Tokenizer
 
 _INSTALL = {
@@ -53,6 +55,7 @@ class TextTask:
 
     _metrics: ClassVar[dict[str, str | None]] = {}  # name -> module that computes it
     _activation: ClassVar[str]
+    _kind: ClassVar[str | None] = None  # as in `load_texts`, of tasks that have such rows
     loss: str
     metrics: tuple
     labels: list[str]
@@ -116,6 +119,56 @@ class TextTask:
         """
         options = {"pad_token_id": tokenizer.pad_token_id, **options}
         batches = Batches(self.encode(examples, tokenizer, max_length), **options)
+        batches.label_names = self.label_names
+        return batches
+
+    def row_reader(self, rows, text_columns=None, label_column=None) -> RowReader:
+        """Returns the function that makes examples of `rows`. Arguments as in `stored_batches`."""
+        count_rows(rows)
+        features = getattr(rows, "features", None)
+        return RowReader(
+            read_rows(rows, [0])[0],
+            self._kind,
+            self.labels,
+            text_columns,
+            label_column,
+            features if isinstance(features, Mapping) else None,
+        )
+
+    def stored_batches(
+        self,
+        rows,
+        tokenizer: Tokenizer,
+        max_length: int = 128,
+        *,
+        text_columns: Sequence[str] | None = None,
+        label_column: str | None = None,
+        **options,
+    ) -> StoredBatches:
+        """Returns `StoredBatches` of texts that are read and tokenized when a batch needs them.
+
+        Args:
+            rows: As in `StoredBatches`: rows are dicts, as those of a `datasets.Dataset`, or
+                `Example`s. In dicts, labels are numbers from 0, or names. Where a dataset names the
+                numbers itself, these names count.
+            tokenizer: `Tokenizer`.
+            max_length: Integer. Texts are truncated to so many tokens. Defaults to `128`.
+            text_columns: Names of the columns with the text, one or two. Defaults to `None`: usual
+                names are looked for, in the first row.
+            label_column: Name of the column with the label. Defaults to `None`, as for the texts.
+            **options: Of `StoredBatches`.
+
+        Raises:
+            TypeError, ValueError: as `StoredBatches`; or if it is not clear which columns are
+                meant, or a dataset names other classes than the task has.
+        """
+        read = self.row_reader(rows, text_columns, label_column)
+
+        def encode(some):
+            return self.encode(read(some), tokenizer, max_length)
+
+        options = {"pad_token_id": tokenizer.pad_token_id, "max_length": max_length, **options}
+        batches = StoredBatches(rows, encode, **options)
         batches.label_names = self.label_names
         return batches
 
@@ -214,6 +267,7 @@ class Classification(TextTask):
         **dict.fromkeys(("f1", "macro_f1", "matthews"), "sklearn.metrics"),
     }
     _activation, loss, metrics = "softmax", "sparse_categorical_crossentropy", ("accuracy",)
+    _kind = "classification"
 
     def __init__(self, labels: Sequence[str], metric: str = "accuracy"):
         super().__init__(labels, metric)
@@ -279,6 +333,7 @@ class MultiLabel(TextTask):
 
     _metrics: ClassVar = {"micro_f1": None, "macro_f1": "sklearn.metrics"}
     _activation, loss, metrics = "sigmoid", "binary_crossentropy", ("binary_accuracy",)
+    _kind = "multi-label"
 
     def __init__(self, labels: Sequence[str], metric: str = "micro_f1", threshold: float = 0.5):
         super().__init__(labels, metric)
@@ -327,6 +382,7 @@ class Regression(TextTask):
     _activation, loss, metrics = "linear", "mean_squared_error", ("mean_absolute_error",)
 
     label_names = ()
+    _kind = "regression"
 
     def __init__(self, metric: str = "pearson"):
         super().__init__(["value"], metric)

@@ -149,6 +149,11 @@ def find_files(folder: Path) -> dict[str, list[Path]]:
     return {name: paths for name, paths in files.items() if paths}
 
 
+def set_named(name: str) -> str | None:
+    """The set that a file or a split of this name is; `None` if it is none of the usual ones."""
+    return next((key for key, names in _SETS.items() if name.lower() in names), None)
+
+
 def _find(folder, names):
     pattern = re.compile(rf"(?:{'|'.join(names)})(?:-(\d+)-of-(\d+))?", re.IGNORECASE)
     found = []

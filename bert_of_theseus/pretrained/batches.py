@@ -27,8 +27,9 @@ def make_batches(
         **options: Of `Batches`.
 
     Returns:
-        `Batches` by `"train"`, `"validation"` and, where there are such texts, `"test"`; and the
-        keyword arguments for `compress` that go with them.
+        `Batches` by `"train"`, `"validation"` and, where there are such texts, `"test"`; of a saved
+        dataset, `StoredBatches` to train on. And the keyword arguments for `compress` that go with
+        them.
     """
     task = inputs.task
     parts = {name: Texts(encoded) for name, encoded in inputs.texts.items()}
@@ -40,10 +41,13 @@ def make_batches(
         else:  # scores say how often the successor decides as the predecessor does
             parts[name] = Texts(answered(task, encoded, answers))
     sets = {name: [part] for name, part in parts.items() if name != "unlabeled"}
-    sets["train"] += [parts["unlabeled"]] if "unlabeled" in parts else []
+    if "unlabeled" in parts:
+        sets["train"].append(parts["unlabeled"])
     soft = bool(inputs.without_labels)
     make = functools.partial(SoftBatches, task) if soft else _of_labels
     batches = {name: make(some, shuffle=name == "train", **options) for name, some in sets.items()}
+    if inputs.saved is not None:
+        batches["train"] = inputs.saved.batches(**options)
     return batches, soft_options(task) if soft else task.options
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..files import read_json, replace_file
 from ..table import differences, report_table
 from .budget import Choice
+from .inputs import SETS
 
 CARD = "README.md"
 _PAPER = "https://arxiv.org/abs/2002.02925"
@@ -76,7 +77,7 @@ def card_facts(inputs, files: Mapping[str, str | os.PathLike | None]) -> dict:
             **base_metadata(directory),
         },
         "task": {"kind": inputs.kind, "metric": task.metric, "labels": list(task.labels)},
-        "texts": {name: len(encoded.token_ids) for name, encoded in inputs.texts.items()},
+        "texts": {name: inputs.count(name) for name in SETS if inputs.count(name)},
         "files": {
             name: Path(path).absolute().name for name, path in files.items() if path is not None
         },

@@ -19,6 +19,7 @@ from ..data.tokenizer import check_tokenizer
 from ..files import sha256
 from ..validation import integer
 from .answers import unlabelled
+from .saved import SavedTexts, is_saved_dataset, read_sets
 
 SETS = ("train", "validation", "test", "unlabeled")
 
@@ -31,9 +32,11 @@ class Inputs(NamedTuple):
         head: Its `HeadFacts`.
         tokenizer: Its `Tokenizer`.
         task: The `TextTask` that its head solves.
-        texts: Dict of `Encoded` by the names in `SETS`, without those that there are none of.
+        texts: Dict of `Encoded` by the names in `SETS`, without those that there are none of, and
+            without `"train"` if these texts are read as they are needed.
         has_labels: Boolean. Whether the texts have labels, those of `"unlabeled"` aside.
         max_length: Integer, the number of tokens that a text is truncated to.
+        saved: The `SavedTexts` to train on, or `None` if they are in `texts`.
     """
 
     checkpoint: Checkpoint
@@ -43,6 +46,7 @@ class Inputs(NamedTuple):
     texts: dict[str, Encoded]
     has_labels: bool
     max_length: int
+    saved: SavedTexts | None = None
 
     @property
     def kind(self) -> str:
@@ -61,6 +65,8 @@ class Inputs(NamedTuple):
 
     def count(self, name: str) -> int:
         """The number of texts in a set."""
+        if name == "train" and self.saved is not None:
+            return self.saved.count
         return len(self.texts[name].token_ids) if name in self.texts else 0
 
     def checksums(self) -> dict[str, str]:
@@ -69,12 +75,14 @@ class Inputs(NamedTuple):
         In words for messages: "another model".
         """
         files = [self.checkpoint.config_file, *self.checkpoint.tensor_files]
+        saved = {} if self.saved is None else {"set of train texts": self.saved.fingerprint}
         return {
             "model": _checksum(sha256(path) for path in files),
             "tokenizer": _checksum(sha256(path) for path in self.tokenizer.files()),
             "metric": self.task.metric,
             "list of labels": _checksum(self.task.labels),
             **{f"set of {name} texts": _checksum(_parts(self.texts.get(name))) for name in SETS},
+            **saved,
         }
 
     def describe(self) -> str:
@@ -86,6 +94,8 @@ class Inputs(NamedTuple):
             f"{config['model_type']}, {config['num_hidden_layers']} layers of "
             f"{config['hidden_size']} units; {head.num_outputs} outputs: {shown}"
         ]
+        if self.saved is not None:
+            lines.append(f"train: {self.saved.count:,} texts, which are read as they are needed")
         for name, encoded in self.texts.items():
             lengths = [len(ids) for ids in encoded.token_ids]
             cut = int(encoded.cut.sum())
@@ -146,9 +156,19 @@ def read_inputs(
     labels = head.labels or [f"LABEL_{number}" for number in range(head.num_outputs)]
     task = task_for(kind, labels, metric)
     task.check()
-    corpus = load_texts(train, kind=kind, labels=labels, **data)
-    has_labels = corpus.train[0].label is not None
-    sets = {"train": corpus.train, "validation": corpus.validation, "test": corpus.dev}
+    saved = None
+    if is_saved_dataset(train):
+        if unlabeled is not None:
+            raise ValueError(
+                f"`unlabeled` must be left out where {str(train)!r} is a saved dataset, whose "
+                f"texts are read as they are needed. Received: {str(unlabeled)!r}"
+            )
+        saved, sets = _read_saved(train, task, tokenizer, max_length, kind, data)
+        has_labels = True
+    else:
+        corpus = load_texts(train, kind=kind, labels=labels, **data)
+        has_labels = corpus.train[0].label is not None
+        sets = {"train": corpus.train, "validation": corpus.validation, "test": corpus.dev}
     if unlabeled is not None:
         sets["unlabeled"] = _read_unlabeled(unlabeled, kind, labels, data)
     texts = {}
@@ -159,7 +179,26 @@ def read_inputs(
             pairs = any(example.second_text is not None for example in examples)
             check_tokenizer(tokenizer, checkpoint.config, pairs)
             texts[name] = task.encode(examples, tokenizer, max_length)
-    return Inputs(checkpoint, head, tokenizer, task, texts, has_labels, max_length)
+    return Inputs(checkpoint, head, tokenizer, task, texts, has_labels, max_length, saved)
+
+
+def _read_saved(path, task, tokenizer, max_length, kind, data) -> tuple[SavedTexts, dict]:
+    """The texts to train on, where they are; and the examples of the other sets."""
+    data = {name: value for name, value in data.items() if value is not None}
+    files = {name: data.pop(name) for name in ("validation", "test") if name in data}
+    names = ("text_columns", "label_column")
+    columns = {name: data.pop(name) for name in names if name in data}
+    rows = read_sets(path, files, **data)
+    saved = SavedTexts(rows.pop("train"), task, tokenizer, max_length, columns)
+    try:
+        saved.batches()  # whose columns are looked for
+        sets = {name: saved.examples(part) for name, part in rows.items()}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    options = {**columns, **data, "kind": kind, "labels": task.labels, "validation_fraction": 0}
+    for name, file in files.items():
+        sets[name] = load_texts(file, **options).train
+    return saved, {name: sets[name] for name in SETS if name in sets}
 
 
 def _read_unlabeled(path, kind, labels, data) -> list:

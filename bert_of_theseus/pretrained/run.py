@@ -107,7 +107,9 @@ def compress_pretrained(
     Args:
         model: A folder as `transformers` writes it: config.json, the weights, the tokenizer.
         train: The texts to train on: a file (CSV, TSV, JSON lines, a JSON array, Parquet, CoNLL) or
-            a folder with train, validation and test files, see `data.load_texts`.
+            a folder with train, validation and test files, see `data.load_texts`. Or a folder that
+            `save_to_disk` of `datasets` has written: its texts are read as they are needed, so they
+            may be more than memory holds; they must have labels, which are checked as they come.
         directory: The folder to be written.
         num_hidden_layers: Integer, the number of layers to be left. Or in its place a budget:
         keep: Float in (0, 1], such as 0.99: as few layers as keep this share of the model's score

@@ -165,7 +165,7 @@ def _read_or_compute(teacher, batches, directory, key, lengths, verbose):
         answers = None
     if answers is None:
         if verbose:
-            print(f"The teacher answers {key['examples'].partition(' in order')[0]}", flush=True)
+            print(f"The teacher answers {key['examples'].partition(',')[0]}", flush=True)
         answers = compute_answers(teacher, batches, directory, key, lengths, verbose)
     return answers
 

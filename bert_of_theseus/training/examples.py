@@ -1,7 +1,8 @@
 """All examples of a data set, read once: a checksum that tells them from others, and their ranges.
 
 The checksum is a sum over the examples, so it does not depend on their order or on how they are
-cut into batches, nor on zeros that pad them.
+cut into batches, nor on zeros that pad them. Data that say themselves what tells them from others,
+by a string `fingerprint`, are not read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..order import mix
 from .feed import BatchAccess, named_leaves
 
 _ROWS = 4096  # of arrays, at a time
@@ -49,7 +51,7 @@ class Summary(NamedTuple):
 
     Attributes:
         text: String that tells these examples from others, for settings.
-        ranges: Dict of `Range` by name, see `feed.named_leaves`.
+        ranges: Dict of `Range` by name, see `feed.named_leaves`; empty of data with a fingerprint.
         numbered: String that also tells the examples' numbers, see `BatchAccess.rows`; `None` if
             the data do not tell them, or if they are not 0, 1, 2, ... once each.
     """
@@ -73,7 +75,10 @@ def read_once() -> Iterator[None]:
 
 
 def summary(batches: BatchAccess) -> Summary:
-    """Reads all examples that `batches` has random access to, else the first batch."""
+    """Reads all examples that `batches` has random access to, else the first batch.
+
+    Of data with a `fingerprint` none.
+    """
     known = _summaries.get()
     if known is not None and id(batches.given) in known:
         return known[id(batches.given)][1]
@@ -86,6 +91,10 @@ def summary(batches: BatchAccess) -> Summary:
 
 
 def _summary(batches):
+    fingerprint = getattr(batches.data, "fingerprint", None)
+    if isinstance(fingerprint, str):
+        text = f"{batches.length} batches of data with fingerprint {fingerprint!r}"
+        return Summary(text, {}, fingerprint if hasattr(batches.data, "rows_of") else None)
     count, total, ranges, numbers = 0, 0, {}, _Numbers()
     for rows, batch in batches.chunks(_ROWS):
         leaves = named_leaves(batch)
@@ -113,19 +122,19 @@ class _Numbers:
     def add(self, rows, hashes):
         self.are_there &= rows is not None and len(rows) == len(hashes)
         if self.are_there:
-            mixed = _mix(np.asarray(rows, "uint64"))
+            mixed = mix(np.asarray(rows, "uint64"))
             self.count += len(rows)
             self.rows += int(mixed.sum(dtype="uint64"))
-            self.total += int(_mix(hashes + mixed).sum(dtype="uint64"))
+            self.total += int(mix(hashes + mixed).sum(dtype="uint64"))
 
     @property
     def text(self):
         starts = range(0, self.count, _ROWS)
         parts = (np.arange(i, min(i + _ROWS, self.count), dtype="uint64") for i in starts)
-        expected = sum(int(_mix(part).sum(dtype="uint64")) for part in parts)
+        expected = sum(int(mix(part).sum(dtype="uint64")) for part in parts)
         if not self.are_there or (self.rows - expected) % 2**64:
             return None
-        return f"{self.count} examples in order, checksum {self.total % 2**64:016x}"
+        return f"{self.count} examples, in order with checksum {self.total % 2**64:016x}"
 
 
 def first_batch(batches: BatchAccess) -> str:
@@ -155,7 +164,7 @@ def hashes_of_examples(leaves: dict[str, np.ndarray]) -> np.ndarray:
     """A number per example that tells it from others, whatever it is padded to."""
     hashes = np.zeros(len(next(iter(leaves.values()))), "uint64")
     for number, leaf in enumerate(leaves.values()):
-        hashes = _mix(hashes + _hashes(leaf, number))
+        hashes = mix(hashes + _hashes(leaf, number))
     return hashes
 
 
@@ -169,13 +178,5 @@ def _hashes(leaf, number):
     else:
         words = np.ascontiguousarray(leaf).view(_WORDS.get(leaf.dtype.itemsize, np.uint8))
     words = words.reshape(len(leaf), -1).astype("uint64", copy=False)
-    factors = _mix(np.arange(words.shape[1], dtype="uint64") + np.uint64((number + 1) << 40))
+    factors = mix(np.arange(words.shape[1], dtype="uint64") + np.uint64((number + 1) << 40))
     return words @ (factors | np.uint64(1))
-
-
-def _mix(x):
-    """Steele's SplitMix64, which spreads each bit over all."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

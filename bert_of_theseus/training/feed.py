@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+import sys
 import threading
 
 import numpy as np
@@ -17,7 +18,10 @@ from ..distribution import (
     num_devices,
     part_of_worker,
 )
+from ..order import Permutation
 from ..validation import is_integer
+
+_MOST_ROWS = 1 << 20  # of arrays whose order is drawn at once; a longer one is computed as needed
 
 
 class Rounds:
@@ -87,15 +91,16 @@ class BatchAccess:
             self.length = len(data)
         except TypeError:
             raise TypeError(
-                "Data must have a length: `data.Batches`, a Keras `Sequence` or `PyDataset`, a "
-                "`tf.data.Dataset` of known cardinality, a list of batches, or a tuple of arrays "
-                f"(x, y) or (x, y, sample_weight). Received: {type(data).__name__}"
+                "Data must have a length: `data.Batches`, `data.StoredBatches`, a Keras `Sequence` "
+                "or `PyDataset`, a `grain.MapDataset`, a `tf.data.Dataset` of known cardinality, a "
+                "list of batches, or a tuple of arrays (x, y) or (x, y, sample_weight). Received: "
+                f"{type(data).__name__}"
             ) from None
         if self.length < 1:
             raise ValueError("Data must have at least one batch. Received: 0 batches")
         self.data = data
         self.indexable = hasattr(data, "__getitem__")
-        self.epoch, self.position, self.iterator = 0, 0, None
+        self.epoch, self.position, self.iterator, self._offset = 0, 0, None, 0
         self._types = None  # of the arrays in a batch, by name
         self._lock = threading.Lock()  # TensorFlow reads ahead, in threads of its own
         if hasattr(data, "set_epoch"):
@@ -173,7 +178,12 @@ class BatchAccess:
     def _get(self, epoch, index):
         if epoch != self.epoch:
             self._start_epoch(epoch)
-        batch = self.data[index] if self.indexable else self._next(index)
+        batch = self.data[self._offset + index] if self.indexable else self._next(index)
+        if not isinstance(batch, (tuple, list)):
+            raise TypeError(
+                "A batch must be a tuple (x, y) or (x, y, sample_weight). Received: "
+                f"{type(batch).__name__}. Of rows, `data.StoredBatches` makes batches."
+            )
         inputs, *rest = batch
         while rest and rest[-1] is None:  # no weights
             rest.pop()
@@ -202,6 +212,8 @@ class BatchAccess:
         elif hasattr(self.data, "on_epoch_end"):
             for _ in range(epoch - self.epoch):
                 self.data.on_epoch_end()
+        elif _is_map_dataset(self.data):  # which has the next epoch after its end
+            self._offset = epoch * self.length
         self.epoch, self.iterator = epoch, None
 
     def chunks(self, rows):
@@ -210,8 +222,8 @@ class BatchAccess:
         with the numbers of its examples, see `rows`.
         """
         if self.is_arrays:
-            for start in range(0, len(self.data.rows), rows):
-                numbers = self.data.rows[start : start + rows]
+            for start in range(0, self.data.count, rows):
+                numbers = np.arange(start, min(start + rows, self.data.count))
                 yield numbers, self.data.take(numbers)
         elif self.indexable:
             for index in range(self.length):
@@ -231,7 +243,7 @@ class _Arrays:
         sizes = {len(part) for part in [*self._parts(self.x), *self.rest]}
         if len(sizes) != 1:
             raise ValueError(f"Arrays must have one length. Received lengths: {sorted(sizes)}")
-        self.rows = np.arange(sizes.pop())
+        self.count = sizes.pop()
         self.set_epoch(0)
 
     @staticmethod
@@ -241,20 +253,25 @@ class _Arrays:
         return list(x) if isinstance(x, (list, tuple)) else [x]
 
     def set_epoch(self, epoch):
-        if self.seed is not None:
-            self.order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        seed = [self.seed, epoch]
+        if self.seed is None:
+            self.order = None
+        elif self.count <= _MOST_ROWS:
+            self.order = np.random.default_rng(seed).permutation(self.count)
         else:
-            self.order = self.rows
+            self.order = Permutation(self.count, seed)
 
     def __len__(self):
-        return math.ceil(len(self.rows) / self.batch_size)
+        return math.ceil(self.count / self.batch_size)
 
     def __getitem__(self, index):
         return self.take(self.rows_of(index))
 
     def rows_of(self, index):
         """The rows of a batch."""
-        return self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        start = index * self.batch_size
+        stop = min(start + self.batch_size, self.count)
+        return np.arange(start, stop) if self.order is None else self.order[start:stop]
 
     def take(self, rows):
         """A batch of these rows."""
@@ -265,6 +282,11 @@ class _Arrays:
         else:
             x = self.x[rows]
         return (x, *(part[rows] for part in self.rest))
+
+
+def _is_map_dataset(data):
+    kind = getattr(sys.modules.get("grain"), "MapDataset", None)
+    return kind is not None and isinstance(data, kind)
 
 
 def as_sequence(data, model, batch_size=32):

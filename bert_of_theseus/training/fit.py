@@ -81,7 +81,7 @@ def fit(
     stage, it loads the result. The same call means the same data, weights to begin with, models,
     loss and settings: the folder keeps checksums of all of them, and refuses others. For that the
     data are read once before the training; of an iterator, which has no random access, the first
-    batch is.
+    batch is, and so of data with a string `fingerprint`, such as `data.StoredBatches`.
 
     Of a model that `models.distil` built, the teacher answers all examples once, before the
     training, and does not run in its steps; callbacks see a model of the same inputs without it.
@@ -92,8 +92,9 @@ def fit(
     Args:
         model: Keras model. Only its trainable weights change.
         train: Training data: an object with a length and either indices or an iterator
-            (`data.Batches`, a Keras `Sequence` or `PyDataset`, a `tf.data.Dataset` of known
-            length, a list of batches), or a tuple of arrays `(x, y)` or `(x, y, sample_weight)`;
+            (`data.Batches`, `data.StoredBatches` for more than memory holds, a Keras `Sequence` or
+            `PyDataset`, a `grain.MapDataset`, a `tf.data.Dataset` of known length, a list of
+            batches), or a tuple of arrays `(x, y)` or `(x, y, sample_weight)`;
             batches may hold sample weights too. If it has a method `set_epoch`, that is called
             with the number of each epoch, from 0 on, so that every epoch can have an order of its
             own. If it has a method `rows_of(index)`, that returns the numbers, from 0 on, of the

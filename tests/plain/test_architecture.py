@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "bert_of_theseus"
 
 # From the bottom up: a module imports those above it in this list, and a folder counts as one.
 ORDER = [
-    *("startup", "validation", "locks", "defaults", "files"),
+    *("startup", "validation", "locks", "defaults", "order", "files"),
     *("backend", "conditional", "distribution"),
     *("layers", "wrappers", "schedules", "callbacks", "distillation", "heads"),
     *("_bert4keras", "encoders", "models", "bert4keras", "saving"),

@@ -90,6 +90,7 @@ def test_metadata(metadata):
     assert set(metadata.get_all("Provides-Extra")) == {
         "bert4keras",
         "keras-hub",
+        "datasets",
         "demo",
         "dev",
         "export",
@@ -171,7 +172,7 @@ def test_locks_satisfy_the_package(metadata, python_version):
         # What the demo needs must be in requirements.txt itself; the rest is for the tests.
         extra = re.search(r'extra == "([^"]+)"', line)
         needs_dev = extra is not None and extra.group(1) in (
-            *("dev", "export", "keras-hub", "parquet", "plots", "predict", "tasks"),
+            *("datasets", "dev", "export", "keras-hub", "parquet", "plots", "predict", "tasks"),
         )
         version = (both if needs_dev else run).get(canonicalize_name(requirement.name))
         assert version is not None, f"{line}: not locked for Python {python_version}"
