@@ -17,7 +17,6 @@ if BACKEND == "tensorflow":
     import tensorflow as tf
 elif BACKEND == "jax":
     import jax
-    from jax.experimental import multihost_utils
 
 
 def num_devices() -> int:
@@ -138,6 +137,8 @@ def same_on_all_workers(number: int) -> bool:
     if not has_workers():
         return True
     if BACKEND == "jax":
+        from jax.experimental import multihost_utils  # which a training alone does not need
+
         return len(set(multihost_utils.process_allgather(np.int32(number)).tolist())) == 1
     strategy = tf.distribute.get_strategy()
 

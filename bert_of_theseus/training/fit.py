@@ -184,7 +184,6 @@ def fit(
             return result
         folder.check_room()
         trained, progress = _begin(model, rounds, stage, folder, loss, metrics, answers, verbose)
-        _check_workers(progress.rounds_done, directory)
         monitor = monitor or default_monitor(validation, metrics, score)
         evaluation = _Evaluation(name, folder, progress, monitor, scores, stage.patience)
         if progress.rounds_done == 0 and initial_score is not None:
@@ -193,10 +192,9 @@ def fit(
             print(f"{name}: resumes after step {progress.history['step'][-1]}", flush=True)
         if progress.rounds_done < rounds.count and not progress.stopped_early:
             ours = [_Reseeding(name, seed), _FiniteLoss(name, folder), evaluation]
-            logs = tensorboard and is_chief()
-            log = [keras.callbacks.TensorBoard(str(directory / "logs"))] if logs else []
-            done = progress.rounds_done
-            _train(model, trained, rounds, batches, done, [*callbacks, *ours, *log], verbose)
+            if tensorboard and is_chief():
+                ours.append(keras.callbacks.TensorBoard(str(directory / "logs")))
+            _train(model, trained, rounds, batches, progress, [*callbacks, *ours], verbose)
         if verbose and progress.best_step == 0:
             print(f"{name}: no evaluation improved on the initial weights; they are kept")
         folder.finish_best(progress)
@@ -249,6 +247,7 @@ def _begin(model, rounds, stage, folder, loss, metrics, answers, verbose):
     progress = folder.read_checkpoint(models[-1])
     progress.seconds += spent[0]
     progress.cpu_seconds += spent[1]
+    _check_workers(progress.rounds_done, folder.directory)
     return models[-1], progress
 
 
@@ -256,7 +255,8 @@ def _clocks():
     return time.perf_counter(), time.process_time()
 
 
-def _train(model, trained, rounds, batches, done, callbacks, verbose):
+def _train(model, trained, rounds, batches, progress, callbacks, verbose):
+    done = progress.rounds_done
     stream = functools.partial(rounds.stream, done)
     dataset = as_dataset(stream, rounds.changed(batches["train"].first, 0, 0), model)
     try:
