@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -155,6 +154,8 @@ def measure(storage, folder, steps):
         options = {"stage": stage, "batch_size": BATCH_SIZE, "verbose": 0}
         fit(model, load(storage, folder), directory=folder / "run", **options)
     found["peak"] = peak.bytes
+    import resource  # not on Windows
+
     found["resident"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps(found))
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import functools
+import collections
 import threading
+import weakref
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # to load one is to remember it
+_alive = weakref.WeakValueDictionary()
+_recent = collections.deque(maxlen=2)  # those that arrived last stay in memory between tasks
+
+
+def remember(predictor, key: str) -> None:
+    """Keeps `predictor` as what this process has for `key`, for as long as it is in use."""
+    with _lock:
+        _alive[key] = predictor
 
 
 def arrived(cls: type, key: str, arguments: tuple):
-    """Loads a predictor, or returns the one that has arrived in this process before.
+    """Loads a predictor, or returns the one that this process has.
 
     A cluster pickles what a task uses with each task. Without this, each would load the model.
 
@@ -23,11 +32,10 @@ def arrived(cls: type, key: str, arguments: tuple):
         A `Predictor`.
     """
     with _lock:
-        return _load(cls, key, arguments)
-
-
-@functools.lru_cache(maxsize=2)  # the models that stay in memory
-def _load(cls, key, arguments):
-    predictor = cls.load(*arguments)
-    predictor._source = (key, arguments)
-    return predictor
+        predictor = _alive.get(key)
+        if predictor is None:
+            predictor = cls.load(*arguments)
+            predictor._source = (key, arguments)
+            remember(predictor, key)
+            _recent.append(predictor)
+        return predictor

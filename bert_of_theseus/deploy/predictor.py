@@ -25,7 +25,7 @@ from ..data import Tokenizer
 from ..data.tokenizer import check_tokenizer
 from ..files import check_files
 from ..validation import integer
-from .arrival import arrived
+from .arrival import arrived, remember
 from .base import activated
 from .folder import FILES
 from .runtimes import open_runtime
@@ -186,6 +186,7 @@ class Predictor:
             raise ValueError(f"{str(directory)!r} cannot be used: {error}") from error
         arguments = (directory.absolute(), kind, max_length, batch_size, num_threads)
         predictor._source = (secrets.token_hex(8), arguments)
+        remember(predictor, predictor._source[0])
         return predictor
 
     def __reduce__(self):

@@ -143,7 +143,7 @@ def patient(wanted, folder, anew=True, **options):
 def main(folder, what):
     folder = Path(folder)
     if what == "refused":
-        print("refused", *pair(folder / "refused", data_seeds=(0, 1)), flush=True)
+        print("refused", *patient([1, 1], folder / "refused", data_seeds=(0, 1)), flush=True)
         return
     quick = what == "quick"
     print("two", *patient([0, 0], folder / "two", quick=quick), flush=True)

@@ -3,21 +3,27 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_onnx
-from docs_blocks import run_block
+from docs_blocks import named_blocks, run_block
 
 from bert_of_theseus import Predictor
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
 ROWS, FILES = 70, 7
 
 
 @pytest.fixture
 def texts(tmp_path, monkeypatch):
     """In a folder with the model, and the texts in some files of `reviews`."""
+    pytest.importorskip("dask.dataframe")
+    pytest.importorskip("pyarrow")
     import pyarrow
     import pyarrow.parquet
 
@@ -47,11 +53,33 @@ def check(folder, texts):
     assert len({row["label"] for row in rows}) == 3  # or this would say little
 
 
-def test_a_table_is_labelled_as_the_page_says(tmp_path, texts):
-    scope = {"__name__": "__main__"}  # so that functions are sent, rather than names
-    for name in ("label-rows", "dask"):
-        run_block(name, scope)
+# Before the page's blocks, in the same file: each process notes which models it loads.
+NOTE_LOADS = """
+import os, pathlib
+from bert_of_theseus import Predictor
+
+def noted(cls, *arguments, load=Predictor.load.__func__, **options):
+    with open(pathlib.Path("loads") / str(os.getpid()), "a") as file:
+        file.write("a model\\n")
+    return load(cls, *arguments, **options)
+
+Predictor.load = classmethod(noted)
+"""
+
+
+def test_a_table_is_labelled_as_the_page_says_with_one_model_in_each_process(tmp_path, texts):
+    blocks = named_blocks()
+    code = "\n".join([NOTE_LOADS, blocks["label-rows"], blocks["dask"]])
+    (tmp_path / "label.py").write_text(code)
+    (tmp_path / "loads").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "label.py"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
     check(tmp_path / "labelled", texts)
+    loads = [path.read_text().splitlines() for path in (tmp_path / "loads").iterdir()]
+    assert 2 <= len(loads) <= 3 and all(len(models) == 1 for models in loads), loads
 
 
 def test_partitions_of_a_process_that_dies_are_labelled_again(tmp_path, texts):

@@ -37,6 +37,7 @@ def test_the_table_compares_with_the_first(memory):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_tiny_run():
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), "--tiny", "--storages", "memmap", "arrays"]
