@@ -18,21 +18,13 @@ import numpy as np
 from ..checkpoints.base import missing_file
 from ..checkpoints.configs import read_config
 from ..checkpoints.families import SEQUENCE, TOKEN
-from ..checkpoints.heads import HEAD_FILE, HeadFacts, read_labels, read_task, stored_activation
-from ..checkpoints.load import KINDS as CHECKPOINTS
-from ..checkpoints.load import find_checkpoint
 from ..data import Tokenizer
 from ..data.tokenizer import check_tokenizer
 from ..files import check_files
 from ..validation import integer
 from .arrival import arrived, remember
 from .base import activated
-from .folder import FILES
-from .runtimes import open_runtime
-
-# Each but "keras", the checkpoint, is a file. In order of preference: the fastest first, but
-# quantized files last, as they change the results.
-KINDS = ("onnx", "tflite", "keras", "float16.tflite", "int8.onnx", "int8.tflite")
+from .forms import KINDS, find_forms, open_forms, quickest
 
 _CONFIGS = ("config.json", "bert_config.json")
 
@@ -128,9 +120,12 @@ class Predictor:
             kind: The form to run: `"onnx"` (onnx/model.onnx, or model.onnx), `"int8.onnx"`
                 (onnx/model_quantized.onnx, or model.int8.onnx), `"tflite"`, `"float16.tflite"`,
                 `"int8.tflite"` (model.<kind>), or `"keras"`, the checkpoint in the Keras in use.
-                Defaults to the first of onnx, tflite and keras that is there and whose packages are
-                installed. Quantized files, which change the results a little, run only on request
-                or if nothing else exists.
+                Defaults to onnx or tflite, to keras if neither is there with its packages.
+                If both are, each labels some short texts, and the quicker one runs; tflite is left
+                out if it takes shorter texts, or would load TensorFlow, which takes longer than it
+                could save. Quantized
+                files, which change the results a little, run only on request or if nothing else
+                exists.
             max_length: Texts are truncated to this number of tokens. Defaults to the model's limit.
             batch_size: Number of texts in a batch.
             num_threads: For the runtime. Defaults to the runtime's own choice.
@@ -143,8 +138,8 @@ class Predictor:
             ImportError: if a package that this form needs is not installed.
             TypeError: if an argument has the wrong type.
             ValueError: if a file cannot be read or does not match its checksum, the files do not
-                fit together, the model has no head that labels texts or tokens, its outputs are not
-                finite, or an argument is out of range.
+                fit together or are of different models, the model has no head that labels texts or
+                tokens, its outputs are not finite, or an argument is out of range.
         """
         directory = Path(directory)
         if kind not in (None, *KINDS):
@@ -152,19 +147,31 @@ class Predictor:
         path, config, raw = _read_config(directory)
         tokenizer = Tokenizer.from_folder(directory)
         check_tokenizer(tokenizer, config, stacklevel=2)
-        kind, facts, runtime = _open(_find(directory, kind), path, raw, num_threads)
+        forms = open_forms(find_forms(directory, kind), path, raw, num_threads)
+        limits = [_limit(runtime, config) for _, _, runtime in forms]
+        forms = [form for form, limit in zip(forms, limits) if limit >= limits[0]]
+        predictor = quickest(
+            [cls._of_form(*form, tokenizer, config, path, max_length, batch_size) for form in forms]
+        )
+        arguments = (directory.absolute(), predictor.kind, max_length, batch_size, num_threads)
+        predictor._source = (secrets.token_hex(8), arguments)
+        remember(predictor, predictor._source[0])
+        return predictor
+
+    @classmethod
+    def _of_form(cls, kind, facts, runtime, tokenizer, config, path, max_length, batch_size):
+        """With one of the forms in the folder of the config at `path`."""
         known, wanted = runtime.vocab_size, config["vocab_size"]
         if known is not None and known != wanted:
             raise ValueError(
                 f"{str(runtime.path)!r} knows {known} tokens, and vocab_size in {str(path)!r} is "
                 f"{wanted}: they are of different models."
             )
-        limit = config["max_position_embeddings"]
-        limit = min(limit, runtime.max_length or limit)
+        limit = _limit(runtime, config)
         if max_length is not None and max_length > limit:
             raise ValueError(
                 f"`max_length` must be at most {limit}, the limit of the model in "
-                f"{str(directory)!r}. Received: {max_length}."
+                f"{str(path.parent)!r}. Received: {max_length}."
             )
         try:
             predictor = cls(
@@ -183,10 +190,7 @@ class Predictor:
                     f"{runtime.path.name} has one of {kinds[predictor.tags_tokens]} labels"
                 )
         except ValueError as error:
-            raise ValueError(f"{str(directory)!r} cannot be used: {error}") from error
-        arguments = (directory.absolute(), kind, max_length, batch_size, num_threads)
-        predictor._source = (secrets.token_hex(8), arguments)
-        remember(predictor, predictor._source[0])
+            raise ValueError(f"{str(path.parent)!r} cannot be used: {error}") from error
         return predictor
 
     def __reduce__(self):
@@ -371,6 +375,12 @@ def _is_pair(texts) -> bool:
     return is_tuple and all(isinstance(text, str) for text in texts)
 
 
+def _limit(runtime, config: dict) -> int:
+    """Number of tokens of the longest text that a form of the model takes."""
+    limit = config["max_position_embeddings"]
+    return min(limit, runtime.max_length or limit)
+
+
 def _read_config(directory: Path) -> tuple[Path, dict, dict]:
     """The path of the model's config, the canonical config, and the file's content."""
     path = next((directory / n for n in _CONFIGS if (directory / n).is_file()), None)
@@ -378,65 +388,3 @@ def _read_config(directory: Path) -> tuple[Path, dict, dict]:
         raise missing_file(directory, " or ".join(_CONFIGS))
     check_files(directory, [path.name])
     return path, *read_config(path)
-
-
-def _read_facts(kind: str, path: Path, raw: dict) -> HeadFacts:
-    """What the head is: by the weights if they are to run, else by the config alone."""
-    if kind == "keras":
-        facts = read_task(find_checkpoint(path.parent))
-        if facts.kind is None:
-            raise _no_head(path)
-        return facts
-    said = raw.get("architectures")
-    said = str(said[0]) if isinstance(said, list) and said else ""
-    ends = {"ForSequenceClassification": SEQUENCE, "ForTokenClassification": TOKEN}
-    kind = next((ends[end] for end in ends if said.endswith(end)), None)
-    # A head that other programs do not know is saved as an encoder with its labels beside it.
-    own = "classifier_activation" in raw or path.with_name(HEAD_FILE).is_file()
-    if said and kind is None and not own:
-        raise _no_head(path, said)
-    labels = read_labels(raw.get("id2label"), path)
-    number = len(raw.get("id2label") or (0, 1))
-    return HeadFacts(kind, labels, stored_activation(raw, number, path, kind or SEQUENCE), number)
-
-
-def _no_head(path: Path, what: str = "an encoder without a head") -> ValueError:
-    return ValueError(
-        f"{str(path)!r} must describe a model with a head that labels texts or tokens. Received: "
-        f"{what}. Save an encoder with its classifier."
-    )
-
-
-def _find(directory: Path, kind: str | None) -> dict[str, Path]:
-    """The forms that are there, in order of preference, or the one that is asked for."""
-    there = {}
-    for k in KINDS:
-        names = [name for name in FILES.get(k, ()) if (directory / name).is_file()]
-        if names:
-            there[k] = directory / names[0]
-        elif k == "keras" and any(c.find_tensors(directory) for c in CHECKPOINTS):
-            there[k] = directory
-    if kind is not None and kind not in there:
-        raise missing_file(
-            directory, "a checkpoint for Keras" if kind == "keras" else " or ".join(FILES[kind])
-        )
-    if not there:
-        names = ", ".join(name for names in FILES.values() for name in names)
-        raise missing_file(directory, f"a checkpoint, {names}")
-    return there if kind is None else {kind: there[kind]}
-
-
-def _open(there: dict[str, Path], config_path: Path, raw: dict, num_threads: int | None):
-    """The first form that can be run: its kind, what its head is, and its runtime."""
-    errors = []
-    for kind, path in there.items():
-        facts = _read_facts(kind, config_path, raw)
-        try:
-            runtime = open_runtime(path, num_threads)
-        except ImportError as error:
-            errors.append(error)
-            continue
-        if runtime.output_name in ("last_hidden_state", "pooler_output"):
-            raise _no_head(config_path, f"{path.name}, whose output is {runtime.output_name}")
-        return kind, facts, runtime
-    raise ImportError(" ".join(map(str, errors))) from errors[0]

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from bert_of_theseus import Predictor
 from bert_of_theseus.__main__ import main
 from bert_of_theseus.checkpoints import save_checkpoint, save_pretrained
 from bert_of_theseus.deploy.folder import FILES
-from bert_of_theseus.deploy.predictor import KINDS
+from bert_of_theseus.deploy.forms import KINDS
+from bert_of_theseus.deploy.runtimes import LiteRTRuntime, ONNXRuntime
 from bert_of_theseus.heads import classification_head, pooler_classification_head, tagging_head
 
 # What Keras runs here is not compiled.
@@ -165,8 +167,21 @@ def threads(kind):
     return None if kind == "keras" else 1  # TensorFlow's are set before its first use
 
 
-def test_which_kind_is_picked(exported, tmp_path):
+def slowly(run):
+    def waiting(*arguments):
+        time.sleep(0.1)
+        return run(*arguments)
+
+    return waiting
+
+
+def test_which_kind_is_picked(exported, tmp_path, monkeypatch):
     folder = shutil.copytree(exported.folder, tmp_path / "a")
+    for slow, kind in ((ONNXRuntime, "tflite"), (LiteRTRuntime, "onnx")):
+        with monkeypatch.context() as patch:
+            patch.setattr(slow, "_run", slowly(slow._run))
+            assert Predictor.load(folder).kind == kind
+    monkeypatch.setattr(LiteRTRuntime, "_run", slowly(LiteRTRuntime._run))
     for kind in KINDS:
         assert Predictor.load(folder).kind == kind
         (folder / FILES.get(kind, ["model.safetensors"])[0]).unlink()

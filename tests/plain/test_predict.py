@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 import tracemalloc
 import warnings
 
@@ -18,6 +19,7 @@ from threads import count_wrong
 from tiny_onnx import LABELS, MAX_LENGTH, VOCAB
 
 from bert_of_theseus import Predictor
+from bert_of_theseus.deploy.forms import quickest
 from bert_of_theseus.deploy.padding import by_length
 
 IDS = {token: number for number, token in enumerate(VOCAB)}
@@ -317,6 +319,30 @@ def test_copies_in_a_process_are_one(tmp_path, monkeypatch):
     assert copy.batch_size == 5 and copy.predict(["a b"]) == expected
     # Of what was loaded anew, the files may be new.
     assert pickle.loads(sent_again) is not copy
+
+
+class Answers:
+    """A runtime that gives each text the same answer, and takes its time."""
+
+    def __init__(self, probability, seconds=0.0):
+        self.probability, self.seconds = probability, seconds
+
+    def __call__(self, token_ids, segment_ids, mask):
+        time.sleep(self.seconds)
+        return np.tile(np.float32([self.probability, 1 - self.probability]), (len(token_ids), 1))
+
+
+def test_of_forms_with_equal_answers_the_quickest_runs(folder):
+    tokenizer = Predictor.load(folder).tokenizer
+
+    def form(kind, *arguments):
+        return Predictor(Answers(*arguments), tokenizer, ["a", "b"], max_length=16, kind=kind)
+
+    slow, quick = form("onnx", 0.25, 0.05), form("tflite", 0.251)
+    assert quickest([slow, quick]) is quickest([quick, slow]) is quick
+    assert quickest([slow]) is slow
+    with pytest.raises(ValueError, match=r"'onnx' and 'tflite' must be of one model.* by 0\.5\."):
+        quickest([slow, form("tflite", 0.75)])
 
 
 # Loading.

@@ -1,0 +1,141 @@
+"""Which forms of a model are in a folder, and which of them runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ..checkpoints.base import missing_file
+from ..checkpoints.families import SEQUENCE, TOKEN
+from ..checkpoints.heads import HEAD_FILE, HeadFacts, read_labels, read_task, stored_activation
+from ..checkpoints.load import KINDS as CHECKPOINTS
+from ..checkpoints.load import find_checkpoint
+from .folder import FILES
+from .runtimes import open_runtime
+
+# Each but "keras", the checkpoint, is a file. In order of preference: quantized files last, as they
+# change the results.
+KINDS = ("onnx", "tflite", "keras", "float16.tflite", "int8.onnx", "int8.tflite")
+_QUICK = ("onnx", "tflite")  # of which the one that is quicker here runs
+_WORDS = range(2, 34, 4)  # in the texts that are labelled to find out
+_MOST = 0.01  # by which the answers of two forms of one model differ
+
+
+def find_forms(directory: Path, kind: str | None) -> dict[str, Path]:
+    """The forms that are there, in order of preference, or the one that is asked for."""
+    there = {}
+    for k in KINDS:
+        names = [name for name in FILES.get(k, ()) if (directory / name).is_file()]
+        if names:
+            there[k] = directory / names[0]
+        elif k == "keras" and any(c.find_tensors(directory) for c in CHECKPOINTS):
+            there[k] = directory
+    if kind is not None and kind not in there:
+        raise missing_file(
+            directory, "a checkpoint for Keras" if kind == "keras" else " or ".join(FILES[kind])
+        )
+    if not there:
+        names = ", ".join(name for names in FILES.values() for name in names)
+        raise missing_file(directory, f"a checkpoint, {names}")
+    return there if kind is None else {kind: there[kind]}
+
+
+def open_forms(there: dict[str, Path], config_path: Path, raw: dict, num_threads: int | None):
+    """Those that may be the quickest: of each its kind, what its head is, and its runtime.
+
+    Args:
+        there: As `find_forms` returns them.
+        config_path: The model's config, with the content `raw`.
+        num_threads: As in `open_runtime`.
+
+    Raises:
+        ImportError: if a package is missing for each of them.
+        ValueError: if a file is no such model.
+    """
+    opened, errors = [], []
+    for kind, path in there.items():
+        if opened and (kind not in _QUICK or _loads_tensorflow(kind)):
+            continue
+        facts = _read_facts(kind, config_path, raw)
+        try:
+            runtime = open_runtime(path, num_threads)
+        except ImportError as error:
+            errors.append(error)
+            continue
+        if runtime.output_name in ("last_hidden_state", "pooler_output"):
+            raise _no_head(config_path, f"{path.name}, whose output is {runtime.output_name}")
+        opened.append((kind, facts, runtime))
+    if not opened:
+        raise ImportError(" ".join(map(str, errors))) from errors[0]
+    return opened
+
+
+def _loads_tensorflow(kind: str) -> bool:
+    """Whether it runs in a TensorFlow that is not loaded yet."""
+    has_its_own = importlib.util.find_spec("ai_edge_litert") is not None
+    return kind.endswith("tflite") and not has_its_own and "tensorflow" not in sys.modules
+
+
+def quickest(predictors: list):
+    """The predictor that takes the least time, of several with the same model.
+
+    Raises:
+        ValueError: if their answers are not those of one model.
+    """
+    first, *others = predictors
+    if not others:
+        return first
+    texts = [" ".join(["word"] * count) for count in _WORDS]
+    encodings = first.tokenizer.encode_batch(texts, min(p.max_length for p in predictors))
+    answers = [predictor._outputs(encodings, texts) for predictor in predictors]  # not timed
+    shown = [slice(0, len(encoding)) if first.tags_tokens else ... for encoding in encodings]
+    for predictor, other in zip(others, answers[1:]):
+        pairs = [(a[rows], b[rows]) for a, b, rows in zip(answers[0], other, shown)]
+        difference = max(float(np.abs(a - b).max()) for a, b in pairs)
+        if difference > _MOST * max(1.0, *(float(np.abs(a).max()) for a, _ in pairs)):
+            raise ValueError(
+                f"The forms {first.kind!r} and {predictor.kind!r} must be of one model. Received: "
+                f"answers to one text that differ by {difference:.2g}. Delete the older file, "
+                "or name the `kind` to run."
+            )
+    return min(predictors, key=lambda predictor: _seconds(predictor, encodings, texts))
+
+
+def _seconds(predictor, encodings, texts):
+    taken = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        predictor._outputs(encodings, texts)
+        taken.append(time.perf_counter() - begin)
+    return min(taken)
+
+
+def _read_facts(kind: str, path: Path, raw: dict) -> HeadFacts:
+    """What the head is: by the weights if they are to run, else by the config alone."""
+    if kind == "keras":
+        facts = read_task(find_checkpoint(path.parent))
+        if facts.kind is None:
+            raise _no_head(path)
+        return facts
+    said = raw.get("architectures")
+    said = str(said[0]) if isinstance(said, list) and said else ""
+    ends = {"ForSequenceClassification": SEQUENCE, "ForTokenClassification": TOKEN}
+    kind = next((ends[end] for end in ends if said.endswith(end)), None)
+    # A head that other programs do not know is saved as an encoder with its labels beside it.
+    own = "classifier_activation" in raw or path.with_name(HEAD_FILE).is_file()
+    if said and kind is None and not own:
+        raise _no_head(path, said)
+    labels = read_labels(raw.get("id2label"), path)
+    number = len(raw.get("id2label") or (0, 1))
+    return HeadFacts(kind, labels, stored_activation(raw, number, path, kind or SEQUENCE), number)
+
+
+def _no_head(path: Path, what: str = "an encoder without a head") -> ValueError:
+    return ValueError(
+        f"{str(path)!r} must describe a model with a head that labels texts or tokens. Received: "
+        f"{what}. Save an encoder with its classifier."
+    )
