@@ -114,10 +114,11 @@ def _numbers(batches, epoch, index, batch, count=math.inf):
     """The numbers of the examples in `batch`, which is batch `index`; its first array."""
     rows, first = batches.rows(epoch, index), next(iter(named_leaves(batch).values()))
     if rows.shape != first.shape[:1] or not 0 <= rows.min() <= rows.max() < count:
-        raise ValueError(
+        batches.problem = ValueError(
             "`rows_of` must return a number for each example of a batch, from 0 on and below the "
             f"number of all. Received: {rows} for the {len(first)} examples of batch {index}"
         )
+        raise batches.problem
     return rows, first
 
 
