@@ -18,18 +18,28 @@ from .locks import exclusive
 
 CHECKSUMS = "checksums.json"
 _LONGEST_WAIT = 600  # seconds, for another process that writes a file of the same folder
+_WEIGHTS = ("*.weights.h5", "checkpoint.npz")  # what a training keeps
 
 
-def check_room(directory: str | os.PathLike, size: int, take: bool = True) -> None:
-    """Creates `directory` and checks that the files in it can grow to `size` bytes in all.
+def check_room(
+    directory: str | os.PathLike,
+    size: int,
+    take: bool = True,
+    names: Iterable[str] = _WEIGHTS,
+    what: str = "Checkpoints and weights",
+) -> None:
+    """Creates `directory` and checks that some files in it can grow to `size` bytes in all.
 
-    Files that are already there count towards `size`, so a resumed run asks for the rest only.
+    Those that are already there count towards `size`, so a resumed run asks for the rest only.
 
     Args:
         directory: The folder.
-        size: Bytes that its files need in all.
+        size: Bytes that the files need in all.
         take: Whether to allocate the missing bytes for a moment, which quotas and limits on file
             sizes refuse. Otherwise the file system's free space is read, which is quick everywhere.
+        names: Patterns of the files' names, in the folder and those below it. Whatever else is
+            there, a teacher's answers say, makes no room. Defaults to those of weights.
+        what: The files, for the error.
 
     Raises:
         OSError: if there is no room; names the folder and the size.
@@ -39,7 +49,7 @@ def check_room(directory: str | os.PathLike, size: int, take: bool = True) -> No
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe.unlink(missing_ok=True)  # left by a killed process
-        files = [path for path in directory.rglob("*") if path.is_file()]
+        files = [path for name in names for path in directory.rglob(name) if path.is_file()]
         missing = max(1, size - sum(path.stat().st_size for path in files))
         if shutil.disk_usage(directory).free < missing:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -54,8 +64,8 @@ def check_room(directory: str | os.PathLike, size: int, take: bool = True) -> No
             return  # not supported by this file system
         raise OSError(
             error.errno,
-            f"Checkpoints and weights need about {size / 1e6:,.1f} MB in {directory}, which cannot "
-            f"be written: {error.strerror}",
+            f"{what} need about {size / 1e6:,.1f} MB in {directory}, which cannot be written: "
+            f"{error.strerror}",
         ) from error
 
 
@@ -140,13 +150,36 @@ def _replace_listed_file(path, write):
         nonlocal digest
         write(scratch)
         digest = sha256(scratch)
-        listed = read_checksums(path.parent)
-        if listed.pop(path.name, None):
-            write_json(path.parent / CHECKSUMS, listed)
+        _unlist(path)
 
     replace_file(path, write_and_unlist)
     listed = {**read_checksums(path.parent), path.name: digest}
     write_json(path.parent / CHECKSUMS, dict(sorted(listed.items())))
+
+
+def remove_listed_file(path: str | os.PathLike) -> None:
+    """Removes a file, and its line in its folder's checksums.json.
+
+    With its last line that goes too, and so does one that cannot be read: it tells nothing of the
+    other files.
+    """
+    path = Path(path)
+    with writing(path.parent):
+        path.unlink(missing_ok=True)
+        try:
+            is_last = not _unlist(path)
+        except ValueError:
+            is_last = True
+        if is_last:
+            (path.parent / CHECKSUMS).unlink(missing_ok=True)
+
+
+def _unlist(path):
+    """Removes a file's line from its folder's checksums.json; returns the other lines."""
+    listed = read_checksums(path.parent)
+    if listed.pop(path.name, None):
+        write_json(path.parent / CHECKSUMS, listed)
+    return listed
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -21,7 +22,15 @@ import numpy as np
 
 from ..backend import keras, to_numpy
 from ..distribution import has_workers
-from ..files import CHECKSUMS, check_files, read_json, replace_file, replace_listed_file, write_json
+from ..files import (
+    check_files,
+    check_room,
+    read_json,
+    remove_listed_file,
+    replace_file,
+    replace_listed_file,
+    write_json,
+)
 from ..locks import exclusive
 from ..models.teacher import ANSWERS, INPUTS, PADDING_MASK, take_apart
 from .examples import summary
@@ -95,10 +104,22 @@ class Lessons:
     def add(self, batch: tuple, epoch: int, index: int) -> tuple:
         """`batch`, which is batch `index` of `epoch`, with the answers to its examples."""
         inputs, *rest = batch
-        first = next(iter(named_leaves(batch).values()))
-        outputs, mask = self.answers.batch(self.batches.rows(epoch, index), *first.shape[1:2])
+        rows, first = _numbers(self.batches, epoch, index, batch, len(self.answers))
+        outputs, mask = self.answers.batch(rows, *first.shape[1:2])
         lesson = {INPUTS: inputs, ANSWERS: outputs}
         return (lesson if mask is None else {**lesson, PADDING_MASK: mask}, *rest)
+
+
+def _numbers(batches, epoch, index, batch, count=math.inf):
+    """The numbers of the examples in `batch`, which is batch `index`; its first array."""
+    rows, first = batches.rows(epoch, index), next(iter(named_leaves(batch).values()))
+    if rows.shape != first.shape[:1] or not 0 <= rows.min() <= rows.max() < count:
+        batches.problem = ValueError(
+            "`rows_of` must return a number for each example of a batch, from 0 on and below the "
+            f"number of all. Received: {rows} for the {len(first)} examples of batch {index}"
+        )
+        raise batches.problem
+    return rows, first
 
 
 def prepare_lessons(
@@ -132,16 +153,7 @@ def prepare_lessons(
         return None
     taught, teacher = parts
     examples = summary(batches).numbered
-    form, lengths = _form(teacher, batches)
-    problem = None
-    if examples is None:
-        problem = "the data do not tell which examples are in a batch"
-    elif steps < batches.length:
-        problem = "the stage is shorter than an epoch"
-    elif has_workers():
-        problem = "several processes train one model"
-    elif form is None:
-        problem = f"its outputs, {tuple(teacher.outputs[0].shape)}, are of many shapes"
+    problem, lengths = _form(teacher, batches, examples, steps)
     if problem is not None:
         if verbose:
             print(f"The teacher runs in each step: {problem}", flush=True)
@@ -170,28 +182,42 @@ def _read_or_compute(teacher, batches, directory, key, lengths, verbose):
     return answers
 
 
-def _form(model, batches):
-    """`"examples"` or `"tokens"`, what has an answer of one shape each, or `None`; lengths."""
-    shape = tuple(model.outputs[0].shape)[1:]
-    if None not in shape or batches.is_arrays:
-        return "examples", None
-    lengths = getattr(batches.data, "lengths", None)
-    if lengths is None or len(shape) != 2 or shape[1] is None:
-        return None, None
-    return "tokens", np.asarray(lengths)
+def _form(teacher, batches, examples, steps):
+    """Why the teacher has to run in each step, or `None`; and `lengths`, as in `Answers`."""
+    shape = tuple(teacher.outputs[0].shape)
+    varies = None in shape[1:] and not batches.is_arrays
+    lengths = getattr(batches.data, "lengths", None) if varies else None
+    if examples is None:
+        problem = "the data do not tell which examples are in a batch"
+    elif steps < batches.length:
+        problem = "the stage is shorter than an epoch"
+    elif has_workers():
+        problem = "several processes train one model"
+    elif varies and (len(shape) != 3 or shape[2] is None):
+        problem = f"its outputs, {shape}, are of many shapes"
+    elif varies and lengths is None:
+        problem = "its outputs are per token, and the data have no `lengths`"
+    else:
+        problem = None
+    return problem, None if lengths is None else np.asarray(lengths)
 
 
 # The files.
 
 
 def model_key(model: keras.Model) -> dict:
-    """What tells a model from all others: of equal ones, all outputs are equal."""
+    """What tells a model from all others: of equal ones, all outputs are equal.
+
+    Input layers do not count. A teacher gets its inputs through those of its student, and stages
+    have different students.
+    """
     weights = hashlib.sha256()
     for weight in model.weights:
         value = to_numpy(weight)
         weights.update(f"{value.shape} {value.dtype}".encode())
         weights.update(np.ascontiguousarray(value).view("uint8"))
-    layers = json.dumps(plain(architecture(model)), sort_keys=True)
+    layers = [layer for layer in architecture(model) if layer["layer"] != "InputLayer"]
+    layers = json.dumps(plain(layers), sort_keys=True)
     return {
         "layers": hashlib.sha256(layers.encode()).hexdigest(),
         "weights": weights.hexdigest(),
@@ -228,8 +254,8 @@ def read_answers(directory: Path, key: dict, lengths: np.ndarray | None = None) 
 
 def remove_answers(directory: Path) -> None:
     """Removes the files of answers from a folder, and nothing else."""
-    for name in (_VALUES, CHECKSUMS, _KEY):
-        (directory / name).unlink(missing_ok=True)
+    remove_listed_file(directory / _VALUES)
+    (directory / _KEY).unlink(missing_ok=True)
     shutil.rmtree(directory / _PIECES, ignore_errors=True)
 
 
@@ -254,55 +280,66 @@ def compute_answers(
     Raises:
         ArithmeticError: if an answer is NaN or infinite.
         OSError: if a file cannot be written.
-        ValueError: if there are lengths, and the outputs are not one per token.
+        ValueError: if there are lengths, and the outputs are not one per token; if the numbers of
+            the examples are not 0, 1, 2, ... once each.
     """
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / _KEY, key)
-    order = functools.partial(_order, batches)
-    tag = 0
-    for rows in order():
-        tag = zlib.crc32(f"{len(rows)}".encode() + np.asarray(rows, "int64").tobytes(), tag)
+    # What a killed run has left is of use if it had the same batches.
+    first = [batches.rows(0, i) for i in range(min(_BATCHES_PER_PIECE, batches.length))]
+    tag = zlib.crc32(np.concatenate(first).astype("int64").tobytes(), batches.length)
     pieces = directory / _PIECES / f"{tag:08x}"
     files = _compute(model, batches, pieces, lengths, verbose)
     values = directory / _VALUES
-    replace_listed_file(values, lambda scratch: _merge(files, order(), lengths, scratch))
+    replace_listed_file(values, lambda scratch: _merge(files, lengths, scratch))
     shutil.rmtree(directory / _PIECES, ignore_errors=True)
     return Answers(np.load(values, mmap_mode="r", allow_pickle=False), lengths)
 
 
-def _order(batches):
-    return (batches.rows(0, index) for index in range(batches.length))
-
-
 def _compute(model, batches, directory, lengths, verbose):
-    """Computes the pieces that are missing; returns the files of all of them, in order."""
+    """Computes the pieces that are missing; returns the files of all of them."""
     directory.mkdir(parents=True, exist_ok=True)
     shows = verbose and sys.stdout.isatty()
     bar = keras.utils.Progbar(batches.length, unit_name="batch").update if shows else None
-    files = []
+    count = math.inf if lengths is None else len(lengths)
+    files, has_room = [], False
     for start in range(0, batches.length, _BATCHES_PER_PIECE):
-        files.append(directory / f"{start}.npy")
+        files.append(directory / f"{start}.npz")
         if files[-1].exists():
             continue
-        parts = []
+        rows, values = [], []
         for index in range(start, min(start + _BATCHES_PER_PIECE, batches.length)):
-            inputs, rows = batches.get(0, index)[0], batches.rows(0, index)
+            batch = batches.get(0, index)
+            rows.append(_numbers(batches, 0, index, batch, count)[0])
             # A strategy of several devices answers to a batch several times.
-            outputs = np.asarray(model.predict_on_batch(inputs))[: len(rows)].astype("float32")
-            parts += _records(outputs, rows, lengths)
+            outputs = np.asarray(model.predict_on_batch(batch[0]))[: len(rows[-1])]
+            if not has_room:
+                _check_room(directory, outputs, batches, lengths)
+                has_room = True
+            values += _records(outputs.astype("<f4"), rows[-1], lengths)
             if bar:
                 bar(index + 1)
-        values = np.concatenate(parts)
+        values = np.concatenate(values)
         if not np.isfinite(values).all():
             raise ArithmeticError(f"The answers of {model.name!r} hold NaN or infinite numbers.")
-        replace_file(files[-1], functools.partial(np.save, arr=values))
+        rows = np.concatenate(rows).astype("int64")
+        replace_file(files[-1], functools.partial(np.savez, rows=rows, values=values))
     return files
 
 
-def _records(outputs, rows, lengths):
-    """A list of arrays, rows of the file, for each example of a batch."""
+def _check_room(directory, outputs, batches, lengths):
     if lengths is None:
-        return list(outputs[:, None])
+        count = batches.length * batches.batch_size * outputs[0].size
+    else:
+        count = int(lengths.sum()) * outputs.shape[-1]
+    # In pieces, and in the file that is made of them.
+    check_room(directory, 2 * 4 * count, names=["*.npz"], what="The teacher's answers")
+
+
+def _records(outputs, rows, lengths):
+    """A list of arrays, rows of the file, for the examples of a batch."""
+    if lengths is None:
+        return [outputs]
     if outputs.shape[1] < lengths[rows].max():
         raise ValueError(
             "`model` must have an output per token. Received: outputs of shape "
@@ -311,23 +348,49 @@ def _records(outputs, rows, lengths):
     return [output[: lengths[row]] for row, output in zip(rows, outputs)]
 
 
-def _merge(files, order, lengths, path):
-    """Writes one `.npy` file in the order of the examples, not holding all of it in memory."""
-    rows = np.concatenate(list(order))
-    sizes = np.ones(len(rows), int) if lengths is None else lengths
-    starts = np.cumsum(sizes) - sizes
-    shape = np.load(files[0], mmap_mode="r").shape[1:]
-    width = 4 * int(np.prod(shape))
-    header = {"descr": "<f4", "fortran_order": False, "shape": (int(sizes.sum()), *shape)}
-    rows = iter(rows)
-    with open(path, "wb") as file:
+def _read(piece, *names):
+    try:
+        with np.load(piece, allow_pickle=False) as file:
+            return [file[name] for name in names]
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged file raises
+        piece.unlink()
+        raise ValueError(f"{piece} was damaged, and the same call makes it again") from error
+
+
+def _count(pieces, lengths):
+    """The number of examples. Each must have its answer once."""
+    total = sum(len(_read(piece, "rows")[0]) for piece in pieces)
+    count = total if lengths is None else len(lengths)
+    seen = np.zeros(count, bool)
+    for piece in pieces:
+        (rows,) = _read(piece, "rows")
+        seen[rows[rows < count]] = True
+    if total != count or not seen.all():
+        shutil.rmtree(pieces[0].parent)  # or they would be taken for right by the next call
+        raise ValueError(
+            f"`rows_of` must return the number of each example, from 0 to {count - 1}, once in an "
+            f"epoch. Received: {total} numbers, with {np.count_nonzero(seen)} of these among them"
+        )
+    return count
+
+
+def _merge(pieces, lengths, path):
+    """Writes one `.npy` file in the order of the examples, with one piece in memory at a time."""
+    count = _count(pieces, lengths)
+    (values,) = _read(pieces[0], "values")
+    shape, width = values.shape[1:], values[0].nbytes
+    starts = None if lengths is None else np.cumsum(lengths) - lengths
+    size = count if lengths is None else int(lengths.sum())
+    with open(path, "wb") as file:  # not mapped into memory: a full disk is an error then
+        header = {"descr": "<f4", "fortran_order": False, "shape": (size, *shape)}
         np.lib.format.write_array_header_1_0(file, header)
         begin = file.tell()
-        for piece in files:
-            values = np.load(piece, allow_pickle=False)
-            end = 0
-            while end < len(values):
-                row = next(rows)
-                start, end = end, end + sizes[row]
-                file.seek(begin + width * int(starts[row]))
-                file.write(values[start:end].astype("<f4").tobytes())
+        for piece in pieces:
+            rows, values = _read(piece, "rows", "values")
+            if lengths is not None:
+                values = np.split(values, np.cumsum(lengths[rows])[:-1])
+            for start, value in zip(rows if lengths is None else starts[rows], values):
+                file.seek(begin + width * int(start))
+                file.write(value.tobytes())

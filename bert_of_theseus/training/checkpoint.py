@@ -65,6 +65,10 @@ class Progress:
         for key, value in values.items():
             self.history.setdefault(key, []).append(value)
 
+    def has_ended(self, rounds: int) -> bool:
+        """Whether nothing is left to train, of so many rounds."""
+        return self.stopped_early or self.rounds_done >= rounds
+
     def result(self, name: str, monitor: str | None) -> StageResult:
         """The outcome of the stage, if this is its last round."""
         fields = {field.name for field in dataclasses.fields(StageResult)} - {"name", "monitor"}
@@ -187,34 +191,42 @@ class StageFolder:
 
     # Checkpoints.
 
-    def read_checkpoint(self, model: keras.Model) -> Progress:
-        """Loads the checkpoint into the compiled `model`; a new `Progress` if there is none."""
+    def read_progress(self) -> Progress:
+        """The checkpoint's `Progress`; a new one if there is no checkpoint."""
         if is_chief():
             remove_scratch(self.directory)
-        model.optimizer.build(model.trainable_variables)
         path = self.checkpoint
         if not path.is_file():
             return Progress()
         with self._told(path):
             with np.load(path, allow_pickle=False) as file:
                 meta = json.loads(bytes(file["meta"]).decode("utf-8"))
-                values = [file[f"{index}"] for index in range(len(file.files) - 1)]
             before = meta.pop("settings")
         self._check_settings(before)
-        variables = _saved_variables(model)
         with self._told(path):
             progress = Progress(**meta)
+        best = self.directory / progress.best_file
+        # The first name is there until the stage is about to end.
+        best = best if best.is_file() else self.directory / WEIGHTS
+        self._check_file(best, progress.best_sha256, _CHECKPOINT)
+        return progress
+
+    def read_checkpoint(self, model: keras.Model) -> None:
+        """Loads the weights in the checkpoint, if there is one, into the compiled `model`."""
+        model.optimizer.build(model.trainable_variables)
+        path = self.checkpoint
+        if not path.is_file():
+            return
+        variables = _saved_variables(model)
+        with self._told(path):
+            with np.load(path, allow_pickle=False) as file:
+                values = [file[f"{index}"] for index in range(len(file.files) - 1)]
             if [value.shape for value in values] != [tuple(v.shape) for v in variables]:
                 raise ValueError("it holds other weights than this model has")
             if not all(map(is_finite, values)):
                 raise ValueError("it holds weights that are NaN or infinite")
             for variable, value in zip(variables, values):
                 variable.assign(value)
-        best = self.directory / progress.best_file
-        # The first name is there until the stage is about to end.
-        best = best if best.is_file() else self.directory / WEIGHTS
-        self._check_file(best, progress.best_sha256, _CHECKPOINT)
-        return progress
 
     def write_checkpoint(self, model: keras.Model, progress: Progress) -> None:
         """Writes a checkpoint, and removes the files of weights that were the best before."""

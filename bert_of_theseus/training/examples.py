@@ -53,7 +53,8 @@ class Summary(NamedTuple):
         text: String that tells these examples from others, for settings.
         ranges: Dict of `Range` by name, see `feed.named_leaves`; empty of data with a fingerprint.
         numbered: String that also tells the examples' numbers, see `BatchAccess.rows`; `None` if
-            the data do not tell them, or if they are not 0, 1, 2, ... once each.
+            the data do not tell them, or if they are not 0, 1, 2, ... once each. Of data with a
+            fingerprint the numbers are not read.
     """
 
     text: str

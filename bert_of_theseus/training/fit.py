@@ -86,8 +86,9 @@ def fit(
     Of a model that `models.distil` built, the teacher answers all examples once, before the
     training, and does not run in its steps; callbacks see a model of the same inputs without it.
     The teacher runs in each step where the data do not tell which examples a batch holds, as an
-    iterator, a `tf.data.Dataset`, a `Sequence` and a list of batches do not; where the stage is
-    shorter than an epoch; and with several workers.
+    iterator, a `tf.data.Dataset`, a `Sequence` and a list of batches do not; where its outputs are
+    per token, and the data do not tell how many tokens an example has; where the stage is shorter
+    than an epoch; and with several workers.
 
     Args:
         model: Keras model. Only its trainable weights change.
@@ -97,9 +98,11 @@ def fit(
             batches), or a tuple of arrays `(x, y)` or `(x, y, sample_weight)`;
             batches may hold sample weights too. If it has a method `set_epoch`, that is called
             with the number of each epoch, from 0 on, so that every epoch can have an order of its
-            own. If it has a method `rows_of(index)`, that returns the numbers, from 0 on, of the
-            examples in a batch of the epoch, each example has the same number in all epochs and
-            occurs once in each: arrays and `data.Batches` have it.
+            own. A teacher answers once if it has a method `rows_of(index)`, as arrays and the
+            batches of a task have: the numbers, from 0 on, of the examples in a batch of the epoch.
+            Each example has the same number in all epochs, and occurs once in each. Where outputs
+            are per token, and batches of several lengths, it also needs an attribute `lengths`, as
+            `data.Batches` has: an array, the number of tokens of each example.
         validation: Validation data, in the same forms. Defaults to `None`: the last weights are
             kept.
         stage: `Stage`. What it leaves open gets the defaults of a Theseus stage if the model has
@@ -179,18 +182,18 @@ def fit(
     scores = measured_apart(model, kept, validation, loss, score, batch_size)
     with run_lock(directory):
         _check_same_call(folder)
-        result = folder.read_result()
-        if result is not None:
+        if (result := folder.read_result()) is not None:
             return result
         folder.check_room()
-        trained, progress = _begin(model, rounds, stage, folder, loss, metrics, answers, verbose)
+        progress = folder.read_progress()  # which refuses other settings before the teacher answers
+        trained = _begin(model, rounds, stage, folder, progress, loss, metrics, answers, verbose)
         monitor = monitor or default_monitor(validation, metrics, score)
         evaluation = _Evaluation(name, folder, progress, monitor, scores, stage.patience)
         if progress.rounds_done == 0 and initial_score is not None:
             evaluation.start_from(initial_score)
         if progress.rounds_done and verbose:
             print(f"{name}: resumes after step {progress.history['step'][-1]}", flush=True)
-        if progress.rounds_done < rounds.count and not progress.stopped_early:
+        if not progress.has_ended(rounds.count):
             ours = [_Reseeding(name, seed), _FiniteLoss(name, folder), evaluation]
             if tensorboard and is_chief():
                 ours.append(keras.callbacks.TensorBoard(str(directory / "logs")))
@@ -230,25 +233,27 @@ def _identity(model, kept):
     }
 
 
-def _begin(model, rounds, stage, folder, loss, metrics, answers, verbose):
-    """Compiles what is trained, and loads the checkpoint: returns both, a model and a `Progress`.
+def _begin(model, rounds, stage, folder, progress, loss, metrics, answers, verbose):
+    """Compiles and returns what is trained, with the weights of the checkpoint.
 
     It is `model`, or what takes lessons in its place.
     """
-    begin = _clocks()
-    answers = folder.directory / "answers" if answers is None else answers
-    lessons = prepare_lessons(model, rounds.batches, rounds.total_steps, answers, verbose)
-    spent = [now - then for now, then in zip(_clocks(), begin)]
-    rounds.lessons = lessons
-    models = [model] if lessons is None else [model, lessons.model]
+    models, begin = [model], _clocks()
+    if not progress.has_ended(rounds.count):
+        answers = folder.directory / "answers" if answers is None else answers
+        lessons = prepare_lessons(model, rounds.batches, rounds.total_steps, answers, verbose)
+        if lessons is not None:
+            rounds.lessons = lessons
+            models.append(lessons.model)
+    now = _clocks()
+    progress.seconds += now[0] - begin[0]
+    progress.cpu_seconds += now[1] - begin[1]
     optimizer = build_optimizer(stage, model, rounds.total_steps)
     for each in models:
         each.compile(optimizer, loss, metrics=[fresh(metric) for metric in metrics])
-    progress = folder.read_checkpoint(models[-1])
-    progress.seconds += spent[0]
-    progress.cpu_seconds += spent[1]
+    folder.read_checkpoint(models[-1])
     _check_workers(progress.rounds_done, folder.directory)
-    return models[-1], progress
+    return models[-1]
 
 
 def _clocks():

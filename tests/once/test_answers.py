@@ -1,7 +1,10 @@
 """The predecessor's answers: computed once, kept on disk, and learned in place of labels."""
 
+import contextlib
+
 import numpy as np
 import pytest
+from damage import full_disk
 
 from bert_of_theseus import Stage, compress
 from bert_of_theseus.backend import keras, ops, reduce_sum
@@ -15,11 +18,13 @@ from bert_of_theseus.data import (
     Pair,
     Regression,
     SpanExtraction,
+    StoredBatches,
     Tagging,
     TokenClassification,
     Tokenizer,
 )
 from bert_of_theseus.encoders import StackEncoder
+from bert_of_theseus.files import check_room, read_checksums, replace_listed_file
 from bert_of_theseus.pretrained.answers import (
     SoftBatches,
     Texts,
@@ -28,6 +33,7 @@ from bert_of_theseus.pretrained.answers import (
     soft_options,
     unlabelled,
 )
+from bert_of_theseus.training import BatchAccess
 from bert_of_theseus.training import answers as module
 
 WORDS = [*"abcdefgh"]
@@ -161,6 +167,109 @@ def test_a_killed_run_goes_on(name, texts, tmp_path, monkeypatch):
     assert resumed.calls == 10 - 4  # two pieces of two batches were kept
     np.testing.assert_array_equal(answers.values, whole.values)
     assert not (tmp_path / "killed" / "pieces").exists()
+
+
+@pytest.mark.parametrize("name", ["classes", "tags"])
+def test_a_killed_run_goes_on_with_batches_in_another_order(name, texts, tmp_path, monkeypatch):
+    """Which have the same answers, by the numbers of the texts."""
+    monkeypatch.setattr(module, "_BATCHES_PER_PIECE", 2)
+    model = parts(name)[2]
+    expected = predecessor_answers(model, texts(name), tmp_path / "whole", verbose=0)
+
+    def answers(model, seed):
+        batches = texts(name)
+        batches.seed = seed
+        access = BatchAccess(batches, 4)
+        lengths = batches.lengths if name in PER_TOKEN else None
+        return module.compute_answers(model, access, tmp_path, {}, lengths, verbose=0)
+
+    with pytest.raises(KeyboardInterrupt):
+        answers(Counted(model, calls=5), seed=1)
+    other = Counted(model)
+    np.testing.assert_allclose(answers(other, seed=2).values, expected.values, atol=1e-6)
+    assert other.calls == 10 and not (tmp_path / "pieces").exists()
+
+
+def test_a_damaged_piece_is_made_again(texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_BATCHES_PER_PIECE", 2)
+    model, batches = parts("classes")[2], texts("classes")
+    whole = predecessor_answers(model, batches, tmp_path / "whole", verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        predecessor_answers(Counted(model, calls=5), batches, tmp_path / "killed", verbose=0)
+    (piece,) = (tmp_path / "killed").rglob("2.npz")
+    content = piece.read_bytes()
+    place = content.rindex(np.load(piece)["values"].tobytes())
+    for damaged in (
+        content[:-30],
+        content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :],
+    ):
+        piece.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"2\.npz was damaged, and the same call makes it"):
+            predecessor_answers(model, batches, tmp_path / "killed", verbose=0)
+        assert not (tmp_path / "killed" / "answers.npy").exists()
+    again = Counted(model)
+    answers = predecessor_answers(again, batches, tmp_path / "killed", verbose=0)
+    np.testing.assert_array_equal(answers.values, whole.values)
+    assert again.calls == 2
+
+
+def test_each_row_is_read_once(tmp_path):
+    """Of data that are read by position, when they are answered."""
+
+    class Rows(list):
+        def __getitem__(self, position):
+            read.append(position)
+            return super().__getitem__(position)
+
+    rng, read, count = np.random.default_rng(0), [], 200
+    ids = [rng.integers(1, len(VOCAB), length) for length in rng.integers(1, 10, count)]
+    rows = Rows({"token_ids": row, "label": 0} for row in ids)
+    model = parts("classes")[2]
+    access = BatchAccess(StoredBatches(rows, batch_size=4), 4)
+    answers = module.compute_answers(model, access, tmp_path, {}, verbose=0)
+    assert sorted(read) == [*range(count)]
+    for row in range(0, count, 20):
+        alone = model.predict_on_batch([ids[row][None], np.zeros_like(ids[row])[None]])[0]
+        np.testing.assert_allclose(answers[row], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["classes", "tags"])
+def test_room_is_asked_for_before_all_is_answered(name, texts, tmp_path):
+    """For the pieces, and for the file that is made of them."""
+    batches, counted = texts(name), Counted(parts(name)[2])
+    numbers = 3 * (batches.lengths.sum() if name in PER_TOKEN else 40)
+    said = rf"The teacher's answers need about .* MB in {tmp_path}.*, which cannot be written"
+    with full_disk(2 * 4 * numbers - 1), pytest.raises(OSError, match=said):
+        predecessor_answers(counted, batches, tmp_path, verbose=0)
+    assert counted.calls == 1 and not [*tmp_path.rglob("*.np*")]
+    with full_disk(2 * 4 * numbers), contextlib.suppress(OSError):  # of such small pieces
+        predecessor_answers(counted, batches, tmp_path, verbose=0)
+    assert counted.calls == 11
+
+
+def test_answers_make_no_room_for_weights(tmp_path):
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers" / "answers.npy").write_bytes(bytes(9000))
+    (tmp_path / "answers" / "0.npz").write_bytes(bytes(9000))
+    (tmp_path / "model.weights.h5").write_bytes(bytes(1000))
+    with full_disk(4000):
+        check_room(tmp_path, 5000)
+        with pytest.raises(OSError, match="Checkpoints and weights need about"):
+            check_room(tmp_path, 5001)
+
+
+def test_what_else_is_in_the_folder_stays(tmp_path):
+    """With its line in the checksums."""
+    for name in ("mine", "answers.npy"):
+        replace_listed_file(tmp_path / name, lambda path: path.write_bytes(b"1"))
+    (tmp_path / "answers.json").write_text("{}")
+    module.remove_answers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "checksums.json"}
+    assert [*read_checksums(tmp_path)] == ["mine"]
+    # Of what cannot be read nothing is left to keep.
+    (tmp_path / "checksums.json").write_text("{")
+    module.remove_answers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"mine"}
 
 
 def test_answers_of_another_model_or_to_other_texts_are_refused(texts, tmp_path):

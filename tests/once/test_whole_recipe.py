@@ -295,7 +295,7 @@ def test_a_stage_that_does_harm_gives_back_the_weights_before(tmp_path, whole_su
     assert [row["score"] for row in result.rows] == [0, 0, 0, 0]
 
 
-def test_with_losses_of_distillation(tmp_path):
+def test_with_losses_of_distillation(tmp_path, capsys):
     result = compress(
         *parts(),
         TRAIN,
@@ -311,9 +311,12 @@ def test_with_losses_of_distillation(tmp_path):
             "predecessor_stage": None,
             "theseus_stage": Stage(1, 0.01),
             "initialize": range(2),
+            "verbose": 2,
         },
     )
     # Both stages learn from what the predecessor has answered once.
+    said = [line for line in capsys.readouterr().out.splitlines() if "answer" in line]
+    assert said == ["The teacher answers 64 examples"]
     answers = np.load(tmp_path / "answers" / "answers.npy")
     np.testing.assert_allclose(answers, eager(result.predecessor, X[:64]), atol=1e-5)
     assert [*tmp_path.rglob("answers.npy")] == [tmp_path / "answers" / "answers.npy"]
