@@ -41,11 +41,13 @@ class Permutation:
         """The numbers at these places, in int64."""
         if isinstance(place, slice):
             return self._at(np.arange(*place.indices(self.count)))
-        if isinstance(place, np.ndarray):
-            return self._at(place)
-        if not 0 <= place < self.count:
-            raise IndexError(place)
-        return self._at(np.array([place]))[0]
+        places = np.asarray(place)
+        is_there = places.dtype.kind in "iu" and ((places >= 0) & (places < self.count)).all()
+        if places.size and not is_there:
+            raise IndexError(
+                f"Places must be integers from 0 to {self.count - 1}. Received: {place}"
+            )
+        return self._at(places) if places.ndim else self._at(places[None])[0]
 
     def _at(self, places):
         numbers = self._shuffled(places)

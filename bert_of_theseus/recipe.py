@@ -25,6 +25,7 @@ from .training import (
     Limits,
     Stage,
     check_labels,
+    check_scored,
     described,
     evaluator,
     fit,
@@ -244,13 +245,13 @@ class _Recipe:
         parts = self.predecessor, self.successor, self.classifier
         self.method.check(*parts)
         self.predecessor_model = self.predecessor.model(self.classifier, name="predecessor")
-        limits = Limits(self.predecessor_model, self.scoring["loss"])
         batches, texts = {}, {}
         for name, data in self.data.items():
+            if name == "validation" or (name == "test" and data is not None):
+                check_scored(self.scoring["score"], data, name)
             if data is not None:
                 check_labels(self.classifier, data, name)
-                batches[name] = BatchAccess(data, self.scoring["batch_size"])
-                texts[name] = limits.check(batches[name], name)
+                batches[name], texts[name] = self._checked(name, self.predecessor_model)
         # The hidden size is that of all three models, as their modules take each other's place.
         self.stages = {
             name: stage and stage.resolved(name, self.predecessor_model, batches["train"])
@@ -259,6 +260,11 @@ class _Recipe:
         self.settings = plain(self._settings(texts))
         # `scores` are those that the report compares: on the test data, if there are any.
         self.results, self.rows, self.scores = [], [], []
+
+    def _checked(self, name, model, seed=None):
+        """The `BatchAccess` of data for `model`, and what tells their examples from others."""
+        batches = BatchAccess(self.data[name], self.scoring["batch_size"], seed)
+        return batches, Limits(model, self.scoring["loss"]).check(batches, name)
 
     def check_room(self):
         if is_chief():
@@ -277,7 +283,7 @@ class _Recipe:
     def start_successor(self):
         parts = self.predecessor, self.successor, self.classifier
         # A new one: the predecessor's training has left the data at another epoch.
-        train = BatchAccess(self.data["train"], self.scoring["batch_size"], self.method.seed)
+        train, _ = self._checked("train", self.predecessor_model, self.method.seed)
         count = min(math.ceil(_EXAMPLES_TO_COMPARE / train.batch_size), train.length)
         batches = (train.get(0, index)[0] for index in range(count))
         self.settings["initial_layers"] = self.method.initialize_successor(*parts[:2], batches)
@@ -413,7 +419,7 @@ class _Recipe:
         evaluate, score = evaluator(model, **self.scoring), None
         for key, data in (("score", "validation"), ("test_score", "test")):
             if self.data[data] is not None:
-                score = evaluate(self.data[data])
+                score = evaluate(self._checked(data, model)[0])
                 row[key] = float(score)
         self.rows.append(row)
         self.scores.append(score)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +50,28 @@ def _padded(arrays, rows, length, value):
     return padded
 
 
+def count_tokens(encoded: Encoded, name: Callable[[int], str]) -> np.ndarray:
+    """The number of tokens of each text.
+
+    Args:
+        encoded: `Encoded`.
+        name: Function of a text's number that returns what an error calls it.
+
+    Raises:
+        ValueError: if a text has more or fewer segment ids or labels per token than tokens.
+    """
+    lengths = np.array([len(ids) for ids in encoded.token_ids])
+    labels = encoded.labels if isinstance(encoded.labels, list) else None
+    for what, part in (("segment ids", encoded.segment_ids), ("labels per token", labels)):
+        found = lengths if part is None else np.array([len(row) for row in part])
+        for number in np.flatnonzero(found != lengths):
+            raise ValueError(
+                f"{name(number)} must have as many {what} as tokens, {lengths[number]}. Received: "
+                f"{found[number]}"
+            )
+    return lengths
+
+
 class PaddedBatches:
     """Base class of batches of texts: their options, and how texts become a batch."""
 
@@ -66,6 +88,9 @@ class PaddedBatches:
             raise ValueError(
                 f"`input_names` must be some of {', '.join(_INPUTS)}. Received: {input_names}"
             )
+
+    def __len__(self) -> int:
+        return math.ceil(self.count / self.batch_size)
 
     def __iter__(self):
         return (self[index] for index in range(len(self)))
@@ -130,11 +155,12 @@ class Batches(PaddedBatches):
 
     Attributes:
         epoch: Integer, the current epoch, from 0. `on_epoch_end` moves to the next.
+        count: Integer, the number of texts.
         lengths: Array, the number of tokens of each text.
 
     Raises:
-        ValueError: if there are no texts, a text has no tokens, a number is not positive, or an
-            input has another name.
+        ValueError: if there are no texts, a text has no tokens, or not as many segment ids or
+            labels per token as tokens, a number is not positive, or an input has another name.
     """
 
     def __init__(
@@ -152,16 +178,14 @@ class Batches(PaddedBatches):
             raise ValueError("`encoded` must hold at least one text. Received an empty set.")
         super().__init__(batch_size, shuffle, seed, multiple, pad_token_id, input_names)
         self.encoded = encoded
-        self.lengths = np.array([len(ids) for ids in encoded.token_ids])
+        self.lengths = count_tokens(encoded, lambda number: f"Text {number} of `encoded`")
+        self.count = len(self.lengths)
         if not self.lengths.min():
             raise ValueError(
                 f"`encoded` must hold tokens for each text. Number {self.lengths.argmin()} has "
                 "none."
             )
         self.set_epoch(0)
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.lengths) / self.batch_size)
 
     def __getitem__(self, index: int):
         if not 0 <= index < len(self):

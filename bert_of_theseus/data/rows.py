@@ -27,8 +27,8 @@ def encode_token_ids(rows: Sequence[Mapping], per_token: bool = False) -> Encode
     Args:
         rows: List of dicts with `token_ids` or `input_ids`; `label` or `labels`; and, where there
             are any, `segment_ids` or `token_type_ids`, and `padding_mask` or `attention_mask`. Of
-            padded rows the padding is cut off, which must be at the end. Other entries are left
-            out.
+            padded rows the padding is cut off, which must be at the end; segment ids and labels
+            per token may be padded or not. Other entries are left out.
         per_token: Boolean. Whether there is a label for each token. Defaults to `False`.
 
     Raises:
@@ -44,14 +44,15 @@ def encode_token_ids(rows: Sequence[Mapping], per_token: bool = False) -> Encode
                 f"{type(row).__name__}. Give `encode` for rows of another kind."
             )
         try:
-            length = _length(row)
-            ids.append(_ids(row, _IDS, length))
+            tokens = _ids(row, _IDS)
+            length = _length(row, len(tokens))
+            ids.append(tokens[:length])
             if _name(row, _SEGMENTS, required=False):
-                segments.append(_ids(row, _SEGMENTS, length))
+                segments.append(_first(_ids(row, _SEGMENTS), tokens, length, "segment ids"))
             label = np.asarray(row[_name(row, _LABELS)])
             if label.dtype.kind not in "iuf":
                 raise ValueError(f"a label must be numbers. Received: {row[_name(row, _LABELS)]!r}")
-            labels.append(_first(label, length, "labels") if per_token else label)
+            labels.append(_first(label, tokens, length, "labels") if per_token else label)
         except ValueError as error:
             raise ValueError(f"Example {number}: {error}") from error
     if segments and len(segments) < len(ids):
@@ -76,19 +77,23 @@ def _name(row, names, required=True):
     return found[0] if found else None
 
 
-def _length(row):
-    """The number of tokens without padding; `None` if a row has no mask."""
+def _length(row, size):
+    """The number of tokens without padding, of so many with it."""
     name = _name(row, _MASKS, required=False)
     if name is None:
-        return None
+        return size
     mask = np.asarray(row[name])
     length = int(mask.sum())
     if mask.ndim != 1 or not np.array_equal(mask, np.arange(len(mask)) < length):
         raise ValueError(f"{name} must be ones, and then zeros. Received: {mask.tolist()!r:.80}")
+    if len(mask) != size:
+        raise ValueError(
+            f"{name} must be as many as there are tokens, {size}. Received: {len(mask)}"
+        )
     return length
 
 
-def _ids(row, names, length):
+def _ids(row, names):
     name = _name(row, names)
     ids = np.asarray(row[name])
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or not ids.size:
@@ -97,14 +102,17 @@ def _ids(row, names, length):
         raise ValueError(
             f"{name} must be from 0 to {_LARGEST}. Received: {ids.min()} to {ids.max()}"
         )
-    return _first(ids, length, name).astype("int32")
+    return ids.astype("int32")
 
 
-def _first(values, length, name):
-    if length is None:
-        return values
-    if not values.ndim or len(values) < length:
-        raise ValueError(f"{name} must be as many as there are tokens, {length}")
+def _first(values, tokens, length, name):
+    """The values of the first `length` tokens, of the values of all tokens or of these."""
+    if not values.ndim or len(values) not in (length, len(tokens)):
+        padded = "" if length == len(tokens) else f" (or {len(tokens)} with padding)"
+        raise ValueError(
+            f"{name} must be as many as there are tokens, {length}{padded}. Received: "
+            f"{len(values) if values.ndim else 'a single one'}"
+        )
     return values[:length]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..order import Permutation
 from ..validation import positive_integer
-from .batches import Encoded, PaddedBatches
+from .batches import Encoded, PaddedBatches, count_tokens
 from .rows import encode_token_ids
 
 _SAMPLE = 256  # rows that stand for all
@@ -35,7 +35,8 @@ class StoredBatches(PaddedBatches):
     epoch depend only on `seed` and the epoch's number. `Batches` holds all texts and also shuffles
     the batches of different pools, so its order is another one.
 
-    Indexing returns what `Batches` returns.
+    Indexing returns what `Batches` returns. A task's `score` takes `Batches` alone, so validation
+    data for it must be these.
 
     `fit` and `compress` do not read all rows before they train, as they do with other data. A
     folder knows the data by their number and by a checksum of 256 rows that are evenly spread; ids
@@ -60,12 +61,14 @@ class StoredBatches(PaddedBatches):
         pad_token_id, input_names: As in `Batches`.
 
     Attributes:
+        count: Integer, the number of rows.
         epoch: Integer, the current epoch, from 0. `on_epoch_end` moves to the next.
 
     Raises:
-        TypeError: if `rows` has no length or no positions.
+        TypeError: if `rows` has no length or no positions, or is a dict of anything but arrays.
         ValueError: if there are no rows, or as in `Batches`. When a batch is read, if one of its
-            rows cannot be encoded, has no tokens or too many; names the row's position.
+            rows cannot be encoded, has no tokens or too many, or not as many segment ids or labels
+            per token as tokens; names the row's position.
 
     Example:
 
@@ -89,12 +92,9 @@ class StoredBatches(PaddedBatches):
         super().__init__(batch_size, shuffle, seed, multiple, pad_token_id, input_names)
         self.rows, self.encode = rows, encode
         self.max_length = positive_integer("max_length", max_length, optional=True)
-        self._count = count_rows(rows)
+        self.count = count_rows(rows)
         self._pool = None, None  # the last one, by its number and that of the epoch
         self.set_epoch(0)
-
-    def __len__(self) -> int:
-        return math.ceil(self._count / self.batch_size)
 
     def __getitem__(self, index: int):
         encoded, _, batch = self._find(index)
@@ -110,20 +110,20 @@ class StoredBatches(PaddedBatches):
         """Moves to the batches of an epoch, counted from 0."""
         super().set_epoch(epoch)
         seed = [self.seed, self.epoch]
-        self._order = Permutation(self._count, seed) if self.shuffle else None
+        self._order = Permutation(self.count, seed) if self.shuffle else None
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """What tells these rows from others: their number, and a checksum of some of them."""
-        size = min(_SAMPLE, self._count)
-        places = np.arange(size) * (self._count - 1) // max(1, size - 1)
-        encoded, digest = self._read(places), hashlib.sha256()
+        size = min(_SAMPLE, self.count)
+        places = np.arange(size) * (self.count - 1) // max(1, size - 1)
+        encoded, digest = self.read(places), hashlib.sha256()
         for part in (encoded.token_ids, encoded.segment_ids, encoded.labels):
             for row in () if part is None else part:
                 row = np.ascontiguousarray(row)
                 digest.update(f"{row.dtype} {row.shape}".encode() + row.tobytes())
         return (
-            f"{self._count} rows, of which {size} that are evenly spread have checksum "
+            f"{self.count} rows, of which {size} that are evenly spread have checksum "
             f"{digest.hexdigest()[:16]}"
         )
 
@@ -132,25 +132,27 @@ class StoredBatches(PaddedBatches):
         if not 0 <= index < len(self):
             raise IndexError(index)
         number, place = divmod(index, self._POOL)
-        if self._pool[0] != (self.epoch, number):
-            self._pool = (self.epoch, number), self._read_pool(number)
-        encoded, positions, batches = self._pool[1]
+        pool = self._pool  # once: another thread may put its own there at any time
+        if pool[0] != (self.epoch, number):
+            self._pool = pool = (self.epoch, number), self._read_pool(number)
+        encoded, positions, batches = pool[1]
         return encoded, positions, batches[place]
 
     def _read_pool(self, number):
         size = self._POOL * self.batch_size
-        places = slice(number * size, min((number + 1) * size, self._count))
+        places = slice(number * size, min((number + 1) * size, self.count))
         positions = np.arange(places.start, places.stop)
         if self.shuffle:
             positions = self._order[places]
-        encoded = self._read(positions)
+        encoded = self.read(positions)
         lengths = [len(ids) for ids in encoded.token_ids]
         batches = self._cut(np.argsort(lengths, kind="stable"))
         if self.shuffle:
             np.random.default_rng([self.seed, self.epoch, number]).shuffle(batches)
         return encoded, positions, batches
 
-    def _read(self, positions):
+    def read(self, positions: np.ndarray) -> Encoded:
+        """The rows at these positions, encoded."""
         # In the order in which they are stored, which is the quickest.
         ascending = np.argsort(positions)
         found = read_rows(self.rows, positions[ascending].tolist())
@@ -162,20 +164,25 @@ class StoredBatches(PaddedBatches):
         except (ValueError, TypeError):
             self._raise_for_row(rows, positions)
             raise
-        lengths = np.array([len(ids) for ids in encoded.token_ids])
-        if len(lengths) != len(rows):
-            raise ValueError(
-                f"`encode` must return an entry for each row. Received: {len(lengths)} for "
-                f"{len(rows)} rows"
-            )
+        for part in (encoded.token_ids, encoded.labels, encoded.segment_ids):
+            if part is not None and len(part) != len(rows):
+                raise ValueError(
+                    f"`encode` must return an entry for each row. Received: {len(part)} for "
+                    f"{len(rows)} rows"
+                )
+        lengths = count_tokens(encoded, lambda place: self._name(positions[place]))
         longest = math.inf if self.max_length is None else self.max_length
         for place in np.flatnonzero((lengths < 1) | (lengths > longest)):
             most = "" if self.max_length is None else f" and at most {longest}"
             raise ValueError(
-                f"Row {positions[place]} must have at least one token{most}. Received: "
+                f"{self._name(positions[place])} must have at least one token{most}. Received: "
                 f"{lengths[place]}"
             )
         return encoded
+
+    def _name(self, position):
+        """What an error calls a row."""
+        return self.rows.name(position) if isinstance(self.rows, Part) else f"Row {position}"
 
     def _raise_for_row(self, rows, positions):
         """Raises the error of the first row that cannot be encoded alone, with its position."""
@@ -185,14 +192,54 @@ class StoredBatches(PaddedBatches):
             except (ValueError, TypeError) as error:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
                 said = str(error).removeprefix("Example 0: ")
-                raise kind(f"Row {position}: {said}") from error
+                raise kind(f"{self._name(position)}: {said}") from error
+
+
+class Part:
+    """Some rows: those at the places from `start` to `stop` of a random order, which is computed.
+
+    Args:
+        rows: As in `StoredBatches`.
+        order: `Permutation` of them.
+        start, stop: Integers.
+        split: String, what the rows are called, for errors. Defaults to `None`, nothing.
+    """
+
+    def __init__(self, rows, order: Permutation, start: int, stop: int, split: str | None = None):
+        self.rows, self.order, self.start, self.stop = rows, order, start, stop
+        self.split = split
+        self.features = getattr(rows, "features", None)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, position: int):
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: list[int]) -> list:
+        places = np.asarray(positions)
+        if places.size and not 0 <= places.min() <= places.max() < len(self):
+            raise IndexError(positions)
+        return read_rows(self.rows, self.order[places + self.start].tolist())
+
+    def name(self, position: int) -> str:
+        """What an error calls a row: its position among all `rows`, not among these."""
+        name = f"Row {self.order[int(position) + self.start]}"
+        return name if self.split is None else f"{name} of {self.split!r}"
 
 
 def count_rows(rows) -> int:
     """The number of rows, at least one, of what is read by position."""
-    parts = list(rows.values()) if isinstance(rows, Mapping) else [rows]
+    is_dict = isinstance(rows, Mapping)
+    parts = list(rows.values()) if is_dict else [rows]
     for part in parts:
-        if not (hasattr(part, "__len__") and hasattr(part, "__getitem__")):
+        by_label = hasattr(part, "iloc")  # as pandas finds rows
+        if is_dict and (by_label or not hasattr(part, "shape")):
+            raise TypeError(
+                "A dict must hold arrays; of a `DatasetDict`, give one split. Received: a dict "
+                f"with {type(part).__name__}"
+            )
+        if by_label or not (hasattr(part, "__len__") and hasattr(part, "__getitem__")):
             raise TypeError(
                 "`rows` must have a length and be read by position: a `datasets.Dataset` (not an "
                 "`IterableDataset`), a `grain.MapDataset` or the source of a `grain.DataLoader`, "
@@ -210,7 +257,7 @@ def count_rows(rows) -> int:
 def read_rows(rows, positions: list[int]) -> list:
     """The rows at these positions."""
     if isinstance(rows, Mapping):
-        columns = {name: column[positions] for name, column in rows.items()}
+        columns = {name: column[np.asarray(positions)] for name, column in rows.items()}
         return [
             {name: column[place] for name, column in columns.items()}
             for place in range(len(positions))

@@ -177,11 +177,7 @@ class TextTask:
 
         Outputs per token are as long as the text's batch was.
         """
-        if not isinstance(batches, Batches):
-            raise TypeError(
-                f"`batches` must be a `Batches`, as {type(self).__name__}.batches returns. "
-                f"Received: {type(batches).__name__}"
-            )
+        self.check_batches(batches)
         rows = (
             row
             for inputs, labels in batches
@@ -189,6 +185,14 @@ class TextTask:
         )
         outputs = dict(zip(batches.rows, rows))
         return [outputs[number] for number in range(len(outputs))]
+
+    def check_batches(self, batches, name: str = "batches") -> None:
+        """Raises a `TypeError`, in which they have this `name`, unless they can be scored."""
+        if not isinstance(batches, Batches):
+            raise TypeError(
+                f"`{name}` must be a `Batches`, as {type(self).__name__}.batches returns. "
+                f"Received: {type(batches).__name__}"
+            )
 
     def score(self, model, batches: Batches) -> float:
         """Returns `metric` of `model` on `batches`, a `statistics.Score`; higher is better."""

@@ -172,18 +172,20 @@ def read_inputs(
     if unlabeled is not None:
         sets["unlabeled"] = _read_unlabeled(unlabeled, kind, labels, data)
     texts = {}
-    for name, examples in sets.items():
+    for name, given in sets.items():
+        is_encoded = isinstance(given, Encoded)
+        examples = given.examples if is_encoded else given
         if examples and not (has_labels and name in SETS[:3]):
             examples = unlabelled(task, examples)
         if examples:
             pairs = any(example.second_text is not None for example in examples)
             check_tokenizer(tokenizer, checkpoint.config, pairs)
-            texts[name] = task.encode(examples, tokenizer, max_length)
+            texts[name] = given if is_encoded else task.encode(examples, tokenizer, max_length)
     return Inputs(checkpoint, head, tokenizer, task, texts, has_labels, max_length, saved)
 
 
 def _read_saved(path, task, tokenizer, max_length, kind, data) -> tuple[SavedTexts, dict]:
-    """The texts to train on, where they are; and the examples of the other sets."""
+    """The texts to train on, where they are; and the other sets, encoded or as examples."""
     data = {name: value for name, value in data.items() if value is not None}
     files = {name: data.pop(name) for name in ("validation", "test") if name in data}
     names = ("text_columns", "label_column")
@@ -192,7 +194,7 @@ def _read_saved(path, task, tokenizer, max_length, kind, data) -> tuple[SavedTex
     saved = SavedTexts(rows.pop("train"), task, tokenizer, max_length, columns)
     try:
         saved.batches()  # whose columns are looked for
-        sets = {name: saved.examples(part) for name, part in rows.items()}
+        sets = {name: saved.encoded(part) for name, part in rows.items()}
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
     options = {**columns, **data, "kind": kind, "labels": task.labels, "validation_fraction": 0}

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data import StoredBatches, TextTask, Tokenizer
-from ..data.stored import read_rows
+from ..data import Encoded, StoredBatches, TextTask, Tokenizer
+from ..data.stored import Part
 from ..data.texts import set_named
 from ..order import Permutation
 from ..validation import positive_integer
@@ -50,36 +50,9 @@ class SavedTexts(NamedTuple):
         options = {**self.columns, **options}
         return self.task.stored_batches(self.rows, self.tokenizer, self.max_length, **options)
 
-    def examples(self, rows) -> list:
-        """The examples of other rows of the same columns, all of them."""
-        reader = self.task.row_reader(rows, **self.columns)
-        return reader(read_rows(rows, list(range(len(rows)))))
-
-
-class Part:
-    """Some rows: those at the places from `start` to `stop` of a random order, which is computed.
-
-    Args:
-        rows: As in `StoredBatches`.
-        order: `Permutation` of them.
-        start, stop: Integers.
-    """
-
-    def __init__(self, rows, order: Permutation, start: int, stop: int):
-        self.rows, self.order, self.start, self.stop = rows, order, start, stop
-        self.features = getattr(rows, "features", None)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self, position: int):
-        return self.__getitems__([position])[0]
-
-    def __getitems__(self, positions: list[int]) -> list:
-        places = np.asarray(positions)
-        if places.size and not 0 <= places.min() <= places.max() < len(self):
-            raise IndexError(positions)
-        return read_rows(self.rows, self.order[places + self.start].tolist())
+    def encoded(self, rows) -> Encoded:
+        """Other rows of the same columns, all of them."""
+        return self._replace(rows=rows).batches().read(np.arange(len(rows)))
 
 
 def is_saved_dataset(path: str | os.PathLike) -> bool:
@@ -109,30 +82,35 @@ def read_sets(
         ImportError: if `datasets` is not installed.
         ValueError: if the folder cannot be read, or has no rows to train on.
     """
-    loaded, sets = _load(path), {}
+    loaded, sets, splits = _load(path), {}, {}
     if not isinstance(loaded, Mapping):
-        loaded = {"train": loaded}
+        loaded, splits = {"train": loaded}, {"train": None}
     for name, rows in loaded.items():
         which = set_named(name)
         if which in sets:
             raise ValueError(f"{path} must have one split for {which}. It has {', '.join(loaded)}.")
         if which is not None and which not in given:
             sets[which] = rows
+            splits.setdefault(which, name)
     if not len(sets.get("train", ())):
         raise ValueError(f"{path} must have rows to train on. It has {', '.join(loaded)}.")
     limit = positive_integer("limit", limit, optional=True)
     orders = {name: Permutation(len(rows), seed) for name, rows in sets.items()}
     ends = {name: min(len(rows), limit or len(rows)) for name, rows in sets.items()}
-    cut = {name: Part(rows, orders[name], 0, ends[name]) for name, rows in sets.items()}
+
+    def part(name, start, stop):
+        return Part(sets[name], orders[name], start, stop, splits[name])
+
+    cut = {name: part(name, 0, ends[name]) for name in sets}
     end = ends["train"]
     for name in ("test", "validation"):
         if name not in sets and name not in given and validation_fraction:
             start = end - min(max(1, round(validation_fraction * end)), _MOST_HELD)
-            cut[name] = Part(sets["train"], orders["train"], start, end)
+            cut[name] = part("train", start, end)
             end = start
     if end < 1:
         raise ValueError(f"{path} has too few rows to split: {ends['train']}.")
-    cut["train"] = Part(sets["train"], orders["train"], 0, end)
+    cut["train"] = part("train", 0, end)
     return cut
 
 

@@ -7,7 +7,15 @@ from .feed import BatchAccess
 from .fit import NonFiniteLossError, fit
 from .identity import described, plain
 from .notes import stage_notes
-from .scoring import evaluate, evaluator, fresh, lower_is_better, predict, uncompiled
+from .scoring import (
+    check_scored,
+    evaluate,
+    evaluator,
+    fresh,
+    lower_is_better,
+    predict,
+    uncompiled,
+)
 from .stage import Stage, StageResult, WarmupDecay
 
 __all__ = [
@@ -19,6 +27,7 @@ __all__ = [
     "StageResult",
     "WarmupDecay",
     "check_labels",
+    "check_scored",
     "described",
     "evaluate",
     "evaluator",

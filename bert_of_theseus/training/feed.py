@@ -103,21 +103,30 @@ class BatchAccess:
         self.epoch, self.position, self.iterator, self._offset = 0, 0, None, 0
         self._types = None  # of the arrays in a batch, by name
         self._lock = threading.Lock()  # TensorFlow reads ahead, in threads of its own
+        self._parts = num_devices() if needs_equal_parts() else 1  # of each batch
         if hasattr(data, "set_epoch"):
             data.set_epoch(0)
-        if self.indexable and needs_equal_parts():
+        if self.indexable and self._parts > 1:
             self._check_division()
 
     def _check_division(self):
-        # Before training: JAX itself would fail at the last batch of an epoch.
-        for index in (0, self.length - 1):
-            size = _size(self.get(0, index))
-            if size % num_devices():
-                raise ValueError(
-                    f"The batch size must be a multiple of {num_devices()}, the number of devices "
-                    f"that JAX divides a batch among. Received: {size} examples in batch {index}. "
-                    "Change the batch size or the number of examples."
-                )
+        # Before training: JAX itself would fail at the first batch that it cannot divide.
+        count, size = (getattr(self.data, name, None) for name in ("count", "batch_size"))
+        told = is_integer(count) and is_integer(size) and size > 0
+        if told and math.ceil(count / size) == self.length:  # the last one may be anywhere
+            for one in {min(size, count), count % size or size}:
+                self._check_size(one)
+        else:
+            for index in {0, self.length - 1}:
+                self.get(0, index)
+
+    def _check_size(self, size):
+        if size % self._parts:
+            raise ValueError(
+                f"The batch size must be a multiple of {self._parts}, the number of devices that "
+                f"JAX divides a batch among. Received: a batch of {size} examples. Change the "
+                "batch size or the number of examples."
+            )
 
     @property
     def batch_size(self) -> int:
@@ -137,6 +146,7 @@ class BatchAccess:
                 batch = self._get(epoch, index)
             if not _size(batch):
                 raise ValueError(f"Batch {index} must hold at least one example. Received: none")
+            self._check_size(_size(batch))
             if self.check is not None and not self.is_arrays:
                 self.check(batch)
             if needs_one_type():

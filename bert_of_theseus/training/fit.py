@@ -179,7 +179,7 @@ def fit(
         **(settings or {}),
     }
     folder = StageFolder(directory, settings, uncompiled(kept))
-    scores = measured_apart(model, kept, validation, loss, score, batch_size)
+    scores = measured_apart(model, kept, batches.get("validation"), loss, score, batch_size)
     with run_lock(directory):
         _check_same_call(folder)
         if (result := folder.read_result()) is not None:

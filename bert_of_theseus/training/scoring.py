@@ -59,24 +59,41 @@ def evaluate(
 
 
 def evaluator(model, loss, metrics, monitor, score, batch_size) -> Callable:
-    """`evaluate` as a function of the data alone. Keras traces it once for all data."""
+    """`evaluate` as a function of the data alone, or of their `BatchAccess`, which may check them.
+
+    Keras traces it once for all data.
+    """
     if score is not None:
-        return lambda data: _as_float(score(model, data))
+        return lambda data: _as_float(
+            score(model, data.given if isinstance(data, BatchAccess) else data)
+        )
     copy = uncompiled(model, _WithoutAddedLosses)
     copy.compile(loss=loss, metrics=[fresh(metric) for metric in metrics])
     name = (monitor or _first_name(metrics)).removeprefix("val_")
     metric = next((metric for metric in metrics if _name(metric) == name), None)
 
     def run(data):
-        batches = BatchAccess(data, batch_size)
+        batches = data if isinstance(data, BatchAccess) else BatchAccess(data, batch_size)
         found = _accuracy(copy, batches, metric)
         if found is not None:
             return found
-        with strategy_scope(copy):
-            batches = as_sequence(data, copy, batch_size)
-            return float(copy.evaluate(batches, verbose=0, return_dict=True)[name])
+        try:
+            with strategy_scope(copy):
+                found = copy.evaluate(as_sequence(batches, copy), verbose=0, return_dict=True)
+        except Exception:
+            if batches.problem is not None:  # TensorFlow has raised another in its place
+                raise batches.problem from None
+            raise
+        return float(found[name])
 
     return run
+
+
+def check_scored(score, data, name: str) -> None:
+    """Raises a `TypeError` if `score` is that of a task, which cannot read these data."""
+    check = getattr(getattr(score, "__self__", None), "check_batches", None)
+    if check is not None:
+        check(data, name)
 
 
 def _as_float(score):
@@ -173,11 +190,14 @@ class _WithoutAddedLosses(keras.Model):
 def measured_apart(model, kept, validation, loss, score, batch_size) -> dict:
     """The scores that Keras does not log itself: functions without arguments, by name.
 
-    Keras adds the regularizers to its `val_loss`: where there are any, it is measured anew.
+    `validation` is a `BatchAccess` or `None`. Keras adds the regularizers to its `val_loss`: where
+    there are any, it is measured anew.
     """
     found = {}
     if score is not None:
-        found["val_score"] = functools.partial(score, kept, validation)
+        given = None if validation is None else validation.given
+        check_scored(score, given, "validation")
+        found["val_score"] = functools.partial(score, kept, given)
     if loss is not None and validation is not None and model.losses:
         measure = evaluator(model, loss, (), "val_loss", None, batch_size)
         found["val_loss"] = functools.partial(measure, validation)

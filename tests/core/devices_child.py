@@ -18,9 +18,10 @@ from bert_of_theseus import (
     build_theseus_model,
 )
 from bert_of_theseus.backend import BACKEND, KERAS_2, keras, to_numpy
-from bert_of_theseus.data import Batches, Classification, Encoded
+from bert_of_theseus.data import Batches, Classification, Encoded, StoredBatches
 from bert_of_theseus.models import build_warm_start_model, distil
-from bert_of_theseus.training import fit
+from bert_of_theseus.training import BatchAccess, fit
+from bert_of_theseus.training.examples import summary
 
 X = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
 Y = X[:, :3].argmax(-1).astype("int32")
@@ -176,6 +177,18 @@ def refusal(function):
         return str(error)
 
 
+def refusals_of_batches():
+    """For each order of 27 texts in batches of 12; and for one that is known by reading it."""
+    texts = Encoded([np.array([number, 8, 9]) for number in range(27)], np.arange(27) % 3)
+    rows = [{"token_ids": ids, "label": 0} for ids in texts.token_ids]
+    known = [Batches(texts, 12, seed=seed) for seed in range(5)]
+    known += [StoredBatches(rows, batch_size=12, seed=seed) for seed in range(5)]
+    some = [(X[:12], Y[:12]), (X[:3], Y[:3]), (X[:12], Y[:12])]
+    with distributed():
+        found = [refusal(lambda data=data: BatchAccess(data, 32)) for data in known]
+        return [*found, refusal(lambda: summary(BatchAccess(some, 32)))]
+
+
 def main(folder, what):
     folder = Path(folder)
     if what == "replica":
@@ -196,7 +209,10 @@ def main(folder, what):
         found["draws"] = {"batch": draws("batch")}
         if BACKEND == "jax":
             found["refused"] = refusal(lambda: draws("replica"))
-            found["uneven"] = refusal(lambda: train(folder / "uneven", distributed, size=27))
+            found["uneven"] = [
+                refusal(lambda: train(folder / "uneven", distributed, size=27)),
+                *refusals_of_batches(),
+            ]
         else:
             found["draws"]["example"] = draws("example")
             found["draws"].update({name: draws("replica") for name in ("replica", "again")})

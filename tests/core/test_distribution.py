@@ -118,5 +118,6 @@ def test_draws_of_each_replica_are_refused(found):
 
 @JAX
 def test_batches_that_cannot_be_divided_are_refused_in_time(found):
-    assert "must be a multiple of 2" in found["uneven"]
-    assert "3 examples in batch 2" in found["uneven"]
+    for refused in found["uneven"]:  # wherever the smaller batch is
+        assert "must be a multiple of 2" in refused
+        assert "a batch of 3 examples" in refused

@@ -7,6 +7,7 @@ from helpers import package
 from bert_of_theseus import Stage, compress
 from bert_of_theseus.backend import keras
 from bert_of_theseus.data.losses import MaskedCrossentropy
+from bert_of_theseus.encoders import StackEncoder
 from bert_of_theseus.training import BatchAccess, Limits, NonFiniteLossError, evaluate, fit
 
 IDS, SEGMENTS = np.arange(12).reshape(6, 2) % 5, np.zeros((6, 2), int)
@@ -141,12 +142,22 @@ def test_an_empty_batch(tmp_path):
         fit(build(), [good, empty], **options(tmp_path))
 
 
-def test_compress_checks_all_its_data(tmp_path):
-    stack = [keras.Input((2,), dtype="int32"), keras.layers.Embedding(5, 4)]
-    stack += [keras.layers.Dense(4) for _ in range(2)]
+class Told(list):
+    """Batches that are not read before: they say what tells them from others."""
+
+    fingerprint = "release 7"
+
+
+def small_stack():
+    dense = [keras.layers.Dense(4) for _ in range(3)]
+    embedding = keras.layers.Embedding(5, 4)
+    inputs = keras.Input((2,), dtype="int32")
     head = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")])
-    successor = [keras.Input((2,), dtype="int32"), keras.layers.Embedding(5, 4)]
-    successor.append(keras.layers.Dense(4))
+    return StackEncoder(dense[:2], inputs=inputs, embedding=embedding), dense[2:], head
+
+
+def test_compress_checks_all_its_data(tmp_path):
+    stack, successor, head = small_stack()
     good = IDS, LABELS
     for part, data in {"validation": (IDS, LABELS + 1), "test": (IDS + 1, LABELS)}.items():
         given = {"validation": good, "test": good, part: data}
@@ -155,6 +166,20 @@ def test_compress_checks_all_its_data(tmp_path):
                 stack, successor, head, good, directory=tmp_path / "a", initialize="first", **given
             )
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("metrics", [("accuracy",), ()])
+def test_compress_checks_data_that_are_not_read_before(metrics, tmp_path):
+    wrong = {
+        "train": (IDS + 1, LABELS),  # the nearest layers are found with them
+        "validation": (IDS, LABELS + 1),
+        "test": (IDS, LABELS + 1),
+    }
+    for part, batch in wrong.items():
+        data = {"train": (IDS, LABELS), "validation": (IDS, LABELS), part: Told([batch])}
+        given = {"directory": tmp_path / part, "metrics": metrics, "predecessor_stage": None}
+        with pytest.raises(ValueError, match=f"of `{part}` must be whole numbers"):
+            compress(*small_stack(), data.pop("train"), **data, **given, verbose=0)
 
 
 # Weights.

@@ -7,11 +7,11 @@ import types
 import numpy as np
 import pytest
 from helpers import assert_same, values
-from stages import build
+from stages import build, texts
 
-from bert_of_theseus import Stage
+from bert_of_theseus import Stage, compress
 from bert_of_theseus.backend import keras
-from bert_of_theseus.data import StoredBatches
+from bert_of_theseus.data import Batches, MultiLabel, StoredBatches
 from bert_of_theseus.training import feed as feed_module
 from bert_of_theseus.training import fit
 from bert_of_theseus.training.feed import BatchAccess, Rounds
@@ -102,6 +102,21 @@ def test_ids_and_labels_are_checked_as_they_come(tmp_path):
     with pytest.raises(ValueError, match="Row 7 must have at least one token and at most 3"):
         rows = [{"token_ids": [1] * (4 if i == 7 else 3), "label": i % 2} for i in range(8)]
         train(StoredBatches(rows, batch_size=4, max_length=3), tmp_path / "long")
+
+
+def test_data_that_a_task_cannot_score_are_refused_before_the_training(tmp_path):
+    task, stored = MultiLabel(["a", "b"]), StoredBatches(Rows(40), batch_size=4)
+    given = {"stage": STAGE, "directory": tmp_path / "a", "score": task.score}
+    for validation in (stored, None):
+        with pytest.raises(TypeError, match=r"`validation` must be a `Batches`, as MultiLabel"):
+            fit(build(), stored, validation, **given)
+    given = {"directory": tmp_path / "a", **task.options}
+    dense, batches = [keras.layers.Dense(4) for _ in range(4)], Batches(texts(), 4)
+    parts = [keras.Input((4,)), *dense[:2]], dense[2:3], dense[3]
+    for name, data in [("validation", None), ("validation", stored), ("test", stored)]:
+        with pytest.raises(TypeError, match=f"`{name}` must be a `Batches`"):
+            compress(*parts, batches, **{"validation": batches, name: data}, **given)
+    assert not (tmp_path / "a").exists()
 
 
 def test_data_with_a_fingerprint_are_not_read_before(tmp_path):

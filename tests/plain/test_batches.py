@@ -74,3 +74,6 @@ def test_bad_arguments_are_named():
     texts = [np.arange(2), np.arange(0)]
     with pytest.raises(ValueError, match=r"tokens for each text\. Number 1 has none"):
         Batches(Encoded(texts, np.arange(2)))
+    for changed in ({"segment_ids": [np.ones(2), np.ones(1)]}, {"labels": [np.ones(2)] * 2}):
+        with pytest.raises(ValueError, match=r"Text [01] of `encoded` must have as many .* tokens"):
+            Batches(Encoded(**{"token_ids": [np.ones(2), np.ones(3)], "labels": None, **changed}))

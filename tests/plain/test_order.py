@@ -17,8 +17,10 @@ def test_each_number_occurs_once(count):
     assert sorted(order[:].tolist()) == list(range(count))
     np.testing.assert_array_equal(np.concatenate([order[:3], order[3:]]), order[:])
     assert [order[place] for place in range(min(count, 3))] == order[:3].tolist()
-    with pytest.raises(IndexError):
-        order[count]
+    for place in (count, -1, np.array([count]), np.array([[0], [-1]]), 0.5, np.array([0.5])):
+        with pytest.raises(IndexError):
+            order[place]
+    assert order[np.array([], int)].tolist() == []
 
 
 def test_every_order_of_a_few_is_as_likely():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from docs_blocks import write_bert
 
+from bert_of_theseus.data import Regression, StoredBatches
 from bert_of_theseus.order import Permutation
 from bert_of_theseus.pretrained.batches import make_batches
 from bert_of_theseus.pretrained.inputs import read_inputs
@@ -109,6 +110,31 @@ def test_what_cannot_be_used_is_refused(model, tmp_path):
     (tmp_path / "broken" / "state.json").write_text("{")
     with pytest.raises(ValueError, match="broken is no saved dataset that can be read"):
         read_inputs(model, tmp_path / "broken")
+
+
+def test_an_unusable_row_is_named_by_its_place_in_the_dataset(model, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    dataset().save_to_disk(tmp_path / "saved")
+    first = {name: part.name(0) for name, part in read_sets(tmp_path / "saved").items()}
+    texts, labels = dataset()["text"], dataset()["label"]
+    for name, row in first.items():
+        number = int(row.removeprefix("Row "))
+        changed = [*texts[:number], "", *texts[number + 1 :]]
+        wrong = dataset(names=("good", "bad"), text=changed, label=labels)
+        wrong.save_to_disk(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{row}: column 'text' is empty"):
+            read_inputs(model, tmp_path / name).checksums()
+    datasets.DatasetDict(train=dataset(), valid=wrong).save_to_disk(tmp_path / "splits")
+    with pytest.raises(ValueError, match=f"Row {number} of 'valid': column 'text' is empty"):
+        read_inputs(model, tmp_path / "splits")
+    # What the task itself refuses too, and what is too long.
+    saved = read_inputs(model, tmp_path / "saved").saved._replace(task=Regression())
+    numbers = [{"text": "a joy", "label": np.nan if i == 7 else 1.0} for i in range(20)]
+    with pytest.raises(ValueError, match=r"^Row 7: the label must be"):
+        saved.encoded(Part(numbers, Permutation(20, 0), 0, 20))
+    ids = [{"token_ids": [1] * (1 + (i == 7)), "label": 0} for i in range(20)]
+    with pytest.raises(ValueError, match=r"^Row 7 must have .* at most 1"):
+        list(StoredBatches(Part(ids, Permutation(20, 0), 0, 20), max_length=1))
 
 
 def test_a_missing_package_is_named(model, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Batches of rows that are read by position: the same as of a list, wherever one begins."""
 
 import functools
+import sys
 
 import numpy as np
 import pytest
@@ -191,17 +192,92 @@ def test_labels_may_be_numbers_lists_or_one_for_each_token():
         ({"token_ids": [1], "label": "good"}, "a label must be numbers. Received: 'good'"),
         ({"token_ids": [1, 2], "label": 0, "attention_mask": [0, 1]}, "ones, and then zeros"),
         ({"token_ids": [1], "label": 0, "attention_mask": [1, 1]}, "as many as there are tokens"),
+        ({"token_ids": [1] * 3, "label": 0, "attention_mask": [1, 1]}, "tokens, 3. Received: 2"),
+        ({"token_ids": [1] * 3, "label": 0, "segment_ids": [1]}, "tokens, 3. Received: 1"),
         ({"token_ids": [1] * 21, "label": 0}, "at most 20. Received: 21"),
         ((1, 2), "a row must be a dict with token ids and a label. Received: tuple"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(row, message):
     rows = [Rows()[position] for position in range(300)]
+    if "segment_ids" in row:
+        rows = [{**other, "segment_ids": other["token_ids"]} for other in rows]
     rows[217] = row
     batches = StoredBatches(rows, batch_size=8, max_length=20)
     with pytest.raises((ValueError, TypeError), match="Row 217") as caught:
         list(batches)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "mask", "message"),
+    [
+        ([1, 2], [1, 1, 1], "tokens, 3. Received: 2"),
+        ([1] * 20, [1, 1, 1], "tokens, 3. Received: 20"),
+        ([1], [1, 1, 0], r"tokens, 2 \(or 3 with padding\). Received: 1"),
+        (1, [1, 1, 1], "Received: a single one"),
+    ],
+)
+def test_a_row_with_other_than_a_label_for_each_token_is_named(labels, mask, message):
+    rows = [{"token_ids": [1, 2, 3], "label": [1, 2, 3], "attention_mask": [1, 1, 1]}] * 30
+    rows[7] = {**rows[0], "label": labels, "attention_mask": mask}
+    encode = functools.partial(encode_token_ids, per_token=True)
+    with pytest.raises(ValueError, match=f"^Row 7: labels must be as many as .*{message}"):
+        StoredBatches(rows, encode, batch_size=4)[0]
+
+
+def test_labels_per_token_may_be_padded_or_not():
+    row = {"token_ids": [1, 2, 0, 0], "attention_mask": [1, 1, 0, 0]}
+    rows = [{**row, "label": label} for label in ([3, 4], [3, 4, -100, -100])]
+    encoded = encode_token_ids(rows, per_token=True)
+    assert [label.tolist() for label in encoded.labels] == [[3, 4], [3, 4]]
+
+
+@pytest.mark.parametrize("part", ["segment_ids", "labels"])
+def test_what_an_own_function_gives_must_be_as_long_as_the_tokens(part):
+    def encode(rows):
+        ids = [np.array(row["token_ids"]) for row in rows]
+        parts = {"token_ids": ids, "labels": np.zeros(len(rows)), part: [i[:5] for i in ids]}
+        return Encoded(**parts)
+
+    rows = [{"token_ids": [1] * (6 if position == 7 else 3)} for position in range(30)]
+    with pytest.raises(ValueError, match=r"^Row 7 must have as many .* tokens, 6. Received: 5"):
+        StoredBatches(rows, encode, batch_size=4)[0]
+
+
+def test_columns_that_are_no_arrays_are_refused():
+    columns = {"token_ids": [[1, 2], [3]], "label": [0, 1]}
+    splits = {"train": Rows(), "test": Rows()}  # a `datasets.DatasetDict` is such a dict
+    for rows, kind in [(columns, "list"), (splits, "Rows")]:
+        with pytest.raises(TypeError, match=f"`DatasetDict`, give one split.*dict with {kind}"):
+            StoredBatches(rows)
+    frame = pytest.importorskip("pandas").DataFrame({"token_ids": [1, 2], "label": [0, 1]})
+    for rows in (frame, dict(frame)):
+        with pytest.raises(TypeError, match=r"Received: .*(DataFrame|Series)"):
+            StoredBatches(rows)
+
+
+def test_each_thread_gets_the_batch_that_it_asks_for():
+    batches = StoredBatches(Rows(), batch_size=4)
+    expected = batches.rows_of(0).tolist()
+    others = []
+
+    def between_two_lines(frame, event, argument):
+        """What another thread may do at this moment."""
+        if event == "line":
+            others.append(batches.rows_of(len(batches) - 1))
+        return between_two_lines
+
+    def in_the_module(frame, event, argument):
+        return between_two_lines if frame.f_code.co_filename.endswith("stored.py") else None
+
+    before = sys.gettrace()
+    sys.settrace(in_the_module)
+    try:
+        found = batches.rows_of(0).tolist()
+    finally:
+        sys.settrace(before)
+    assert others and found == expected
 
 
 def test_rows_that_cannot_be_used_are_refused():
@@ -216,9 +292,10 @@ def test_rows_that_cannot_be_used_are_refused():
     for option in ("batch_size", "multiple", "max_length"):
         with pytest.raises(ValueError, match=f"`{option}` must be"):
             StoredBatches(Rows(), **{option: 0})
-    few = StoredBatches(Rows(), lambda rows: Encoded([np.ones(1)], np.ones(1)))
-    with pytest.raises(ValueError, match=r"an entry for each row\. Received: 1 for 500"):
-        few[0]
+    for ids, labels in [(1, 500), (500, 1), (500, 501)]:
+        encoded = Encoded([np.ones(1)] * ids, np.ones(labels))
+        with pytest.raises(ValueError, match=r"entry for each row\. Received: (1|501) for 500"):
+            StoredBatches(Rows(), lambda rows, encoded=encoded: encoded)[0]
     with pytest.raises(IndexError):
         StoredBatches(Rows())[16]
 
