@@ -36,8 +36,6 @@ examples:
   python benchmarks/pipelines.py successor predecessor --lines lines.txt
 """
 
-FORMS = {"model.onnx": "onnx", "onnx/model.onnx": "onnx", "model.int8.onnx": "int8.onnx",
-         "onnx/model_quantized.onnx": "int8.onnx"}  # fmt: skip
 TRANSFORMERS, OPTIMUM = "transformers' pipeline", "Optimum's pipeline"
 BATCH_SIZES = 1, 32  # of the pipelines; `predict` has one of its own
 FEW = 1_000  # lines of a first run, whose time is that of the start
@@ -58,7 +56,13 @@ class Program(NamedTuple):
 
 def programs(folders, has_peers) -> list[Program]:
     """`predict` with each ONNX file of the first folder, and the pipelines on all."""
-    there = dict.fromkeys(kind for name, kind in FORMS.items() if (folders[0] / name).is_file())
+    from bert_of_theseus.deploy.folder import FILES
+
+    there = [
+        kind
+        for kind in ("onnx", "int8.onnx")
+        if any((folders[0] / name).is_file() for name in FILES[kind])
+    ]
     found = [Program(f"{OURS} predict", folders[0], kind) for kind in there]
     names = [TRANSFORMERS, OPTIMUM][: 1 + has_peers]
     sizes = [f"batch {size}" for size in BATCH_SIZES]

@@ -57,7 +57,7 @@ row that was labelled until then.""",
     add("--top", type=positive, metavar="N", help=what)
     what = (
         "form of the model: onnx, int8.onnx, tflite, float16.tflite, int8.tflite, keras; default: "
-        "the fastest in DIR that is not quantized"
+        "the quicker of onnx and tflite, or else keras"
     )
     add("--kind", help=what)
     what = "cut texts to N tokens; default: the most that the model takes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 import threading
 import weakref
 
@@ -39,3 +40,13 @@ def arrived(cls: type, key: str, arguments: tuple):
             remember(predictor, key)
             _recent.append(predictor)
         return predictor
+
+
+def _renew_after_fork():
+    """Another thread may have held the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_after_fork)

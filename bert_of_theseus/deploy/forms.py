@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import time
+import timeit
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -66,12 +67,21 @@ def open_forms(there: dict[str, Path], config_path: Path, raw: dict, num_threads
         except ImportError as error:
             errors.append(error)
             continue
+        except ValueError as error:
+            if not opened:
+                raise
+            _warn(kind, error)
+            continue
         if runtime.output_name in ("last_hidden_state", "pooler_output"):
             raise _no_head(config_path, f"{path.name}, whose output is {runtime.output_name}")
         opened.append((kind, facts, runtime))
     if not opened:
         raise ImportError(" ".join(map(str, errors))) from errors[0]
     return opened
+
+
+def _warn(kind, error):
+    warnings.warn(f"The form {kind!r} is left out: {error}", stacklevel=5)
 
 
 def _loads_tensorflow(kind: str) -> bool:
@@ -81,37 +91,48 @@ def _loads_tensorflow(kind: str) -> bool:
 
 
 def quickest(predictors: list):
-    """The predictor that takes the least time, of several with the same model.
+    """The predictor that takes the least time, of several with the same model and limit.
 
     Raises:
         ValueError: if their answers are not those of one model.
+
+    Warns:
+        UserWarning: if one of them, but the first, fails. It is left out.
     """
     first, *others = predictors
     if not others:
         return first
     texts = [" ".join(["word"] * count) for count in _WORDS]
-    encodings = first.tokenizer.encode_batch(texts, min(p.max_length for p in predictors))
-    answers = [predictor._outputs(encodings, texts) for predictor in predictors]  # not timed
-    shown = [slice(0, len(encoding)) if first.tags_tokens else ... for encoding in encodings]
-    for predictor, other in zip(others, answers[1:]):
-        pairs = [(a[rows], b[rows]) for a, b, rows in zip(answers[0], other, shown)]
-        difference = max(float(np.abs(a - b).max()) for a, b in pairs)
-        if difference > _MOST * max(1.0, *(float(np.abs(a).max()) for a, _ in pairs)):
+    encodings = first.tokenizer.encode_batch(texts, first.max_length)
+
+    def answers(predictor):
+        outputs = predictor._outputs(encodings, texts)
+        if not first.tags_tokens:
+            return list(outputs)
+        return [output[: len(encoding)] for output, encoding in zip(outputs, encodings)]
+
+    expected, alike = answers(first), [first]
+    for predictor in others:
+        try:
+            found = answers(predictor)
+        except (ValueError, RuntimeError) as error:
+            _warn(predictor.kind, error)
+            continue
+        if not all(map(_alike, expected, found)):
             raise ValueError(
                 f"The forms {first.kind!r} and {predictor.kind!r} must be of one model. Received: "
-                f"answers to one text that differ by {difference:.2g}. Delete the older file, "
-                "or name the `kind` to run."
+                "different answers to one text. Delete the older file, or name the `kind` to run."
             )
-    return min(predictors, key=lambda predictor: _seconds(predictor, encodings, texts))
+        alike.append(predictor)
+    return min(alike, key=lambda predictor: _seconds(lambda: answers(predictor)))
 
 
-def _seconds(predictor, encodings, texts):
-    taken = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        predictor._outputs(encodings, texts)
-        taken.append(time.perf_counter() - begin)
-    return min(taken)
+def _alike(a, b):
+    return a.shape == b.shape and np.abs(a - b).max() <= _MOST * max(1, np.abs(a).max())
+
+
+def _seconds(call):
+    return min(timeit.repeat(call, number=1, repeat=3))
 
 
 def _read_facts(kind: str, path: Path, raw: dict) -> HeadFacts:

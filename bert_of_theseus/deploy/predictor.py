@@ -149,6 +149,13 @@ class Predictor:
         check_tokenizer(tokenizer, config, stacklevel=2)
         forms = open_forms(find_forms(directory, kind), path, raw, num_threads)
         limits = [_limit(runtime, config) for _, _, runtime in forms]
+        if max_length is None:
+            max_length = limits[0]
+        if max_length > limits[0]:
+            raise ValueError(
+                f"`max_length` must be at most {limits[0]}, the limit of the model in "
+                f"{str(directory)!r}. Received: {max_length}."
+            )
         forms = [form for form, limit in zip(forms, limits) if limit >= limits[0]]
         predictor = quickest(
             [cls._of_form(*form, tokenizer, config, path, max_length, batch_size) for form in forms]
@@ -167,19 +174,13 @@ class Predictor:
                 f"{str(runtime.path)!r} knows {known} tokens, and vocab_size in {str(path)!r} is "
                 f"{wanted}: they are of different models."
             )
-        limit = _limit(runtime, config)
-        if max_length is not None and max_length > limit:
-            raise ValueError(
-                f"`max_length` must be at most {limit}, the limit of the model in "
-                f"{str(path.parent)!r}. Received: {max_length}."
-            )
         try:
             predictor = cls(
                 runtime,
                 tokenizer,
                 facts.labels,
                 activation=facts.activation,
-                max_length=limit if max_length is None else max_length,
+                max_length=max_length,
                 batch_size=batch_size,
                 kind=kind,
             )

@@ -182,6 +182,12 @@ def test_which_kind_is_picked(exported, tmp_path, monkeypatch):
             patch.setattr(slow, "_run", slowly(slow._run))
             assert Predictor.load(folder).kind == kind
     monkeypatch.setattr(LiteRTRuntime, "_run", slowly(LiteRTRuntime._run))
+    (folder / "checksums.json").unlink()
+    sound = (folder / "model.tflite").read_bytes()
+    (folder / "model.tflite").write_bytes(b"not a model")
+    with pytest.warns(UserWarning, match=r"The form 'tflite' is left out: .*model\.tflite"):
+        assert Predictor.load(folder).kind == "onnx"
+    (folder / "model.tflite").write_bytes(sound)
     for kind in KINDS:
         assert Predictor.load(folder).kind == kind
         (folder / FILES.get(kind, ["model.safetensors"])[0]).unlink()

@@ -74,7 +74,7 @@ def test_a_table_is_labelled_as_the_page_says_with_one_model_in_each_process(tmp
     (tmp_path / "loads").mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "label.py"], env=environment, capture_output=True, text=True
+        [sys.executable, "label.py"], env=environment, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     check(tmp_path / "labelled", texts)

@@ -1,13 +1,16 @@
 """The predictor over ONNX Runtime: no Keras, and no TensorFlow in the process."""
 
 import copy
+import gc
 import json
+import math
 import multiprocessing
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 import warnings
@@ -15,10 +18,14 @@ import warnings
 import numpy as np
 import pytest
 import tiny_onnx
-from threads import count_wrong
+from threads import count_wrong, exit_status
 from tiny_onnx import LABELS, MAX_LENGTH, VOCAB
 
 from bert_of_theseus import Predictor
+from bert_of_theseus.checkpoints.heads import HeadFacts
+from bert_of_theseus.deploy import open_runtime
+from bert_of_theseus.deploy import predictor as predictor_module
+from bert_of_theseus.deploy.arrival import arrived
 from bert_of_theseus.deploy.forms import quickest
 from bert_of_theseus.deploy.padding import by_length
 
@@ -303,6 +310,27 @@ def test_in_other_processes(folder, predictor):
         pickle.dumps(Predictor(predictor._runtime, predictor.tokenizer, LABELS, max_length=9))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_process_that_was_forked_while_a_model_was_loading_can_load_one(folder, monkeypatch):
+    """Threads of the parent hold locks that nobody gives back in the child."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    class Loading(Predictor):
+        @classmethod
+        def load(cls, *arguments):
+            begun.set()
+            may_end.wait(60)
+            return Predictor.load(*arguments)
+
+    thread = threading.Thread(target=arrived, args=(Loading, "key", (folder,)))
+    thread.start()
+    assert begun.wait(60)
+    status = exit_status(lambda: Predictor.load(folder).predict(["a"]), seconds=20)
+    may_end.set()
+    thread.join()
+    assert status == 0
+
+
 def test_copies_in_a_process_are_one(tmp_path, monkeypatch):
     """A cluster sends one with each task: a process must not load the model each time."""
     tiny_onnx.write(tmp_path / "model")
@@ -319,6 +347,11 @@ def test_copies_in_a_process_are_one(tmp_path, monkeypatch):
     assert copy.batch_size == 5 and copy.predict(["a b"]) == expected
     # Of what was loaded anew, the files may be new.
     assert pickle.loads(sent_again) is not copy
+    # Between tasks nothing refers to it, and it stays.
+    number = id(copy)
+    del copy
+    gc.collect()
+    assert id(pickle.loads(sent)) == number
 
 
 class Answers:
@@ -341,8 +374,34 @@ def test_of_forms_with_equal_answers_the_quickest_runs(folder):
     slow, quick = form("onnx", 0.25, 0.05), form("tflite", 0.251)
     assert quickest([slow, quick]) is quickest([quick, slow]) is quick
     assert quickest([slow]) is slow
-    with pytest.raises(ValueError, match=r"'onnx' and 'tflite' must be of one model.* by 0\.5\."):
+    with pytest.raises(ValueError, match="'onnx' and 'tflite' must be of one model"):
         quickest([slow, form("tflite", 0.75)])
+    other = form("tflite", 0.25)
+    other._runtime = lambda token_ids, *_: np.full((len(token_ids), 3), 1 / 3, "float32")
+    with pytest.raises(ValueError, match="'onnx' and 'tflite' must be of one model"):
+        quickest([slow, other])
+    # The first one works, whatever another does.
+    broken = form("tflite", 0.25)
+    broken._runtime.probability = math.nan
+    with pytest.warns(UserWarning, match="The form 'tflite' is left out: .*NaN"):
+        assert quickest([slow, broken]) is slow
+
+
+@pytest.mark.parametrize("limits, kinds", [((16, 32), ["onnx", "tflite"]), ((32, 16), ["onnx"])])
+def test_texts_are_cut_alike_whichever_form_runs(limits, kinds, folder, monkeypatch):
+    """The first form's limit counts, so a form with a lower one takes no part."""
+    facts = HeadFacts(None, LABELS, "softmax", len(LABELS))
+    runtime = open_runtime(folder / "model.onnx")
+    forms = []
+    for kind, limit in zip(("onnx", "tflite"), limits):
+        form = copy.copy(runtime)
+        form._limits = form._limits._replace(max_length=limit)
+        forms.append((kind, facts, form))
+    monkeypatch.setattr(predictor_module, "open_forms", lambda *_: forms)
+    seen = []
+    monkeypatch.setattr(predictor_module, "quickest", lambda found: seen.append(found) or found[-1])
+    assert Predictor.load(folder).max_length == limits[0]
+    assert [predictor.kind for predictor in seen[0]] == kinds
 
 
 # Loading.
