@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -34,7 +35,8 @@ def encode_token_ids(rows: Sequence[Mapping], per_token: bool = False) -> Encode
     Raises:
         TypeError: if a row is no dict.
         ValueError: if an entry is missing or there are two for the same, ids are no whole numbers
-            of 32 bits, or the lengths differ. Names the row as an example.
+            of 32 bits, or the lengths differ; if only some rows have segment ids, or labels differ
+            in shape. Names the row as an example.
     """
     ids, segments, labels = [], [], []
     for number, row in enumerate(rows):
@@ -47,24 +49,37 @@ def encode_token_ids(rows: Sequence[Mapping], per_token: bool = False) -> Encode
             tokens = _ids(row, _IDS)
             length = _length(row, len(tokens))
             ids.append(tokens[:length])
-            if _name(row, _SEGMENTS, required=False):
-                segments.append(_first(_ids(row, _SEGMENTS), tokens, length, "segment ids"))
+            has = _name(row, _SEGMENTS, required=False)
+            segments.append(
+                _first(_ids(row, _SEGMENTS), tokens, length, "segment ids") if has else None
+            )
             label = np.asarray(row[_name(row, _LABELS)])
             if label.dtype.kind not in "iuf":
                 raise ValueError(f"a label must be numbers. Received: {row[_name(row, _LABELS)]!r}")
             labels.append(_first(label, tokens, length, "labels") if per_token else label)
         except ValueError as error:
             raise ValueError(f"Example {number}: {error}") from error
-    if segments and len(segments) < len(ids):
-        raise ValueError("All rows must have segment ids, or none.")
+    kinds = ["no segment ids" if part is None else "segment ids" for part in segments]
+    _check_alike(kinds, "all rows must have segment ids, or none.")
     if not per_token:
-        if len({label.shape for label in labels}) > 1:
-            raise ValueError(
-                "Labels must be of one shape. Labels per token need "
-                "`encode=functools.partial(encode_token_ids, per_token=True)`."
-            )
+        _check_alike(
+            [f"shape {label.shape}" for label in labels],
+            "labels must be of one shape. Labels per token need "
+            "`encode=functools.partial(encode_token_ids, per_token=True)`.",
+        )
         labels = np.array(labels)
-    return Encoded(ids, labels, segments or None)
+    return Encoded(ids, labels, segments if "segment ids" in kinds else None)
+
+
+def _check_alike(kinds, expectation):
+    """Names the first row of another kind than most rows."""
+    most = Counter(kinds).most_common(1)
+    for number, kind in enumerate(kinds):
+        if kind != most[0][0]:
+            raise ValueError(
+                f"Example {number}: {expectation} Received: {kind}, and {most[0][0]} in "
+                f"{most[0][1]} of {len(kinds)} rows"
+            )
 
 
 def _name(row, names, required=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -67,8 +68,8 @@ class StoredBatches(PaddedBatches):
     Raises:
         TypeError: if `rows` has no length or no positions, or is a dict of anything but arrays.
         ValueError: if there are no rows, or as in `Batches`. When a batch is read, if one of its
-            rows cannot be encoded, has no tokens or too many, or not as many segment ids or labels
-            per token as tokens; names the row's position.
+            rows cannot be encoded, alone or with the others, has no tokens or too many, or not as
+            many segment ids or labels per token as tokens; names the row's position.
 
     Example:
 
@@ -92,6 +93,7 @@ class StoredBatches(PaddedBatches):
         super().__init__(batch_size, shuffle, seed, multiple, pad_token_id, input_names)
         self.rows, self.encode = rows, encode
         self.max_length = positive_integer("max_length", max_length, optional=True)
+        self._longest = self.max_length or math.inf
         self.count = count_rows(rows)
         self._pool = None, None  # the last one, by its number and that of the epoch
         self.set_epoch(0)
@@ -99,7 +101,7 @@ class StoredBatches(PaddedBatches):
     def __getitem__(self, index: int):
         encoded, _, batch = self._find(index)
         lengths = np.array([len(encoded.token_ids[row]) for row in batch])
-        return self._batch(encoded, batch, lengths, self.max_length or math.inf)
+        return self._batch(encoded, batch, lengths, self._longest)
 
     def rows_of(self, index: int) -> np.ndarray:
         """The positions in `rows` of the examples in batch `index`, in its order."""
@@ -156,13 +158,11 @@ class StoredBatches(PaddedBatches):
         # In the order in which they are stored, which is the quickest.
         ascending = np.argsort(positions)
         found = read_rows(self.rows, positions[ascending].tolist())
-        rows = [None] * len(found)
-        for place, row in zip(ascending.tolist(), found):
-            rows[place] = row
+        rows = [found[place] for place in np.argsort(ascending)]
         try:
             encoded = self.encode(rows)
-        except (ValueError, TypeError):
-            self._raise_for_row(rows, positions)
+        except (ValueError, TypeError) as error:
+            self._raise_for_row(error, rows, positions)
             raise
         for part in (encoded.token_ids, encoded.labels, encoded.segment_ids):
             if part is not None and len(part) != len(rows):
@@ -171,9 +171,8 @@ class StoredBatches(PaddedBatches):
                     f"{len(rows)} rows"
                 )
         lengths = count_tokens(encoded, lambda place: self._name(positions[place]))
-        longest = math.inf if self.max_length is None else self.max_length
-        for place in np.flatnonzero((lengths < 1) | (lengths > longest)):
-            most = "" if self.max_length is None else f" and at most {longest}"
+        for place in np.flatnonzero((lengths < 1) | (lengths > self._longest)):
+            most = "" if self.max_length is None else f" and at most {self.max_length}"
             raise ValueError(
                 f"{self._name(positions[place])} must have at least one token{most}. Received: "
                 f"{lengths[place]}"
@@ -184,15 +183,25 @@ class StoredBatches(PaddedBatches):
         """What an error calls a row."""
         return self.rows.name(position) if isinstance(self.rows, Part) else f"Row {position}"
 
-    def _raise_for_row(self, rows, positions):
-        """Raises the error of the first row that cannot be encoded alone, with its position."""
-        for position, row in zip(positions, rows):
+    def _raise_for_row(self, error, rows, positions):
+        """Raises the error of the first row that cannot be encoded alone, with its position.
+
+        If each can, that of all of them, with the position of the row that it names.
+        """
+        for number, row in enumerate(rows):
             try:
                 self.encode([row])
-            except (ValueError, TypeError) as error:
-                kind = TypeError if isinstance(error, TypeError) else ValueError
-                said = str(error).removeprefix("Example 0: ")
-                raise kind(f"{self._name(position)}: {said}") from error
+            except (ValueError, TypeError) as alone:
+                error, place, prefix = alone, number, "Example 0: "
+                break
+        else:
+            named = re.match(r"Example (\d+): ", str(error))
+            if not named or int(named[1]) >= len(rows):
+                return
+            place, prefix = int(named[1]), named[0]
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        said = str(error).removeprefix(prefix)
+        raise kind(f"{self._name(positions[place])}: {said}") from error
 
 
 class Part:
@@ -234,10 +243,12 @@ def count_rows(rows) -> int:
     parts = list(rows.values()) if is_dict else [rows]
     for part in parts:
         by_label = hasattr(part, "iloc")  # as pandas finds rows
-        if is_dict and (by_label or not hasattr(part, "shape")):
+        # A `datasets.Dataset` has a shape too.
+        is_array = hasattr(part, "dtype") and bool(getattr(part, "shape", None))
+        if is_dict and (by_label or not is_array):
             raise TypeError(
-                "A dict must hold arrays; of a `DatasetDict`, give one split. Received: a dict "
-                f"with {type(part).__name__}"
+                "A dict must hold arrays of at least one dimension; of a `DatasetDict`, give one "
+                f"split. Received: a dict with {type(part).__name__}"
             )
         if by_label or not (hasattr(part, "__len__") and hasattr(part, "__getitem__")):
             raise TypeError(

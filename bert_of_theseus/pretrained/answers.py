@@ -67,9 +67,8 @@ def predecessor_answers(
             damaged; or if the outputs are neither one row per text nor one per token.
     """
     from ..training import BatchAccess
-    from ..training.answers import compute_answers, model_key, read_answers
+    from ..training.answers import compute_answers, model_key
 
-    directory = Path(directory)
     shape = tuple(model.outputs[0].shape)
     if len(model.outputs) != 1 or len(shape) not in (2, 3):
         raise ValueError(
@@ -81,13 +80,10 @@ def predecessor_answers(
     in_order.set_epoch(0)
     lengths = batches.lengths if len(shape) == 3 else None
     key = {**model_key(model), "texts": _texts_key(batches.encoded)}
-    answers = read_answers(directory, key, lengths)
-    if answers is None:
-        if verbose:
-            print(f"The predecessor answers {len(batches.lengths)} texts.", flush=True)
-        access = BatchAccess(in_order, in_order.batch_size)
-        answers = compute_answers(model, access, directory, key, lengths, verbose)
-    return answers
+    access = BatchAccess(in_order, in_order.batch_size)
+    return compute_answers(
+        model, access, Path(directory), key, lengths, verbose, name="predecessor"
+    )
 
 
 def _texts_key(encoded):

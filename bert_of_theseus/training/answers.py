@@ -7,6 +7,7 @@ they would be other targets. `answers.json` says whose answers to which examples
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -33,7 +34,8 @@ from ..files import (
 )
 from ..locks import exclusive
 from ..models.teacher import ANSWERS, INPUTS, PADDING_MASK, take_apart
-from .examples import summary
+from ..validation import is_integer
+from .examples import Numbers, summary
 from .feed import BatchAccess, named_leaves
 from .identity import architecture, plain
 
@@ -162,24 +164,10 @@ def prepare_lessons(
     directory.mkdir(parents=True, exist_ok=True)
     key = {**model_key(teacher), "examples": examples}
     with exclusive(directory / ".lock", str(directory)):
-        answers = _read_or_compute(teacher, batches, directory, key, lengths, verbose)
+        answers = compute_answers(
+            teacher, batches, directory, key, lengths, verbose, name="teacher", replaces=True
+        )
     return Lessons(taught, batches, answers)
-
-
-def _read_or_compute(teacher, batches, directory, key, lengths, verbose):
-    try:
-        answers = read_answers(directory, key, lengths)
-    except ValueError:
-        if verbose:
-            what = "another teacher's, to other examples, or damaged"
-            print(f"The answers in {directory} are {what}: they are made again", flush=True)
-        remove_answers(directory)
-        answers = None
-    if answers is None:
-        if verbose:
-            print(f"The teacher answers {key['examples'].partition(',')[0]}", flush=True)
-        answers = compute_answers(teacher, batches, directory, key, lengths, verbose)
-    return answers
 
 
 def _form(teacher, batches, examples, steps):
@@ -266,74 +254,110 @@ def compute_answers(
     key: dict,
     lengths: np.ndarray | None = None,
     verbose="auto",
+    name: str = "model",
+    replaces: bool = False,
 ) -> Answers:
-    """Computes the answers of `model` to all examples, from where an earlier run was killed.
+    """Reads the answers of `model` to all examples, or computes those that are missing.
 
     Args:
         model: Keras model with one output.
         batches: `BatchAccess` that tells the numbers of its examples.
-        directory: The folder, created if it is missing. It holds no answers to other examples.
+        directory: The folder, created if it is missing.
         key: As in `read_answers`.
         lengths: As in `Answers`.
-        verbose: Whether to show a progress bar on a terminal. Defaults to `"auto"`, yes.
+        verbose: Whether to say what is computed, with a progress bar on a terminal. Defaults to
+            `"auto"`, yes.
+        name: String, what a message calls the model. Defaults to `"model"`.
+        replaces: Boolean. Whether answers that `read_answers` refuses are removed, and computed
+            again. Defaults to `False`.
 
     Raises:
         ArithmeticError: if an answer is NaN or infinite.
         OSError: if a file cannot be written.
         ValueError: if there are lengths, and the outputs are not one per token; if the numbers of
-            the examples are not 0, 1, 2, ... once each.
+            the examples are not 0, 1, 2, ... once each; or, unless `replaces`, as in
+            `read_answers`.
     """
+    try:
+        answers = read_answers(directory, key, lengths)
+        if answers is not None:
+            return answers
+    except ValueError:
+        if not replaces:
+            raise
+        if verbose:
+            what = f"another {name}'s, to other examples, or damaged"
+            print(f"The answers in {directory} are {what}: they are made again", flush=True)
+        remove_answers(directory)
+    if verbose:
+        count = getattr(batches.data, "count", None)
+        what = f"{count} examples" if is_integer(count) else "all examples"
+        print(f"The {name} answers {what}", flush=True)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / _KEY, key)
     # What a killed run has left is of use if it had the same batches.
     first = [batches.rows(0, i) for i in range(min(_BATCHES_PER_PIECE, batches.length))]
     tag = zlib.crc32(np.concatenate(first).astype("int64").tobytes(), batches.length)
     pieces = directory / _PIECES / f"{tag:08x}"
-    files = _compute(model, batches, pieces, lengths, verbose)
+    files, count = _compute(model, batches, pieces, lengths, verbose)
     values = directory / _VALUES
-    replace_listed_file(values, lambda scratch: _merge(files, lengths, scratch))
+    replace_listed_file(values, lambda scratch: _merge(files, count, lengths, scratch))
     shutil.rmtree(directory / _PIECES, ignore_errors=True)
     return Answers(np.load(values, mmap_mode="r", allow_pickle=False), lengths)
 
 
 def _compute(model, batches, directory, lengths, verbose):
-    """Computes the pieces that are missing; returns the files of all of them."""
+    """Computes the pieces that are missing or damaged.
+
+    Returns the files of all pieces, and the number of examples.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     shows = verbose and sys.stdout.isatty()
     bar = keras.utils.Progbar(batches.length, unit_name="batch").update if shows else None
-    count = math.inf if lengths is None else len(lengths)
-    files, has_room = [], False
+    most = math.inf if lengths is None else len(lengths)
+    numbers, files, has_room = Numbers(), [], False
     for start in range(0, batches.length, _BATCHES_PER_PIECE):
         files.append(directory / f"{start}.npz")
-        if files[-1].exists():
-            continue
-        rows, values = [], []
-        for index in range(start, min(start + _BATCHES_PER_PIECE, batches.length)):
-            batch = batches.get(0, index)
-            rows.append(_numbers(batches, 0, index, batch, count)[0])
-            # A strategy of several devices answers to a batch several times.
-            outputs = np.asarray(model.predict_on_batch(batch[0]))[: len(rows[-1])]
-            if not has_room:
-                _check_room(directory, outputs, batches, lengths)
-                has_room = True
-            values += _records(outputs.astype("<f4"), rows[-1], lengths)
-            if bar:
-                bar(index + 1)
-        values = np.concatenate(values)
-        if not np.isfinite(values).all():
-            raise ArithmeticError(f"The answers of {model.name!r} hold NaN or infinite numbers.")
-        rows = np.concatenate(rows).astype("int64")
-        replace_file(files[-1], functools.partial(np.savez, rows=rows, values=values))
-    return files
+        kept = _read(files[-1])
+        if kept is None:
+            rows, values = [], []
+            for index in range(start, min(start + _BATCHES_PER_PIECE, batches.length)):
+                batch = batches.get(0, index)
+                rows.append(_numbers(batches, 0, index, batch, most)[0])
+                # A strategy of several devices answers to a batch several times.
+                outputs = np.asarray(model.predict_on_batch(batch[0]))[: len(rows[-1])]
+                if not has_room:
+                    _check_room(directory, outputs, batches, lengths)
+                    has_room = True
+                values += _records(outputs.astype("<f4"), rows[-1], lengths)
+                if bar:
+                    bar(index + 1)
+            kept = np.concatenate(rows).astype("int64"), np.concatenate(values)
+            if not np.isfinite(kept[1]).all():
+                raise ArithmeticError(
+                    f"The answers of {model.name!r} hold NaN or infinite numbers."
+                )
+            replace_file(files[-1], functools.partial(np.savez, rows=kept[0], values=kept[1]))
+        numbers.add(kept[0], np.zeros(len(kept[0]), "uint64"))
+    count = numbers.count if lengths is None else len(lengths)
+    if numbers.text is None or numbers.count != count:
+        shutil.rmtree(directory)  # or the next call would take these numbers for right
+        raise ValueError(
+            f"`rows_of` must return the number of each example, from 0 to {count - 1}, once in an "
+            f"epoch. Received: {numbers.count} numbers, which are not these"
+        )
+    return files, count
 
 
 def _check_room(directory, outputs, batches, lengths):
-    if lengths is None:
-        count = batches.length * batches.batch_size * outputs[0].size
-    else:
+    rows = batches.length * batches.batch_size
+    count = rows * outputs[0].size
+    if lengths is not None:
         count = int(lengths.sum()) * outputs.shape[-1]
-    # In pieces, and in the file that is made of them.
-    check_room(directory, 2 * 4 * count, names=["*.npz"], what="The teacher's answers")
+    # In pieces, each with its examples' numbers and headers, and in the file that is made of them.
+    pieces = math.ceil(batches.length / _BATCHES_PER_PIECE)
+    size = 2 * 4 * count + 8 * rows + 1000 * pieces
+    check_room(directory, size, names=["*.npz"], what="The teacher's answers")
 
 
 def _records(outputs, rows, lengths):
@@ -348,38 +372,25 @@ def _records(outputs, rows, lengths):
     return [output[: lengths[row]] for row, output in zip(rows, outputs)]
 
 
-def _read(piece, *names):
-    try:
-        with np.load(piece, allow_pickle=False) as file:
-            return [file[name] for name in names]
-    except OSError:
-        raise
-    except Exception as error:  # whatever a damaged file raises
-        piece.unlink()
-        raise ValueError(f"{piece} was damaged, and the same call makes it again") from error
+def _read(piece):
+    """As `_load`; `None` if the piece is missing, or cannot be read whole."""
+    with contextlib.suppress(Exception):  # whatever a damaged file raises
+        return _load(piece)
+    return None
 
 
-def _count(pieces, lengths):
-    """The number of examples. Each must have its answer once."""
-    total = sum(len(_read(piece, "rows")[0]) for piece in pieces)
-    count = total if lengths is None else len(lengths)
-    seen = np.zeros(count, bool)
-    for piece in pieces:
-        (rows,) = _read(piece, "rows")
-        seen[rows[rows < count]] = True
-    if total != count or not seen.all():
-        shutil.rmtree(pieces[0].parent)  # or they would be taken for right by the next call
-        raise ValueError(
-            f"`rows_of` must return the number of each example, from 0 to {count - 1}, once in an "
-            f"epoch. Received: {total} numbers, with {np.count_nonzero(seen)} of these among them"
-        )
-    return count
+def _load(piece):
+    """The numbers of the examples in a piece, and the answers to them."""
+    with open(piece, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+        # NumPy compares no checksum where a changed header has it stop before the end.
+        if file.zip.testzip() is not None:
+            raise ValueError(f"{piece} is damaged")
+        return file["rows"], file["values"]
 
 
-def _merge(pieces, lengths, path):
+def _merge(pieces, count, lengths, path):
     """Writes one `.npy` file in the order of the examples, with one piece in memory at a time."""
-    count = _count(pieces, lengths)
-    (values,) = _read(pieces[0], "values")
+    _, values = _load(pieces[0])
     shape, width = values.shape[1:], values[0].nbytes
     starts = None if lengths is None else np.cumsum(lengths) - lengths
     size = count if lengths is None else int(lengths.sum())
@@ -388,7 +399,7 @@ def _merge(pieces, lengths, path):
         np.lib.format.write_array_header_1_0(file, header)
         begin = file.tell()
         for piece in pieces:
-            rows, values = _read(piece, "rows", "values")
+            rows, values = _load(piece)
             if lengths is not None:
                 values = np.split(values, np.cumsum(lengths[rows])[:-1])
             for start, value in zip(rows if lengths is None else starts[rows], values):

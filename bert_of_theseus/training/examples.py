@@ -96,7 +96,7 @@ def _summary(batches):
     if isinstance(fingerprint, str):
         text = f"{batches.length} batches of data with fingerprint {fingerprint!r}"
         return Summary(text, {}, fingerprint if hasattr(batches.data, "rows_of") else None)
-    count, total, ranges, numbers = 0, 0, {}, _Numbers()
+    count, total, ranges, numbers = 0, 0, {}, Numbers()
     for rows, batch in batches.chunks(_ROWS):
         leaves = named_leaves(batch)
         hashes = hashes_of_examples(leaves)
@@ -111,16 +111,20 @@ def _summary(batches):
     return Summary(text, ranges, numbers.text)
 
 
-class _Numbers:
+class Numbers:
     """Whether examples are numbered 0, 1, 2, ..., and a checksum of which number each one has.
 
     Of any number of examples it keeps three numbers.
+
+    Attributes:
+        count: Integer, how many numbers were added.
     """
 
     def __init__(self):
         self.are_there, self.count, self.rows, self.total = True, 0, 0, 0
 
-    def add(self, rows, hashes):
+    def add(self, rows: np.ndarray | None, hashes: np.ndarray) -> None:
+        """Adds the numbers of some examples, `None` if they have none, and a hash of each."""
         self.are_there &= rows is not None and len(rows) == len(hashes)
         if self.are_there:
             mixed = mix(np.asarray(rows, "uint64"))
@@ -129,7 +133,8 @@ class _Numbers:
             self.total += int(mix(hashes + mixed).sum(dtype="uint64"))
 
     @property
-    def text(self):
+    def text(self) -> str | None:
+        """The checksum; `None` if the numbers are not 0, 1, 2, ... once each."""
         starts = range(0, self.count, _ROWS)
         parts = (np.arange(i, min(i + _ROWS, self.count), dtype="uint64") for i in starts)
         expected = sum(int(mix(part).sum(dtype="uint64")) for part in parts)

@@ -9,7 +9,7 @@ from damage import interrupted_move
 from helpers import assert_same, values
 from stages import texts
 
-from bert_of_theseus import Stage
+from bert_of_theseus import Stage, build_successor_model, build_theseus_model
 from bert_of_theseus.backend import keras
 from bert_of_theseus.data import Batches, Encoded, StoredBatches, encode_token_ids
 from bert_of_theseus.data.losses import MaskedCrossentropy
@@ -71,6 +71,21 @@ def classifier(seed, head=classification_head, dropout=0.0, mask=True):
     return model
 
 
+def theseus(seed):
+    """A Theseus model, and the successor in it."""
+    keras.utils.set_random_seed(seed)
+    encoders = [
+        [
+            keras.Input((None,), dtype="int32", name="token_ids"),
+            keras.layers.Embedding(9, 8),
+            *(keras.layers.Dense(8) for _ in range(depth)),
+        ]
+        for depth in (2, 1)
+    ]
+    model = build_theseus_model(*encoders, classification_head(8, 2), seed=seed)
+    return model, build_successor_model(model)
+
+
 class Seen(keras.callbacks.Callback):
     """Keeps the losses of the steps and the trained model; ends the run after so many batches."""
 
@@ -88,18 +103,20 @@ def train(data, directory, teacher=2, seen=None, head=classification_head, **opt
     """Trains a distilled model: what the callback saw, the student's weights, the teacher."""
     seen = seen or Seen()
     mask = options.pop("mask", True)
-    student = classifier(1, head, mask=mask)
+    student = kept = classifier(1, head, mask=mask)
+    if options.pop("theseus", False):
+        student, kept = theseus(1)
     teacher = classifier(teacher, head, dropout=0.5, mask=mask)
     fit(
         distil(student, teacher, weight=2.0),
         data,
         directory=directory,
-        kept=student,
+        kept=kept,
         callbacks=[seen],
         batch_size=16,
         **{"stage": Stage(2, 0.01), "verbose": 0, **options},
     )
-    return seen, values(student.weights), teacher
+    return seen, values(kept.weights), teacher
 
 
 def files(folder):
@@ -163,20 +180,24 @@ def test_a_call_that_is_refused_leaves_the_answers(tmp_path):
 
 
 @pytest.mark.slow_unless("torch")
-@pytest.mark.parametrize("stage", [Stage(2, 0.01), Stage(9, 0.01, patience=1)])
-def test_a_stage_with_nothing_left_to_train_needs_no_answers(stage, tmp_path):
+@pytest.mark.parametrize(
+    ("stage", "theseus"),
+    [(Stage(2, 0.01), False), (Stage(9, 0.01, patience=1), False), (Stage(2, 0.01), True)],
+)
+def test_a_stage_with_nothing_left_to_train_needs_no_answers(stage, theseus, tmp_path):
     """Whether its rounds are done or it has stopped early, and was killed before it had ended."""
 
     def run():
-        options = {"validation": batches(shuffle=False), "metrics": (), "stage": stage}
+        options = {"metrics": (), "stage": stage, "theseus": theseus, "validation": data}
         # Each evaluation but the first is worse.
         options["score"] = lambda model, data: -len(seen.losses)
-        return train(batches(), tmp_path, seen=seen, **options)[1]
+        return train(data, tmp_path, seen=seen, **options)[1]
 
+    data, steps = ((IDS, LABELS), 3) if theseus else (batches(), 8)
     seen = Seen()
     with interrupted_move(suffix="model.weights.h5"):
         run()
-    assert len(seen.losses) == 2 * 8
+    assert len(seen.losses) == 2 * steps
     shutil.rmtree(tmp_path / "answers")
     seen = Seen()
     weights = run()
@@ -273,7 +294,7 @@ def test_where_the_teacher_runs_in_each_step(tmp_path, capsys):
 
 @pytest.mark.slow_unless("torch")
 @pytest.mark.parametrize("numbers", ["gap", "twice", "negative", "fewer", "later", "lengths"])
-def test_numbers_that_are_not_those_of_the_examples_are_refused(numbers, tmp_path):
+def test_numbers_that_are_not_those_of_the_examples_are_refused(numbers, tmp_path, capsys):
     """Of data with a fingerprint too, which are not read before."""
 
     class Told(Batches):
@@ -291,12 +312,16 @@ def test_numbers_that_are_not_those_of_the_examples_are_refused(numbers, tmp_pat
             }[numbers]
 
     options, data = {}, batches(cls=Told)
+    if numbers == "fewer":
+        data = Given(data, count=None)
     if numbers == "lengths":
         options = {"head": TAGGER, "loss": MaskedCrossentropy(), "metrics": ()}
         data = batches(TAGS, cls=Told)
         data = Given(data, lengths=np.append(data.lengths, 5))
     with pytest.raises(ValueError, match="`rows_of` must return"):
-        train(data, tmp_path, **options)
+        train(data, tmp_path, verbose=2, **options)
+    count = "all" if numbers == "fewer" else 120
+    assert f"The teacher answers {count} examples\n" in capsys.readouterr().out
     assert (tmp_path / "answers" / "answers.npy").exists() == (numbers == "later")
 
 

@@ -209,6 +209,39 @@ def test_a_row_that_cannot_be_used_is_named(row, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("part", ["segment_ids", "label"])
+def test_a_row_that_differs_from_the_others_is_named(part, there):
+    """Where the others have segment ids or not, and labels of another shape."""
+    with_it = {"token_ids": [1, 2], "segment_ids": [0, 1], "label": [0, 1]}
+    without = {"token_ids": [1, 2], "label": 0}
+    if part == "label":
+        message = r"labels must be of one shape.* Received: shape \(\d?,?\), and shape"
+        del with_it["segment_ids"]
+    else:
+        message = "all rows must have segment ids, or none. Received: (no )?segment ids, and"
+        with_it["label"] = 0
+    rows = [without if there else with_it] * 300
+    rows[217] = with_it if there else without
+    with pytest.raises(ValueError, match=f"^Example 217: {message}.* in 299 of 300 rows"):
+        encode_token_ids(rows)
+    with pytest.raises(ValueError, match=f"^Row 217: {message}"):
+        list(StoredBatches(rows, batch_size=8))
+
+
+def test_the_row_that_an_own_function_names_is_named():
+    def encode(rows):
+        if len(rows) > 1:
+            raise TypeError(
+                f"Example {[row['number'] for row in rows].index(217)}: not with others"
+            )
+        return encode_token_ids(rows)
+
+    rows = [{**Rows()[position], "number": position} for position in range(300)]
+    with pytest.raises(TypeError, match=r"^Row 217: not with others"):
+        StoredBatches(rows, encode, batch_size=300)[0]
+
+
 @pytest.mark.parametrize(
     ("labels", "mask", "message"),
     [
@@ -248,7 +281,8 @@ def test_what_an_own_function_gives_must_be_as_long_as_the_tokens(part):
 def test_columns_that_are_no_arrays_are_refused():
     columns = {"token_ids": [[1, 2], [3]], "label": [0, 1]}
     splits = {"train": Rows(), "test": Rows()}  # a `datasets.DatasetDict` is such a dict
-    for rows, kind in [(columns, "list"), (splits, "Rows")]:
+    single = {"token_ids": np.ones((3, 2), int), "label": np.array(3)}
+    for rows, kind in [(columns, "list"), (splits, "Rows"), (single, "ndarray")]:
         with pytest.raises(TypeError, match=f"`DatasetDict`, give one split.*dict with {kind}"):
             StoredBatches(rows)
     frame = pytest.importorskip("pandas").DataFrame({"token_ids": [1, 2], "label": [0, 1]})

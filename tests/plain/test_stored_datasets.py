@@ -63,6 +63,17 @@ def test_a_tokenized_dataset_in_any_format(tokenizer):
             np.testing.assert_array_equal(labels, others)
 
 
+@pytest.mark.parametrize("splits", [{"train": 8}, {"train": 8, "test": 2}])
+def test_a_dataset_in_splits_is_refused(splits, tokenizer):
+    datasets = pytest.importorskip("datasets")
+    given = datasets.DatasetDict(
+        {k: datasets.Dataset.from_list(rows(n)) for k, n in splits.items()}
+    )
+    for read in (StoredBatches, lambda data: Classification("ab").stored_batches(data, tokenizer)):
+        with pytest.raises(TypeError, match=r"`DatasetDict`, give one split.*dict with Dataset"):
+            read(given)
+
+
 def test_a_map_dataset_of_grain(tokenizer):
     grain = pytest.importorskip("grain")
     task = Classification(["neg", "pos"])
