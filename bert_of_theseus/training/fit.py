@@ -251,6 +251,7 @@ def _begin(model, rounds, stage, folder, progress, loss, metrics, answers, verbo
     optimizer = build_optimizer(stage, model, rounds.total_steps)
     for each in models:
         each.compile(optimizer, loss, metrics=[fresh(metric) for metric in metrics])
+        optimizer = each.optimizer  # in float16 one that scales the loss, around what was given
     folder.read_checkpoint(models[-1])
     _check_workers(progress.rounds_done, folder.directory)
     return models[-1]
