@@ -143,6 +143,7 @@ def test_models_that_are_given_score_as_where_they_were_trained(quality, given, 
 
 @pytest.mark.slow
 @pytest.mark.only("torch", "tf_keras")  # once for each host
+@pytest.mark.filterwarnings("ignore:Saved to .*pooler")  # which a tagger does not use
 @pytest.mark.parametrize(
     ("task", "variants", "kind"),
     [("iflytek", None, "Sequence"), ("cluener", ["direct", "ours"], "Token")],

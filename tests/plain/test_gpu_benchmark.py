@@ -18,7 +18,7 @@ find = PathFinder.find_spec
 def find_others(name, *args):
     missing = name.split(".")[0] in ("tensorflow", "tf_keras", "bert4keras", "keras_hub")
     return None if missing else find(name, *args)
-PathFinder.find_spec = find_others
+PathFinder.find_spec = staticmethod(find_others)
 sys.argv = sys.argv[1:]
 sys.path.insert(0, {folder!r})
 runpy.run_path(sys.argv[0], run_name="__main__")
