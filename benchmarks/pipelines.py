@@ -22,7 +22,8 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from peer_worker import OURS, make_optimum, runs_here
+from peer_worker import OURS, runs_here
+from peers import command as worker_command
 from peers import environment, versions
 from speed import machine, markdown, number
 
@@ -37,6 +38,7 @@ examples:
 """
 
 TRANSFORMERS, OPTIMUM = "transformers' pipeline", "Optimum's pipeline"
+EXPORT = "Optimum, ONNX Runtime"  # the form of `peer_worker.py` whose file Optimum's pipeline runs
 BATCH_SIZES = 1, 32  # of the pipelines; `predict` has one of its own
 FEW = 1_000  # lines of a first run, whose time is that of the start
 LEAST = 2  # times as many texts a second as Optimum's pipeline: the bar
@@ -295,10 +297,8 @@ def main(argv=None) -> int:
         sys.exit(f"error: {args.lines} must hold at least one text")
     for folder in args.folders if args.peers else ():
         if not (folder / "optimum" / "model.onnx").exists():
-            code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-            code += f"from pathlib import Path; from peer_worker import {make_optimum.__name__}\n"
-            code += f"{make_optimum.__name__}(Path({str(folder)!r}))"
-            subprocess.run([args.peers, "-c", code], env=environment(args), check=True)
+            line = worker_command(args.peers, form=EXPORT, directory=str(folder), make=True)
+            subprocess.run(line, env=environment(args), check=True)
 
     def texts(size):
         return list(itertools.islice(itertools.cycle(lines), size))

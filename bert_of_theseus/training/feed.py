@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import numbers
@@ -240,6 +241,21 @@ class BatchAccess:
                 yield self.rows(0, index), self.get(0, index)
         else:
             yield None, self.get(0, 0)
+
+
+@contextlib.contextmanager
+def errors_of(*batches: BatchAccess):
+    """A context that raises what reading one of them has raised, for what is raised in its place.
+
+    TensorFlow, which reads them from a thread of its own, raises another error.
+    """
+    try:
+        yield
+    except Exception:
+        for access in batches:
+            if access.problem is not None:
+                raise access.problem from None
+        raise
 
 
 class _Arrays:

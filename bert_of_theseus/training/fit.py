@@ -26,7 +26,7 @@ from .answers import prepare_lessons
 from .checkpoint import StageFolder, non_finite, run_lock
 from .checks import Limits
 from .examples import first_batch
-from .feed import BatchAccess, Rounds, as_sequence
+from .feed import BatchAccess, Rounds, as_sequence, errors_of
 from .identity import (
     architecture,
     described,
@@ -265,7 +265,7 @@ def _train(model, trained, rounds, batches, progress, callbacks, verbose):
     done = progress.rounds_done
     stream = functools.partial(rounds.stream, done)
     dataset = as_dataset(stream, rounds.changed(batches["train"].first, 0, 0), model)
-    try:
+    with errors_of(*batches.values()):
         trained.fit(
             (part_of_worker(batch) for batch in stream()) if dataset is None else dataset,
             steps_per_epoch=rounds.length,
@@ -276,11 +276,6 @@ def _train(model, trained, rounds, batches, progress, callbacks, verbose):
             callbacks=callbacks,
             verbose=verbose,
         )
-    except Exception:
-        for access in batches.values():
-            if access.problem is not None:  # TensorFlow has raised another in its place
-                raise access.problem from None
-        raise
 
 
 def _check_same_call(folder):

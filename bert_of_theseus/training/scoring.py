@@ -12,7 +12,7 @@ from ..backend import AVERAGES_EXAMPLES, get_mask, input_structure, keras
 from ..distribution import strategy_scope, workers_have_parts
 from ..statistics import Score
 from .examples import hashes_of_examples
-from .feed import BatchAccess, as_sequence, named_leaves
+from .feed import BatchAccess, as_sequence, errors_of, named_leaves
 
 # What is right by Keras' accuracies, by their names without underscores.
 _KINDS = {
@@ -77,13 +77,8 @@ def evaluator(model, loss, metrics, monitor, score, batch_size) -> Callable:
         found = _accuracy(copy, batches, metric)
         if found is not None:
             return found
-        try:
-            with strategy_scope(copy):
-                found = copy.evaluate(as_sequence(batches, copy), verbose=0, return_dict=True)
-        except Exception:
-            if batches.problem is not None:  # TensorFlow has raised another in its place
-                raise batches.problem from None
-            raise
+        with errors_of(batches), strategy_scope(copy):
+            found = copy.evaluate(as_sequence(batches, copy), verbose=0, return_dict=True)
         return float(found[name])
 
     return run
