@@ -17,6 +17,7 @@ from .running import warnings_in_a_line
 _FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt")
 _BY_LINE = ("jsonl", "txt")  # results name lines, not rows
 _BAD_LINES = 1
+_BATCHES = 32  # whose texts are sorted and labelled together
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str)
 
 
@@ -175,6 +176,7 @@ def _open_source(args, stack):
 def _load(args):
     prepare_keras()
     from ..deploy import Predictor
+    from ..deploy.runtimes import available_cores
 
     return Predictor.load(
         args.directory,
@@ -182,6 +184,7 @@ def _load(args):
         max_length=args.max_length,
         batch_size=args.batch_size,
         num_threads=args.threads,
+        num_workers=args.threads or available_cores(),
     )
 
 
@@ -272,7 +275,7 @@ class _Labeller:
             self._refuse(row, error)
             return
         self.waiting.append((row, text))
-        if len(self.waiting) >= 8 * self.predictor.batch_size:
+        if len(self.waiting) >= _BATCHES * self.predictor.batch_size:
             self._flush()
 
     def _refuse(self, row, error):

@@ -80,7 +80,7 @@ class Runtime:
 
     Args:
         path: The model's file or folder, a `Path`.
-        num_threads: See `open_runtime`.
+        num_threads, num_workers: See `open_runtime`.
 
     Call arguments:
         token_ids: Integers `(batch_size, sequence_length)`.
@@ -95,6 +95,7 @@ class Runtime:
 
     Attributes:
         path: The model's file or folder.
+        num_workers: Number of calls that can run at once.
         kind: `"onnx"`, `"litert"` or `"keras"`.
         max_length: Number of tokens of the longest text that the model accepts; `None` if unknown.
         vocab_size: Number of tokens in the model's vocabulary; `None` if unknown.
@@ -105,6 +106,7 @@ class Runtime:
     """
 
     kind: str
+    num_workers = 1
     output_name: str | None = None
     returns_logits = False
     takes_segments = True
@@ -113,14 +115,14 @@ class Runtime:
     _length: int | None = None  # the only sequence length that the model accepts
     _inputs: dict  # the names of the model's inputs, with their types
 
-    def __init__(self, path: Path, num_threads: int | None = None):
-        self.path, self._num_threads = path, num_threads
+    def __init__(self, path: Path, num_threads: int | None = None, num_workers: int = 1):
+        self.path, self._options = path, (num_threads, num_workers)
         self._lock, self._forked = threading.Lock(), False
-        self._load(num_threads)
+        self._load(*self._options)
         _LOADED.add(self)
 
     def __reduce__(self):
-        return type(self), (self.path, self._num_threads)
+        return type(self), (self.path, *self._options)
 
     @property
     def max_length(self) -> int | None:
@@ -141,10 +143,11 @@ class Runtime:
             missing = [(0, 0), (0, self._length - length)]
             pads = (self._limits.pad_token_id or 0, 0, 0)
             inputs = [np.pad(ids, missing, constant_values=pad) for ids, pad in zip(inputs, pads)]
-        with self._guard():
+        with self._lock:
             if self._forked:
                 self._after_fork()
                 self._forked = False
+        with self._guard():
             try:
                 # A copy: the runtime may use the memory again.
                 output = np.array(self._run(*inputs), dtype="float32")
@@ -216,9 +219,9 @@ class Runtime:
         """Makes the model usable in a process that was forked from the one that loaded it."""
         # Not released: its threads are not in this process, and it would wait for their end.
         _LEFT_BEHIND.append(self.__dict__.copy())
-        self._load(self._num_threads)
+        self._load(*self._options)
 
-    def _load(self, num_threads: int | None) -> None:
+    def _load(self, num_threads: int | None, num_workers: int) -> None:
         raise NotImplementedError
 
     def _check_inputs(self, inputs: dict, shapes: list) -> None:

@@ -45,13 +45,19 @@ def find_forms(directory: Path, kind: str | None) -> dict[str, Path]:
     return there if kind is None else {kind: there[kind]}
 
 
-def open_forms(there: dict[str, Path], config_path: Path, raw: dict, num_threads: int | None):
+def open_forms(
+    there: dict[str, Path],
+    config_path: Path,
+    raw: dict,
+    num_threads: int | None,
+    num_workers: int,
+):
     """Those that may be the quickest: of each its kind, what its head is, and its runtime.
 
     Args:
         there: As `find_forms` returns them.
         config_path: The model's config, with the content `raw`.
-        num_threads: As in `open_runtime`.
+        num_threads, num_workers: As in `open_runtime`.
 
     Raises:
         ImportError: if a package is missing for each of them.
@@ -63,7 +69,7 @@ def open_forms(there: dict[str, Path], config_path: Path, raw: dict, num_threads
             continue
         facts = _read_facts(kind, config_path, raw)
         try:
-            runtime = open_runtime(path, num_threads)
+            runtime = open_runtime(path, num_threads, num_workers)
         except ImportError as error:
             errors.append(error)
             continue
@@ -124,7 +130,13 @@ def quickest(predictors: list):
                 "different answers to one text. Delete the older file, or name the `kind` to run."
             )
         alike.append(predictor)
-    return min(alike, key=lambda predictor: _seconds(lambda: answers(predictor)))
+    # As many batches for each as one of them runs at once.
+    batches = [encodings] * max(predictor.num_workers for predictor in alike)
+
+    def label(predictor):
+        list(predictor.map_batches(lambda _: answers(predictor), batches))
+
+    return min(alike, key=lambda predictor: _seconds(lambda: label(predictor)))
 
 
 def _alike(a, b):

@@ -11,6 +11,7 @@ import secrets
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,8 @@ class Predictor:
     Args:
         runtime: Function of `token_ids`, `segment_ids` and `attention_mask`, int32 arrays of shape
             `(batch_size, sequence_length)`, that returns the model's outputs. Where it has an
-            attribute `returns_logits` that is true, `activation` is applied to them.
+            attribute `returns_logits` that is true, `activation` is applied to them; with an
+            attribute `num_workers`, so many threads call it at once.
         tokenizer: A `data.Tokenizer`.
         labels: The class names.
         activation: The activation of the outputs: `"softmax"`, `"sigmoid"` (independent labels) or
@@ -56,6 +58,7 @@ class Predictor:
         labels: The class names.
         max_length: The limit in tokens.
         kind: The form of the model that runs.
+        num_workers: Number of batches that run at once.
         num_cut: Number of texts so far that were longer than `max_length`.
     """
 
@@ -82,6 +85,7 @@ class Predictor:
         self.num_cut = 0
         self._lock = threading.Lock()
         self._runtime = runtime
+        self.num_workers = getattr(runtime, "num_workers", 1)
         # Run an empty text, so that what does not work fails now.
         outputs = self._outputs(tokenizer.encode_batch([""], max_length), ["an empty text"])[0]
         self.tags_tokens = outputs.ndim == 2
@@ -108,6 +112,7 @@ class Predictor:
         max_length: int | None = None,
         batch_size: int = 32,
         num_threads: int | None = None,
+        num_workers: int = 1,
     ) -> Predictor:
         """Loads a folder that `save_pretrained`, `save_checkpoint` or `transformers` wrote.
 
@@ -129,6 +134,9 @@ class Predictor:
             max_length: Texts are truncated to this number of tokens. Defaults to the model's limit.
             batch_size: Number of texts in a batch.
             num_threads: For the runtime. Defaults to the runtime's own choice.
+            num_workers: Number of batches that run at once, in ONNX, and share `num_threads`. Many
+                texts take the least time with as many workers as threads, a few texts with one.
+                Defaults to `1`.
 
         Returns:
             A `Predictor`.
@@ -147,7 +155,7 @@ class Predictor:
         path, config, raw = _read_config(directory)
         tokenizer = Tokenizer.from_folder(directory)
         check_tokenizer(tokenizer, config, stacklevel=2)
-        forms = open_forms(find_forms(directory, kind), path, raw, num_threads)
+        forms = open_forms(find_forms(directory, kind), path, raw, num_threads, num_workers)
         limits = [_limit(runtime, config) for _, _, runtime in forms]
         if max_length is None:
             max_length = limits[0]
@@ -160,8 +168,8 @@ class Predictor:
         predictor = quickest(
             [cls._of_form(*form, tokenizer, config, path, max_length, batch_size) for form in forms]
         )
-        arguments = (directory.absolute(), predictor.kind, max_length, batch_size, num_threads)
-        predictor._source = (secrets.token_hex(8), arguments)
+        arguments = predictor.kind, max_length, batch_size, num_threads, num_workers
+        predictor._source = (secrets.token_hex(8), (directory.absolute(), *arguments))
         remember(predictor, predictor._source[0])
         return predictor
 
@@ -284,14 +292,35 @@ class Predictor:
                 stacklevel=stacklevel,
             )
         results: list = [None] * len(texts)
-        order = sorted(range(len(texts)), key=lambda number: len(encodings[number]))
-        for first in range(0, len(order), self.batch_size):
-            rows = order[first : first + self.batch_size]
-            batch = [encodings[row] for row in rows]
-            names = [f"text number {start + row}" for row in rows]
-            for row, encoding, outputs in zip(rows, batch, self._outputs(batch, names)):
-                results[row] = self._result(texts[row], encoding, outputs)
+        # The longest first, so that no thread is left with a long batch at the end.
+        order = sorted(range(len(texts)), key=lambda number: -len(encodings[number]))
+        size = self.batch_size
+        batches = [order[first : first + size] for first in range(0, len(order), size)]
+
+        def run(rows):
+            return self._outputs(
+                [encodings[row] for row in rows], [f"text number {start + row}" for row in rows]
+            )
+
+        for rows, batch in zip(batches, self.map_batches(run, batches)):
+            for row, outputs in zip(rows, batch):
+                results[row] = self._result(texts[row], encodings[row], outputs)
         return results
+
+    def map_batches(self, function, batches: list) -> Iterator:
+        """`function` of each batch, in order; of `num_workers` at once."""
+        num_workers = min(self.num_workers, len(batches))
+        if num_workers == 1:
+            yield from map(function, batches)
+            return
+        with ThreadPoolExecutor(num_workers) as pool:
+            calls = [pool.submit(function, batch) for batch in batches]
+            try:
+                for call in calls:
+                    yield call.result()
+            finally:
+                for call in calls:
+                    call.cancel()
 
     def _outputs(self, encodings: list, names: list[str]) -> np.ndarray:
         """The outputs for the texts of a batch; `names` is what errors call them."""

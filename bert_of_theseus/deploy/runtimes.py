@@ -21,7 +21,9 @@ from .base import GRAPH_NAME, Limits, Runtime, home, import_package, unreadable
 from .padding import by_length
 
 
-def open_runtime(path: str | os.PathLike, num_threads: int | None = None) -> Runtime:
+def open_runtime(
+    path: str | os.PathLike, num_threads: int | None = None, num_workers: int = 1
+) -> Runtime:
     """Loads a model for inference.
 
     A file that its folder's checksums.json lists must match it.
@@ -32,9 +34,11 @@ def open_runtime(path: str | os.PathLike, num_threads: int | None = None) -> Run
             Other programs' `.onnx` and `.tflite` files work too if their inputs are integers of
             shape `(batch_size, sequence_length)`, named `token_ids` and `segment_ids`, or
             `input_ids`, `token_type_ids` and `attention_mask` as in Hugging Face's exports.
-        num_threads: Threads that one call may use. Defaults to one for each core that the process
-            may use. For a Keras file this is a setting of TensorFlow for the whole process, and
+        num_threads: Threads of all calls. Defaults to one for each core that the process may use. For a Keras file this is a setting of TensorFlow for the whole process, and
             must come before TensorFlow's first use.
+        num_workers: Number of calls, from as many threads, that share `num_threads`. With one
+            thread for each call all cores are busy all the time, and with all threads for one
+            call it ends soonest. LiteRT and Keras take one call at a time. Defaults to `1`.
 
     Returns:
         A `Runtime`: `runtime(token_ids, segment_ids, attention_mask)` returns the model's output.
@@ -47,6 +51,7 @@ def open_runtime(path: str | os.PathLike, num_threads: int | None = None) -> Run
     """
     path = Path(path)
     num_threads = positive_integer("num_threads", num_threads, optional=True)
+    num_workers = positive_integer("num_workers", num_workers)
     kind = KerasRuntime if path.is_dir() else _KINDS.get(path.suffix)
     if kind is None:
         raise ValueError(
@@ -58,7 +63,7 @@ def open_runtime(path: str | os.PathLike, num_threads: int | None = None) -> Run
     if not path.is_dir():
         for folder in dict.fromkeys((path.parent, home(path))):
             check_files(folder, [path.relative_to(folder).as_posix()])
-    return kind(path, num_threads)
+    return kind(path, num_threads, num_workers)
 
 
 class ONNXRuntime(Runtime):
@@ -66,10 +71,12 @@ class ONNXRuntime(Runtime):
 
     kind = "onnx"
 
-    def _load(self, num_threads):
+    def _load(self, num_threads, num_workers):
         onnxruntime = import_package("onnxruntime")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads or available_cores()
+        num_threads = num_threads or available_cores()
+        self.num_workers = min(num_workers, num_threads)
+        options.intra_op_num_threads = num_threads // self.num_workers
         options.log_severity_level = 3
         # Waiting threads give up their core. Spinning would take a quarter to a half more CPU time
         # and slow down the work itself where other processes use the cores too.
@@ -132,7 +139,7 @@ class LiteRTRuntime(Runtime):
 
     kind = "litert"
 
-    def _load(self, num_threads):
+    def _load(self, num_threads, num_workers):
         interpreter = _litert_interpreter()
         try:
             with warnings.catch_warnings():
@@ -167,7 +174,7 @@ class KerasRuntime(Runtime):
 
     kind = "keras"
 
-    def _load(self, num_threads):
+    def _load(self, num_threads, num_workers):
         if not self.path.is_dir() and self._names_bert4keras():
             from ..checkpoints import bert4keras_models
 

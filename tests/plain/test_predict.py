@@ -286,6 +286,51 @@ def test_outputs_that_are_not_finite(predictor):
 # Where it runs.
 
 
+@pytest.mark.parametrize("num_workers", [2, 3, 9])
+def test_workers_change_nothing(num_workers, folder):
+    some = texts(300, seed=4)
+    expected = Predictor.load(folder, batch_size=4).predict(some)
+    predictor = Predictor.load(folder, batch_size=4, num_threads=3, num_workers=num_workers)
+    assert predictor.num_workers == min(num_workers, 3)
+    for copied in (predictor, pickle.loads(pickle.dumps(predictor))):
+        assert copied.num_workers == predictor.num_workers
+        assert_alike(copied.predict(some), expected)
+        assert_alike(list(copied.stream(iter(some))), expected)
+        assert_alike([copied.predict(some[0])], expected[:1])
+
+
+class Workers:
+    """A runtime that two threads call at once, or neither of them returns."""
+
+    num_workers = 2
+
+    def __init__(self, runtime):
+        self.runtime, self.num_calls, self.has_failed = runtime, 0, False
+        self.both = threading.Barrier(2, timeout=60)
+
+    def __call__(self, token_ids, segment_ids, attention_mask):
+        self.num_calls += 1
+        if self.has_failed:
+            time.sleep(0.05)  # in which the others can be called off
+        elif self.num_calls > 1:  # after the empty text that it is tried with
+            self.both.wait()
+        if (token_ids == IDS["q"]).any():
+            self.has_failed = True
+            raise RuntimeError("no q")
+        return self.runtime(token_ids, segment_ids, attention_mask)
+
+
+def test_as_many_batches_at_once_as_there_are_workers(predictor):
+    runtime, some = Workers(predictor._runtime), texts(24, seed=5)
+    some = [text.replace("q", "a") for text in some]
+    pair = Predictor(runtime, predictor.tokenizer, LABELS, max_length=MAX_LENGTH, batch_size=4)
+    assert_alike(pair.predict(some), predictor.predict(some))
+    assert runtime.num_calls == 7
+    with pytest.raises(RuntimeError, match="no q"):  # of the longest text, so of the first batch
+        pair.predict(["q " * 20] + ["a"] * 4000)
+    assert runtime.num_calls < 7 + 16
+
+
 @pytest.mark.parametrize("calls", [60, pytest.param(250, marks=pytest.mark.slow)])
 def test_threads_share_a_predictor(calls, folder):
     some = texts(200, seed=9)
@@ -449,6 +494,7 @@ REFUSED = {
     "too short": ("", {"max_length": 2}, ValueError, "at least 3. Received: 2"),
     "no length": ("", {"max_length": 0}, ValueError, "at least 3. Received: 0"),
     "no batch": ("", {"batch_size": 0}, ValueError, "`batch_size`.*Received: 0"),
+    "no worker": ("", {"num_workers": 0}, ValueError, "`num_workers`.*Received: 0"),
     "half a batch": ("", {"batch_size": 1.5}, TypeError, "`batch_size`.*Received: 1.5"),
     "no threads": ("", {"num_threads": 0}, ValueError, "num_threads"),
 }
