@@ -34,8 +34,9 @@ def open_runtime(
             Other programs' `.onnx` and `.tflite` files work too if their inputs are integers of
             shape `(batch_size, sequence_length)`, named `token_ids` and `segment_ids`, or
             `input_ids`, `token_type_ids` and `attention_mask` as in Hugging Face's exports.
-        num_threads: Threads of all calls. Defaults to one for each core that the process may use. For a Keras file this is a setting of TensorFlow for the whole process, and
-            must come before TensorFlow's first use.
+        num_threads: Threads of all calls. Defaults to one for each core that the process may use.
+            For a Keras file this is a setting of TensorFlow for the whole process, and must come
+            before TensorFlow's first use.
         num_workers: Number of calls, from as many threads, that share `num_threads`. With one
             thread for each call all cores are busy all the time, and with all threads for one
             call it ends soonest. LiteRT and Keras take one call at a time. Defaults to `1`.
