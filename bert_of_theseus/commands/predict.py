@@ -17,7 +17,7 @@ from .running import warnings_in_a_line
 _FORMATS = ("csv", "tsv", "jsonl", "json", "parquet", "txt")
 _BY_LINE = ("jsonl", "txt")  # results name lines, not rows
 _BAD_LINES = 1
-_BATCHES = 32  # whose texts are sorted and labelled together
+_BATCHES = 8  # for each worker, whose texts are labelled together
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str)
 
 
@@ -225,6 +225,7 @@ class _Labeller:
         self.bar, self.key = bar, "line" if format in _BY_LINE else "row"
         self.number = self.num_bad = 0
         self.waiting = []  # rows and their texts
+        self.most_waiting = _BATCHES * predictor.num_workers * predictor.batch_size
         self.columns, self.texts = None, None  # those of the last row, and those with its text
         self.has_failed = False  # in what follows the reading
 
@@ -275,7 +276,7 @@ class _Labeller:
             self._refuse(row, error)
             return
         self.waiting.append((row, text))
-        if len(self.waiting) >= _BATCHES * self.predictor.batch_size:
+        if len(self.waiting) >= self.most_waiting:
             self._flush()
 
     def _refuse(self, row, error):
