@@ -14,6 +14,7 @@ from ..defaults import (
     find_hidden_size,
     num_steps,
 )
+from ..optimizer import Adam, AdamW
 from ..validation import number, one_of, positive_integer
 
 _DECAYS = ("linear", "cosine", "constant")
@@ -202,10 +203,8 @@ def build_optimizer(stage: Stage, model: keras.Model, total_steps: int):
     warmup = min(int(stage.warmup_fraction * total_steps), total_steps - 1)
     rate = WarmupDecay(stage.learning_rate, total_steps, warmup, stage.decay)
     if not stage.weight_decay:
-        return keras.optimizers.Adam(rate, global_clipnorm=stage.clip_norm)
-    optimizer = keras.optimizers.AdamW(
-        rate, weight_decay=stage.weight_decay, global_clipnorm=stage.clip_norm
-    )
+        return Adam(rate, global_clipnorm=stage.clip_norm)
+    optimizer = AdamW(rate, weight_decay=stage.weight_decay, global_clipnorm=stage.clip_norm)
     vectors = [weight for weight in model.trainable_variables if len(weight.shape) < 2]
     optimizer.exclude_from_weight_decay(var_list=vectors)
     return optimizer

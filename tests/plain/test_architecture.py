@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).parents[2] / "bert_of_theseus"
 # From the bottom up: a module imports those above it in this list, and a folder counts as one.
 ORDER = [
     *("startup", "validation", "locks", "defaults", "order", "files"),
-    *("backend", "conditional", "distribution"),
+    *("backend", "conditional", "distribution", "optimizer"),
     *("layers", "wrappers", "schedules", "callbacks", "distillation", "heads"),
     *("_bert4keras", "encoders", "models", "bert4keras", "saving"),
     *("statistics", "training", "measure", "table", "plots", "compressed", "method", "recipe"),
     *("data", "tasks", "checkpoints", "deploy", "pretrained", "commands", "__main__"),
 ]
 MAY_KNOW_A_HOST = {"_bert4keras", "encoders", "checkpoints"}
-MAY_ASK_WHICH_KERAS = {"backend", "conditional", "distribution", "_bert4keras"}
+MAY_ASK_WHICH_KERAS = {"backend", "conditional", "distribution", "optimizer", "_bert4keras"}
 LONGEST_FUNCTION = 80  # lines of code, without docstring and comments
 LONGEST_FILE = 450
 

@@ -17,12 +17,23 @@ def quality_table(load_script):
 
 
 @pytest.fixture(scope="module")
-def iflytek(load_script):
+def scripts(load_script):
+    """Of quality.py and iflytek.py, by name."""
     sys.path.insert(0, str(BENCHMARKS))
     try:
-        yield load_script(BENCHMARKS / "iflytek.py")
+        yield {name: load_script(BENCHMARKS / f"{name}.py") for name in ("quality", "iflytek")}
     finally:
         sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture
+def iflytek(scripts):
+    return scripts["iflytek"]
+
+
+@pytest.fixture
+def quality(scripts):
+    return scripts["quality"]
 
 
 def write(quality_table, output, variant, layers, seed, right, kind="compressed", **more):
@@ -222,3 +233,13 @@ def test_wrong_flags_are_named(iflytek, flags, message, tmp_path, capsys):
         status = stopped.code
     assert status == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_tables_in_the_results_are_those_of_the_records(quality, capsys):
+    studies = sorted(path.parent for path in (BENCHMARKS / "records").glob("*/study.json"))
+    assert studies
+    lines = (BENCHMARKS / "RESULTS.md").read_text(encoding="utf-8").splitlines()
+    for study in studies:
+        assert quality.main(["--report", "--output-dir", str(study)]) == 0
+        rows = [row for row in capsys.readouterr().out.splitlines() if row.startswith("|")]
+        assert len(rows) > 2 and set(rows) <= set(lines)
