@@ -16,7 +16,7 @@ class FusedAdam(keras.optimizers.Adam):
     """Keras' `Adam`, with the same arguments and variables, and the same results up to rounding.
 
     On PyTorch, Keras computes it in a dozen passes over all weights and moments. Of a model of few
-    layers with short texts, most of whose weights are embeddings, this is half of a training step.
+    layers with short texts, most of whose weights are embeddings, this is up to half of a step.
     PyTorch's fused kernel needs one pass. On other backends it is Keras' own.
     """
 
