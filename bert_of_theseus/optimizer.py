@@ -6,9 +6,13 @@ import math
 
 from .backend import BACKEND, keras, register
 
+_IS_FUSED = False
 if BACKEND == "torch":
     import torch
     from torch.optim.adam import adam
+
+    # PyTorch 2.6. The kernel for CPUs came two releases earlier.
+    _IS_FUSED = hasattr(torch.nn.utils, "get_total_norm")
 
 
 @register
@@ -17,10 +21,11 @@ class FusedAdam(keras.optimizers.Adam):
 
     On PyTorch, Keras computes it in a dozen passes over all weights and moments. Of a model of few
     layers with short texts, most of whose weights are embeddings, this is up to half of a step.
-    PyTorch's fused kernel needs one pass. On other backends it is Keras' own.
+    PyTorch's fused kernel needs one pass. On other backends, and before PyTorch 2.6, it is Keras'
+    own.
     """
 
-    if BACKEND == "torch":
+    if _IS_FUSED:
 
         def update_step(self, gradient, variable, learning_rate):
             weight = variable.value
@@ -64,5 +69,5 @@ class FusedAdam(keras.optimizers.Adam):
 
 # Keras' two differ in whether a weight decay must be given.
 Adam, AdamW = keras.optimizers.Adam, keras.optimizers.AdamW
-if BACKEND == "torch":
+if _IS_FUSED:
     Adam = AdamW = FusedAdam
