@@ -27,26 +27,32 @@ class FusedAdam(keras.optimizers.Adam):
 
     if _IS_FUSED:
 
-        def update_step(self, gradient, variable, learning_rate):
-            weight = variable.value
-            if self.amsgrad or not weight.is_contiguous():
-                super().update_step(gradient, variable, learning_rate)
+        def _backend_update_step(self, grads, trainable_variables, learning_rate):
+            weights = [variable.value for variable in trainable_variables]
+            if self.amsgrad or not all(weight.is_contiguous() for weight in weights):
+                super()._backend_update_step(grads, trainable_variables, learning_rate)
                 return
-            index = self._get_variable_index(variable)
+            places = [self._get_variable_index(variable) for variable in trainable_variables]
             step = int(self.iterations)
+            device = weights[0].device
             with torch.no_grad():
                 adam(
-                    [weight],
-                    [gradient.to(weight.dtype).contiguous()],
-                    [self._momentums[index].value],
-                    [self._velocities[index].value],
+                    weights,
+                    [
+                        gradient.to(weight.dtype).contiguous()
+                        for gradient, weight in zip(grads, weights)
+                    ],
+                    [self._momentums[place].value for place in places],
+                    [self._velocities[place].value for place in places],
                     [],
-                    [torch.tensor(float(step), device=weight.device)],  # which it counts up
+                    # The kernel counts each of them up.
+                    list(torch.full((len(weights),), float(step), device=device).unbind()),
                     fused=True,
                     amsgrad=False,
                     beta1=self.beta_1,
                     beta2=self.beta_2,
-                    lr=float(learning_rate),
+                    # A number would have to be waited for where a device computes it.
+                    lr=float(learning_rate) if device.type == "cpu" else learning_rate,
                     weight_decay=0.0,
                     # PyTorch corrects the second moment's bias before it adds epsilon, Keras after.
                     eps=self.epsilon / math.sqrt(1 - self.beta_2 ** (step + 1)),
