@@ -120,8 +120,10 @@ def test_a_group_of_like_lengths_answers_as_it_does_alone(task, tmp_path):
         for some in (inputs(model, *[5] * 9), inputs(model, 7)):
             together = runtime(*(some[name] for name in ORDER))
             one_by_one = [runtime(*row) for row in zip(*(some[name][:, None] for name in ORDER))]
-            most = 1e-6 if file == "model.onnx" else 0.05
-            np.testing.assert_allclose(together, np.concatenate(one_by_one), atol=most)
+            apart = abs(together - np.concatenate(one_by_one))
+            # 8 bits round in steps that follow from the texts of a batch, and CPUs without
+            # instructions of their own for them (VNNI) saturate sums of two.
+            assert apart.max() < 1e-6 if file == "model.onnx" else apart.mean() < 0.03
     assert abs(outputs[0] - outputs[1]).mean() < 0.03
 
 
