@@ -1,5 +1,7 @@
 """Folders of seven families as ONNX files: other programs' names, and `transformers`' outputs."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import onnx
@@ -22,6 +24,9 @@ pytestmark = pytest.mark.slow_unless("torch")
 
 HAVE_SEGMENTS = ("bert", "electra", "albert")
 ORDER = ("input_ids", "token_type_ids", "attention_mask")  # of the arguments of a runtime
+# On x86 without VNNI, ONNX Runtime adds two products of 8 bits in 16, which saturates.
+CPU = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else "vnni"
+INT8_ERROR = 0.03 if "vnni" in CPU or "avx2" not in CPU else 0.15
 MIXED = np.random.default_rng(0).permutation([LENGTH, 19, 10, 9, *[3] * 20])
 
 
@@ -121,10 +126,9 @@ def test_a_group_of_like_lengths_answers_as_it_does_alone(task, tmp_path):
             together = runtime(*(some[name] for name in ORDER))
             one_by_one = [runtime(*row) for row in zip(*(some[name][:, None] for name in ORDER))]
             apart = abs(together - np.concatenate(one_by_one))
-            # 8 bits round in steps that follow from the texts of a batch, and CPUs without
-            # instructions of their own for them (VNNI) saturate sums of two.
-            assert apart.max() < 1e-6 if file == "model.onnx" else apart.mean() < 0.03
-    assert abs(outputs[0] - outputs[1]).mean() < 0.03
+            # 8 bits round in steps that follow from the texts of a batch.
+            assert apart.max() < 1e-6 if file == "model.onnx" else apart.mean() < INT8_ERROR
+    assert abs(outputs[0] - outputs[1]).mean() < INT8_ERROR
 
 
 @pytest.mark.only("torch")
@@ -135,7 +139,7 @@ def test_in_8_bits(family, tmp_path):
     assert main(["export", str(tmp_path), "--float32", "--int8"]) == 0
     path = tmp_path / "onnx/model_quantized.onnx"
     found, expected = file_and_model(path, model, inputs(model, 9, 4, 1))
-    assert abs(found - expected).mean() < 0.03 * np.ptp(expected)
+    assert abs(found - expected).mean() < INT8_ERROR * np.ptp(expected)
     assert Predictor.load(tmp_path, kind="int8.onnx").predict("a b")["label"] in LABELS
 
 
