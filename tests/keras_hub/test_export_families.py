@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow_unless("torch")
 
 HAVE_SEGMENTS = ("bert", "electra", "albert")
 ORDER = ("input_ids", "token_type_ids", "attention_mask")  # of the arguments of a runtime
-INT8_ERROR = 0.15 if INT8_SATURATES else 0.03
+INT8_ERROR, INT8_APART = (0.15, 0.15) if INT8_SATURATES else (0.03, 0.05)
 MIXED = np.random.default_rng(0).permutation([LENGTH, 19, 10, 9, *[3] * 20])
 
 
@@ -122,9 +122,8 @@ def test_a_group_of_like_lengths_answers_as_it_does_alone(task, tmp_path):
         for some in (inputs(model, *[5] * 9), inputs(model, 7)):
             together = runtime(*(some[name] for name in ORDER))
             one_by_one = [runtime(*row) for row in zip(*(some[name][:, None] for name in ORDER))]
-            apart = abs(together - np.concatenate(one_by_one))
-            # 8 bits round in steps that follow from the texts of a batch.
-            assert apart.max() < 1e-6 if file == "model.onnx" else apart.mean() < INT8_ERROR
+            most = 1e-6 if file == "model.onnx" else INT8_APART
+            np.testing.assert_allclose(together, np.concatenate(one_by_one), atol=most)
     assert abs(outputs[0] - outputs[1]).mean() < INT8_ERROR
 
 
