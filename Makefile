@@ -59,7 +59,8 @@ install-dev: $(VENV)/.stamp-dev ## the same with all that the tests need
 demo: $(VENV)/.stamp-install ## compress a real BERT on real text (minutes on 2 CPU cores)
 	$(BIN)/python scripts/iflytek.py $(ARGS)
 
-# Which folders a flavour runs; tests/once is the same code on each, and fast on PyTorch alone.
+# Which folders a flavour runs; tests/once is the same code on each, and fast on PyTorch alone: of its
+# slow tests, and of those of tests/keras_hub, another flavour runs a share, see tests/conftest.py.
 FOLDERS_tf_keras := tests/core tests/once tests/bert4keras
 FOLDERS_tensorflow := tests/core tests/once tests/keras_hub
 FOLDERS_jax := $(FOLDERS_tensorflow)

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import signal
 import tempfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ BERT4KERAS_TESTS = Path(__file__).parent / "bert4keras"
 KERAS_HUB_TESTS = Path(__file__).parent / "keras_hub"
 # The same code on every backend: fast on the quickest, slow on the others.
 ONCE_TESTS = Path(__file__).parent / "once"
+FLAVOURS = ("tf_keras", "tensorflow", "jax", "torch")
+# Where a slow test runs on PyTorch and on one other Keras: these. `--everywhere` runs it on all.
+SHARED = {ONCE_TESTS: FLAVOURS[:3], KERAS_HUB_TESTS: FLAVOURS[1:3]}
 # Read now: `import bert_of_theseus.bert4keras`, which those tests start with, sets them.
 MISSING = [
     f"{name}=1" for name in ("TF_KERAS", "TF_USE_LEGACY_KERAS") if os.environ.get(name) != "1"
@@ -39,26 +43,46 @@ if FLAVOUR == "jax":
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
+def pytest_addoption(parser):
+    what = "slow tests of tests/once and tests/keras_hub under each Keras, not PyTorch and another"
+    parser.addoption("--everywhere", action="store_true", help=what)
+
+
+def names(item, mark):
+    return [flavour for found in item.iter_markers(mark) for flavour in found.args]
+
+
+def is_elsewhere(item, fast):
+    """Whether this slow test is left to PyTorch and another Keras, by its name: so all share."""
+    for folder, flavours in SHARED.items():
+        if folder in item.path.parents:
+            others = [flavour for flavour in flavours if flavour not in fast]
+            number = zlib.crc32(f"{item.path.name}::{item.name}".encode())
+            return FLAVOUR not in ("torch", others[number % len(others)])
+    return False
+
+
 # Before pytest's own, which leaves out what `-m` says.
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Marks what is slow here, leaves out what runs elsewhere alone.
 
     Refuses tests that need Keras 2 under Keras 3, and conversely.
     """
-    for item in list(items):
-        flavours = [flavour for mark in item.iter_markers("only") for flavour in mark.args]
-        if flavours and FLAVOUR not in flavours:
-            items.remove(item)
+    elsewhere = []
     for item in items:
-        fast = [flavour for mark in item.iter_markers("slow_unless") for flavour in mark.args]
-        unknown = set(fast) - {"tf_keras", "tensorflow", "jax", "torch"}
-        if unknown:
-            raise pytest.UsageError(f"{item.nodeid}: slow_unless names {sorted(unknown)}")
+        only, fast = names(item, "only"), names(item, "slow_unless")
+        if unknown := {*only, *fast} - set(FLAVOURS):
+            raise pytest.UsageError(f"{item.nodeid}: its marks name {sorted(unknown)}")
         if ONCE_TESTS in item.path.parents:
             fast.append("torch")
         if fast and FLAVOUR not in fast:
             item.add_marker(pytest.mark.slow)
+        is_slow = item.get_closest_marker("slow") and not config.option.everywhere
+        if FLAVOUR not in (only or FLAVOURS) or (is_slow and not only and is_elsewhere(item, fast)):
+            elsewhere.append(item)
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in elsewhere]
     folders = {folder for item in items for folder in item.path.parents}
     if KERAS_HUB_TESTS in folders and "TF_KERAS=1" not in MISSING:
         raise pytest.UsageError(

@@ -18,7 +18,11 @@ IN_THE_MIDDLE_OF_A_FILE = ENDS.index("-25")
     "points",
     [
         pytest.param([IN_THE_MIDDLE_OF_A_FILE], marks=pytest.mark.slow_unless("torch"), id="once"),
-        pytest.param([*range(len(ENDS))], marks=pytest.mark.slow, id="at every stage"),
+        pytest.param(
+            [*range(len(ENDS))],
+            marks=[pytest.mark.slow, pytest.mark.only("tf_keras", "torch")],
+            id="at every stage",
+        ),
     ],
 )
 def test_killed_it_ends_with_the_same_weights(points, tmp_path):

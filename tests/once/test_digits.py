@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from bert_of_theseus.backend import BACKEND, KERAS_2
-
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "digits.py"
 
 
@@ -16,10 +14,7 @@ def script(load_script):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    BACKEND != "tensorflow" or KERAS_2,
-    reason="once is enough, and TensorFlow is the quickest",
-)
+@pytest.mark.only("tensorflow")  # the quickest
 def test_two_blocks_keep_what_six_know(script, capsys):
     results = script.main([])
     assert len(results) == 5

@@ -91,6 +91,7 @@ def record(folder):
     return json.loads((folder / "student.json").read_text())
 
 
+@pytest.mark.only("torch", "tf_keras")  # once for each host
 def test_two_seeds_stopped_and_resumed(quality, given, tmp_path, capsys):
     output, ours = tmp_path / "study", "ours:schedule.start=0.5"
     # Another process is at work on one of them: it is left to that one.
