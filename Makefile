@@ -5,7 +5,7 @@ PYTHON ?= python3
 # Passed on: make demo ARGS="--epochs 1", make test ARGS="-x -k layer", make lock ARGS=--upgrade
 ARGS ?=
 # One pytest process each, as a process can hold only one Keras; the longest first.
-FLAVOURS := tf_keras jax tensorflow torch
+FLAVOURS := torch tf_keras jax tensorflow
 BACKENDS ?= $(FLAVOURS)
 # How many of them run at a time: one more than two cores, since a flavour waits for files and for
 # processes of its own now and then.
