@@ -20,7 +20,7 @@ IN_THE_MIDDLE_OF_A_FILE = ENDS.index("-25")
         pytest.param([IN_THE_MIDDLE_OF_A_FILE], marks=pytest.mark.slow_unless("torch"), id="once"),
         pytest.param(
             [*range(len(ENDS))],
-            marks=[pytest.mark.slow, pytest.mark.only("tf_keras", "torch")],
+            marks=[pytest.mark.slow, pytest.mark.only("torch")],
             id="at every stage",
         ),
     ],
