@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What Adam costs in a training step: Keras' own on PyTorch, and the fused one that `Stage` uses.
+"""What Adam costs in a training step: Keras' own, and the fused one that `Stage` uses.
 
 Models of MiniLM's sizes and random weights learn random texts; the two optimizers take turns.
 `README.md` says how it is measured.
@@ -13,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-os.environ["KERAS_BACKEND"] = "torch"
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -24,7 +23,7 @@ from scripts.common import Parser, positive, run_script
 EXAMPLES = """\
 examples:
   python benchmarks/optimizer.py                         # some minutes on 2 CPU cores
-  python benchmarks/optimizer.py --layers 12 --tokens 128 --threads 2
+  python benchmarks/optimizer.py --backend tensorflow --layers 12 --tokens 128 --threads 2
 """
 MINILM = {
     "vocabulary_size": 30522,
@@ -40,6 +39,8 @@ def build_parser() -> Parser:
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     sizes = {"type": positive, "nargs": "+", "metavar": "N"}
+    backends = ("torch", "tensorflow")
+    add("--backend", choices=backends, default="torch", help="of Keras 3; default: %(default)s")
     add("--layers", default=[6, 3], **sizes, help="default: 6 3")
     add("--tokens", default=[24, 64], **sizes, help="of each text; default: 24 64")
     add("--rounds", type=positive, default=20, metavar="N", help="default: %(default)s")
@@ -110,15 +111,22 @@ def row(num_layers, num_tokens, name, found) -> list[str]:
 
 
 def work(args) -> None:
-    import torch
+    os.environ["KERAS_BACKEND"] = args.backend
+    if args.backend == "torch":
+        import torch
 
-    torch.set_num_threads(args.threads)
+        torch.set_num_threads(args.threads)
+    else:
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(args.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(args.threads)
     rows = []
     for num_layers in args.layers:
         for num_tokens in args.tokens:
             found = measure(num_layers, num_tokens, args.rounds, TINY if args.tiny else MINILM)
             rows += [row(num_layers, num_tokens, name, found) for name in NAMES]
-    print(f"{machine(['torch'])}; {args.threads} threads\n")
+    print(f"{machine([args.backend])}; threads: {args.threads}\n")
     header = ["layers", "tokens", "Adam", "CPU ms a step (quartiles)", "wall ms", "/ Keras'"]
     print(markdown(header, rows))
 

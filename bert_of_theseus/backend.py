@@ -1,8 +1,8 @@
 """Which Keras this process uses, and the few operations whose spelling differs.
 
 Keras 3 is the default. Keras 2 (`tf_keras`) is used when `TF_KERAS=1`, bert4keras' own switch, or
-when bert4keras is already imported. Beside this module only `conditional` and `distribution` ask
-which Keras it is; others ask for what they need by its name.
+when bert4keras is already imported. Beside this module only `conditional`, `distribution` and
+`optimizer` ask which Keras it is; others ask for what they need by its name.
 """
 
 import contextlib
