@@ -76,6 +76,21 @@ def test_figures_of_the_readme_stand_in_the_results():
         assert figure in results
 
 
+def test_times_of_the_readme_are_those_of_deployment():
+    """The table of other programs: each of its times stands in one row of the longer one."""
+    readme, deployment = (
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/deployment.md")
+    )
+    section = readme.split("## Beside other programs")[1].split("##")[0]
+    rows = [re.findall(r"[^|]+", line) for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) == 7
+    longer = re.findall(r"^\| .*\|$", deployment.split("### Beside other")[1], re.M)
+    for name, *times in rows[2:]:
+        name = name.strip(" *").split()[0]
+        those = {word for row in longer if row.startswith(f"| {name}") for word in row.split()}
+        assert {time.strip(" *") for time in times} - {""} <= those
+
+
 def test_a_readers_way_is_seven_files_of_fewer_than_1500_lines():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     files = re.findall(r"^\d\. `([^`]+)`", text, re.M)
