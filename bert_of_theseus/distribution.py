@@ -6,12 +6,13 @@ training. Elsewhere there is one device.
 """
 
 import contextlib
+import random
 import threading
 import weakref
 
 import numpy as np
 
-from .backend import BACKEND, KERAS_2, keras, ops
+from .backend import BACKEND, KERAS_2, SEED_DTYPE, add_state, keras, ops
 
 if BACKEND == "tensorflow":
     import tensorflow as tf
@@ -38,6 +39,17 @@ def needs_one_type() -> bool:
 
 
 # Draws.
+
+
+def add_draw_state(layer, seed):
+    """The weight of `layer` that `uniform` draws from: `[seed, draws so far]`.
+
+    Without a seed it is one of Python's generator, which `keras.utils.set_random_seed` seeds.
+    """
+    entropy = random.getrandbits(31) if seed is None else abs(seed) * 2 + (seed < 0)
+    # Hashed, so that layers with seeds 0, 1, 2, ... do not draw shifts of one sequence.
+    start = np.random.SeedSequence(entropy).generate_state(1)[0] & 0x3FFFFFFF
+    return add_state(layer, "draw_state", np.asarray([start, 0]), SEED_DTYPE)
 
 
 def uniform(state, shape=(), sampling="batch"):

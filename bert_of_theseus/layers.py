@@ -4,13 +4,10 @@
 - `ModuleChoice` chooses one of two modules and runs that one alone.
 """
 
-import random
-
 import numpy as np
 
 from .backend import (
     KERAS_NAME,
-    SEED_DTYPE,
     add_state,
     build_layer,
     call_layer,
@@ -26,7 +23,7 @@ from .backend import (
     to_numpy,
 )
 from .conditional import choose_call
-from .distribution import uniform
+from .distribution import add_draw_state, uniform
 from .validation import integer, number, one_of
 
 GATES = ("bernoulli", "uniform", "blend")
@@ -48,11 +45,7 @@ class _Choice(keras.layers.Layer):
         self.replacement_rate = add_state(
             self, "replacement_rate", np.asarray(self._initial_rate, "float32"), "float32"
         )
-        # Hashed, so that layers with seeds 0, 1, 2, ... do not draw shifts of one sequence. If not
-        # given, from Python's generator, which `keras.utils.set_random_seed` seeds.
-        entropy = random.getrandbits(31) if seed is None else abs(self.seed) * 2 + (self.seed < 0)
-        start = np.random.SeedSequence(entropy).generate_state(1)[0] & 0x3FFFFFFF
-        self.draw_state = add_state(self, "draw_state", np.asarray([start, 0]), SEED_DTYPE)
+        self.draw_state = add_draw_state(self, self.seed)
 
     def call(self, inputs, training=None):
         return self._choose(inputs, training)[0]

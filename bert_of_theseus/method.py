@@ -36,6 +36,7 @@ class Method:
     """
 
     warm_start_schedule: Callable | float
+    warm_start_noise: float
     schedule: Callable | float
     initialize: str | Sequence[int] | None
     train_embeddings_and_head: bool
@@ -46,6 +47,7 @@ class Method:
     theseus_options: dict
 
     def __post_init__(self):
+        number("warm_start_noise", self.warm_start_noise, "[0, 1]")
         number("distillation_weight", self.distillation_weight)
         number("temperature", self.temperature, "(0, inf)")
         unknown = sorted(set(self.theseus_options) - set(DEFAULTS))
@@ -70,7 +72,10 @@ class Method:
 
     @property
     def warm_start_settings(self) -> dict:
-        return {"schedule": described(self.warm_start_schedule)}
+        return {
+            "schedule": described(self.warm_start_schedule),
+            "noise": self.warm_start_noise,
+        }
 
     @property
     def theseus_settings(self) -> dict:
@@ -135,9 +140,8 @@ class Method:
     def build_warm_start(self, predecessor, successor, classifier) -> tuple:
         """The model of the warm start, and the callbacks that it is trained with."""
         options = {name: self._option(name) for name in ("embeddings", "module_map")}
-        model = build_warm_start_model(
-            predecessor, successor, classifier, seed=self.seed, **options
-        )
+        options |= {"noise": self.warm_start_noise, "seed": self.seed}
+        model = build_warm_start_model(predecessor, successor, classifier, **options)
         return model, [self.warm_start_scheduler] if has_choices(model) else []
 
     def _option(self, name):

@@ -38,8 +38,7 @@ from .training import (
 
 __all__ = ["Compressed", "Stage", "compress"]
 
-# To find the nearest layers by.
-_EXAMPLES_TO_COMPARE = 256
+_EXAMPLES_TO_COMPARE = 256  # to find the nearest layers by
 STAGES = ("predecessor", "warm_start", "theseus", "successor")
 
 
@@ -56,6 +55,7 @@ def compress(
     theseus_stage: Stage = Stage(),
     successor_stage: Stage | None = Stage(),
     warm_start_schedule=LinearReplacement(0.0, fraction=0.75),
+    warm_start_noise: float = 0.2,
     schedule=LinearReplacement(0.3, fraction=0.75),
     initialize="nearest",
     train_embeddings_and_head: bool = True,
@@ -113,9 +113,10 @@ def compress(
             takes the hidden states that the one below it has made, rather than the predecessor's.
             A float is a constant rate; a list has a rate for each layer above the first. Defaults
             to a linear rise from 0 to 1 in three quarters of the stage.
-        schedule: Replacement schedule of the Theseus stage, see `bert_of_theseus.schedules`. A
-            float is a constant rate. Defaults to a linear rise from 0.3 to 1 in three quarters of
-            the stage.
+        warm_start_noise: Float in [0, 1]. Probability that a token of the warm start's texts is
+            replaced by one of another text, see `build_warm_start_model`. Defaults to `0.2`.
+        schedule: The same of the Theseus stage, see `bert_of_theseus.schedules`. Defaults to a
+            linear rise from 0.3 to 1 in three quarters of the stage.
         initialize: Layers of the fine-tuned predecessor that initialize the successor, see
             `initialize_successor`. `None` keeps the successor's weights, for layers that are
             pretrained or of another kind than the predecessor's. `"nearest"` takes for each module
@@ -170,6 +171,7 @@ def compress(
         from_logits = getattr(classifier, "from_logits", False)
     method = Method(
         warm_start_schedule=warm_start_schedule,
+        warm_start_noise=warm_start_noise,
         schedule=schedule,
         initialize=initialize,
         train_embeddings_and_head=train_embeddings_and_head,

@@ -7,6 +7,8 @@ from ..distillation import HiddenDistillation
 from ..encoders.base import as_list, one_or_all
 from ..encoders.initialize import copy_weights
 from ..layers import BinaryRandomChoice, valid_rate
+from ..noise import TokenNoise
+from ..validation import number
 from ..wrappers import Frozen, WithoutDropout
 from .plan import plan_parts, spawn_seeds
 from .theseus import TheseusModel
@@ -19,6 +21,7 @@ def build_warm_start_model(
     replacement_rate: float = 0.5,
     embeddings: str = "predecessor",
     module_map: Sequence[Sequence[int]] | None = None,
+    noise: float = 0.2,
     seed: int | None = None,
     name: str = "warm_start",
 ) -> keras.Model:
@@ -29,6 +32,7 @@ def build_warm_start_model(
     `HiddenDistillation`. A successor layer takes the predecessor's hidden states, as its module
     does, or those that the successor's layer below has made, at random, with a draw per layer and
     batch. So it learns its module's work, and to do it with what it will get. Labels are not used.
+    Tokens of other texts in place of some show it more of that work than the texts alone would.
 
     Train it without a loss, `compile(optimizer)`, for a few hundred steps at a high learning rate,
     while the rate rises to 1. Then build the Theseus model. At inference this model runs the
@@ -43,6 +47,9 @@ def build_warm_start_model(
         replacement_rate: Float in [0, 1]. Probability that a successor layer takes hidden states
             of the successor. At 0 the layers learn apart from each other, at 1 as one stack;
             `set_replacement_rate` changes it. Defaults to `0.5`.
+        noise: Float in [0, 1]. Probability that a token is replaced, for predecessor and successor
+            alike, by that of another text of the batch, see `TokenNoise`. Encoders without
+            embeddings have none. Defaults to `0.2`.
         name: String. Name of the model.
 
     Returns:
@@ -61,14 +68,17 @@ def build_warm_start_model(
     >>> warm_start.fit(x, steps_per_epoch=300, callbacks=[scheduler])
     """
     valid_rate(replacement_rate)
+    number("noise", noise, "[0, 1]")
     plan = plan_parts(predecessor, successor, classifier, embeddings, module_map)
-    seeds = spawn_seeds(seed, len(plan.modules) - 1)
+    *seeds, noise_seed = spawn_seeds(seed, len(plan.modules))
     copy_weights(plan.copied)
     padding_mask = plan.predecessor.padding_mask(plan.predecessor.inputs)
     x, context = plan.predecessor.inputs[0], []
     if plan.embeddings is not None:
         embeddings = Frozen(plan.embeddings[0], dropout=False, name="frozen_embeddings")
         x, *context = as_list(embeddings(one_or_all(plan.predecessor.inputs)))
+        if noise:
+            x = TokenNoise(noise, noise_seed, name="noise")(x, padding_mask=padding_mask)
     taken = x
     for index, (old, new) in enumerate(plan.modules):
         old = Frozen(old, dropout=False, name=f"frozen_predecessor_module_{index}")

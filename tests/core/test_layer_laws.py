@@ -12,6 +12,7 @@ from bert_of_theseus.backend import keras
 from bert_of_theseus.distillation import HiddenDistillation, LogitsDistillation
 from bert_of_theseus.heads import FirstToken, PositionSoftmax
 from bert_of_theseus.models.chain import ChainedModuleChoice, ChainedRandomChoice
+from bert_of_theseus.noise import TokenNoise
 from bert_of_theseus.wrappers import Frozen, Masked
 
 
@@ -57,6 +58,7 @@ LAYERS = {
         functools.partial(module_choice, ChainedModuleChoice, modules_left=2),
         ONE, True, lambda layer: weights_of(layer.successor_layers),
     ),
+    "TokenNoise": (functools.partial(TokenNoise, 0.5, seed=7), ONE, True, nothing),
     # Under Keras 2 what a wrapper returns has the precision of the layer within.
     "Frozen": (
         lambda **options: Frozen(dense(dtype=options.get("dtype")), dropout=False, **options),

@@ -69,10 +69,10 @@ class Host:
         return found
 
 
-def trained(host, steps=1, y=Y, rate=0.0, learning_rate=0.05):
-    model = build_warm_start_model(*host.models, rate, seed=1)
+def trained(host, steps=1, y=Y, rate=0.0, learning_rate=0.05, noise=0.0):
+    model = build_warm_start_model(*host.models, rate, noise=noise, seed=1)
     model.compile(keras.optimizers.Adam(learning_rate), run_eagerly=steps < 10)
-    history = model.fit(X, y, epochs=steps, batch_size=len(X), verbose=0)
+    history = model.fit(X, y, epochs=steps, batch_size=len(X), shuffle=False, verbose=0)
     return model, history.history["loss"]
 
 
@@ -111,7 +111,7 @@ def test_a_layer_takes_one_or_the_other_by_a_draw_per_layer_and_batch():
     assert {*found} == {*range(8)}
 
 
-@pytest.mark.parametrize("wrong", [{"replacement_rate": 7.0}, {"seed": -1}])
+@pytest.mark.parametrize("wrong", [{"replacement_rate": 7.0}, {"noise": 1.5}, {"seed": -1}])
 def test_what_is_refused_changes_nothing(wrong):
     host = Host(num_hidden_layers=1)
     weights = host.successor.embedding_model("embed").weights
@@ -128,7 +128,7 @@ def test_the_layers_learn_on_the_predecessors_embeddings(embeddings):
         encoder.embedding_model("embed").weights for encoder in (host.successor, host.predecessor)
     )
     before, expected = values(weights), sum(host.errors())
-    model = build_warm_start_model(*host.models, 0.0, embeddings)
+    model = build_warm_start_model(*host.models, 0.0, embeddings, noise=0.0)
     model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     assert model.fit(X, verbose=0).history["loss"] == pytest.approx([expected], rel=1e-5)
     assert_same(values(weights), values(theirs) if embeddings == "predecessor" else before)
@@ -142,14 +142,32 @@ def test_modules_may_be_of_any_size():
     y = eager(first, x)
     expected = np.mean((eager(one, x) - y) ** 2) + np.mean((eager(other, y) - eager(end, x)) ** 2)
     modules = [[0], [1, 2, 3]]
-    model = build_warm_start_model(*host.models, 0.0, module_map=modules)
+    model = build_warm_start_model(*host.models, 0.0, module_map=modules, noise=0.0)
     model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     assert model.fit(X, verbose=0).history["loss"] == pytest.approx([expected], rel=1e-5)
 
 
+@pytest.mark.parametrize("mask", [False, True])
+def test_noise_changes_what_both_sides_begin_with(mask):
+    """At rate 1 every text is the batch's previous one, but where one of the two is padding."""
+    host = Host(mask=mask)
+    kept = (X == 0) | (np.roll(X, 1, 0) == 0) if mask else np.zeros(X.shape, bool)
+    others = np.where(kept, X, np.roll(X, 1, 0))
+    weights = (X != 0) if mask else np.ones(X.shape)
+    x = eager(host.predecessor.embedding_model("embed"), others)
+    expected = 0.0
+    for old, new in zip(host.modules(host.predecessor, 2), host.modules(host.successor, 1)):
+        y = eager(old, x)
+        squares = ((eager(new, x) - y) ** 2).mean(-1)
+        expected += float(np.average(squares, weights=weights))
+        x = y
+    assert trained(host, noise=1.0)[1] == [pytest.approx(expected, rel=1e-5)]
+    assert expected != pytest.approx(sum(host.errors(mask=mask)), rel=1e-3)
+
+
 def test_at_inference_it_is_the_successor():
     host = Host()
-    model, _ = trained(host, rate=0.5)
+    model, _ = trained(host, rate=0.5, noise=0.5)
     expected = eager(host.successor.model(keras.layers.Identity(), name="all"), X)
     np.testing.assert_allclose(eager(model, X), expected, atol=1e-6)
 
@@ -212,7 +230,7 @@ def test_under_mixed_precision_the_loss_is_computed_in_float32(policy):
 def test_under_mixed_precision_layers_learn_and_weights_are_float32(policy, tmp_path):
     host = Host()
     first = host.errors(True)
-    model = build_warm_start_model(*host.models, seed=1)
+    model = build_warm_start_model(*host.models, noise=0.0, seed=1)
     result = fit(
         model,
         (np.tile(X, (30, 1)), np.tile(Y, 30)),

@@ -181,6 +181,7 @@ def settings_on_disk(directory):
     options = {name: settings[name] for name in names} | settings["theseus"] | settings["successor"]
     options.update({f"{k}_stage": v and Stage(**v) for k, v in settings["stages"].items()})
     options["warm_start_schedule"] = settings["warm_start"]["schedule"]
+    options["warm_start_noise"] = settings["warm_start"]["noise"]
     for name in ("warm_start_schedule", "schedule"):
         kind, config = options[name]
         options[name] = getattr(schedules, kind).from_config(config)
@@ -374,6 +375,7 @@ def test_no_room_for_the_whole_run(tmp_path):
             ValueError,
             "1 choices, and 2 rates",
         ),
+        ({"warm_start_noise": 20}, ValueError, "`warm_start_noise` must be a number in"),
         ({"initialize": "nearst"}, ValueError, "`initialize` must be one of .*nearest', 'first'"),
         ({"module_map": [[0], [1]]}, ValueError, "`module_map` must hold 2"),
         ({"schedule": lambda step: 1.5}, ValueError, r"in \[0, 1\].*Received: 1.5"),
@@ -431,6 +433,7 @@ def test_a_successor_of_another_kind(train_ends, tmp_path):
         predecessor_stage=None,
         warm_start_stage=Stage(4, 0.01, weight_decay=0.0),
         warm_start_schedule=0.0,
+        warm_start_noise=0.0,
         theseus_stage=Stage(1, 0.01, weight_decay=0.0),
         successor_stage=Stage(1, 0.01, weight_decay=0.0),
         train_embeddings_and_head=train_ends,

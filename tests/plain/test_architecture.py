@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "bert_of_theseus"
 ORDER = [
     *("startup", "validation", "locks", "defaults", "order", "files"),
     *("backend", "conditional", "distribution", "optimizer"),
-    *("layers", "wrappers", "schedules", "callbacks", "distillation", "heads"),
+    *("layers", "noise", "wrappers", "schedules", "callbacks", "distillation", "heads"),
     *("_bert4keras", "encoders", "models", "bert4keras", "saving"),
     *("statistics", "training", "measure", "table", "plots", "compressed", "method", "recipe"),
     *("data", "tasks", "checkpoints", "deploy", "pretrained", "commands", "__main__"),
