@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 
 from . import __version__
@@ -11,7 +12,27 @@ from .commands.running import CANNOT, open_standard_streams, run_command
 
 
 class _Parser(argparse.ArgumentParser):
-    """An error is one line, without the usage."""
+    """An error is one line, without the usage. Of options that are not known the nearest is named.
+
+    They are looked for first: of a required option that is misspelt, argparse only says that it is
+    missing. Options are written out, so that a new one makes no old command ambiguous.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def parse_known_args(self, args=None, namespace=None):
+        known = [name for action in self._actions for name in action.option_strings]
+        if self._subparsers is None:
+            for word in sys.argv[1:] if args is None else args:
+                name = word.split("=")[0]
+                if word == "--":
+                    break
+                if name.startswith("--") and name not in known:
+                    nearest = difflib.get_close_matches(name, known, 1)
+                    meant = f"; {nearest[0]}?" if nearest else ""
+                    self.error(f"there is no option {name}{meant}")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
         self.exit(CANNOT, f"{self.prog}: error: {message} (see --help)\n")

@@ -34,7 +34,12 @@ CHAINS = {
         "tagging",
         "mirrored",
     ],
-    "tests/keras_hub/test_docs_keras_hub.py": ["keras-hub", "keras-hub-steps", "load-backbone"],
+    "tests/keras_hub/test_docs_keras_hub.py": [
+        "keras-hub",
+        "keras-hub-steps",
+        "load-backbone",
+        "fine-tune",
+    ],
     "tests/keras_hub/test_compress_pretrained.py": ["compress-pretrained"],
     "tests/plain/test_statistics.py": ["compare"],
     "tests/plain/test_clusters.py": ["label-rows", "dask"],

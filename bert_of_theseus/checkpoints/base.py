@@ -199,7 +199,7 @@ def missing_file(directory: str | os.PathLike, looked_for: str) -> FileNotFoundE
     directory = Path(directory)
     if not directory.is_dir():
         what = "a file" if directory.exists() else "missing"
-        return FileNotFoundError(f"{str(directory)!r} must be a checkpoint folder; it is {what}.")
+        return FileNotFoundError(f"{str(directory)!r} must be the folder of a model; it is {what}.")
     found = sorted(path.name + "/" * path.is_dir() for path in directory.iterdir())
     shown = ", ".join(found[:20]) + (f" and {len(found) - 20} more" if len(found) > 20 else "")
     return FileNotFoundError(

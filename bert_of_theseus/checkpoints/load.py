@@ -41,8 +41,8 @@ def find_checkpoint(directory: str | os.PathLike) -> Checkpoint:
     if not kinds:
         raise missing_file(
             path,
-            "bert_config.json with a *.ckpt*.index and its .data files (Google), or config.json "
-            "with model.safetensors (Hugging Face)",
+            "config.json with model.safetensors (Hugging Face), or bert_config.json with a "
+            "*.ckpt*.index and its .data files (Google)",
         )
     return kinds[0](path)
 

@@ -141,7 +141,8 @@ def _seed(value: str) -> int:
 def compress(args: argparse.Namespace) -> int:
     """Compresses a model; returns the exit status."""
     if (args.layers is None) == (args.keep is None and args.max_ms is None):
-        raise ValueError("how small? Give --layers, or a budget: --keep, --max-ms or both.")
+        what = "how small?" if args.layers is None else "--layers and a budget do not go together."
+        raise ValueError(f"{what} Give --layers, or a budget: --keep, --max-ms or both.")
     prepare_keras()
     from ..pretrained import compress_pretrained
 

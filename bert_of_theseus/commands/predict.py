@@ -125,9 +125,12 @@ def predict(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings_in_a_line())
         source = _open_source(args, stack)
-        predictor = _load(args)
         if args.output and _is_same(args.output, source):
             raise ValueError(f"--output {args.output} is the file that is read.")
+        parent = os.path.dirname(os.path.abspath(args.output or ""))
+        if args.output and not os.path.isdir(parent):
+            raise ValueError(f"--output {args.output}: there is no folder {parent!r}.")
+        predictor = _load(args)
         file = stack.enter_context(open(args.output, "wb", buffering=0)) if args.output else None
         output = _Output(args.output or "stdout", file or sys.stdout)
         if args.file is None and source.isatty():
@@ -167,6 +170,12 @@ def _open_source(args, stack):
     from ..data.tables import open_bytes
 
     if args.file is not None:
+        if os.path.isdir(args.file):
+            raise ValueError(
+                f"{args.file!r} is a folder. The file of texts comes after the model's folder."
+            )
+        if not os.path.exists(args.file):
+            raise ValueError(f"there is no file of texts {args.file!r}.")
         return stack.enter_context(open_bytes(args.file))
     if sys.stdin is None:
         raise ValueError("stdin is closed: give the FILE with the texts.")

@@ -27,6 +27,7 @@ _LABELS = {
     "regression": ("label", "labels", "score", "rating", "similarity", "similarity_score"),
     "tagging": ("ner_tags", "tags", "labels", "label"),
 }
+_LABEL_OPTION = "(`label_column`, --label-column)"
 # Columns that are neither.
 _NUMBERS = ("id", "idx", "index", "guid", "uid", "column 1")
 
@@ -48,7 +49,7 @@ def text_columns(columns: Sequence[str], given: Sequence | None, kind: str = "")
         ValueError: if there is no such column, or none or several could be meant.
     """
     if given:
-        given = [str(column) for column in given]
+        given = [given] if isinstance(given, str) else [str(column) for column in given]
         if len(given) > 2 or len(set(given)) < len(given):
             raise ValueError(f"the texts must stand in one column or in two: {_listed(given)}")
         for column in given:
@@ -67,7 +68,9 @@ def text_columns(columns: Sequence[str], given: Sequence | None, kind: str = "")
     if not pairs and len(singles) == 1:
         return [lower[name] for name in singles]
     problem = "no column is known to hold texts" if not singles else "several may hold the texts"
-    raise ValueError(f"{problem}: name it. There are {_listed(columns)}")
+    raise ValueError(
+        f"{problem}: name it (`text_columns`, --text-column). There are {_listed(columns)}"
+    )
 
 
 def label_column(columns: Sequence[str], given, texts: Sequence[str], kind: str) -> str | None:
@@ -92,13 +95,15 @@ def label_column(columns: Sequence[str], given, texts: Sequence[str], kind: str)
     lower = {column.lower(): column for column in columns if column not in texts}
     found = [lower[name] for name in _LABELS[kind] if name in lower]
     if len(found) > 1 and not (kind == "tagging" and found[0].lower() == "ner_tags"):
-        raise ValueError(f"several columns may hold the labels, {_listed(found)}: name it")
+        raise ValueError(
+            f"several columns may hold the labels, {_listed(found)}: name it {_LABEL_OPTION}"
+        )
     if found:
         return found[0]
     if others := [column for name, column in lower.items() if name not in _NUMBERS]:
         raise ValueError(
-            f"no column is known to hold labels, and there are {_listed(others)}: name it, or give "
-            "the name '' if there are no labels"
+            f"no column is known to hold labels, and there are {_listed(others)}: name it "
+            f"{_LABEL_OPTION}, or give the name '' if there are no labels"
         )
     return None
 

@@ -364,7 +364,7 @@ def class_numbers(
 
 
 def _unknown(table, row, item, found, names):
-    more = ""
+    more = " Write the model's in the file."
     if are_unnamed(names) and not isinstance(item, int):
         more = " The model's classes have no names: give them, in its order, as labels."
     return ValueError(

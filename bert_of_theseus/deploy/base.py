@@ -305,11 +305,13 @@ def _pad_in_config(path: Path) -> int | None:
 
 
 def import_package(name: str):
-    """Imports an optional package, or says how to install it."""
+    """Imports an optional package, one of the extra `export`, or says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f"{name} is needed ({error}). Try `pip install {name}`.") from error
+        raise ImportError(
+            f"{name} is needed ({error}). Try `pip install 'bert-of-theseus[export]'`."
+        ) from error
 
 
 def unreadable(path: Path, error: Exception) -> ValueError:

@@ -349,7 +349,7 @@ def time_answers(encoder, classifier, batches, directory: str | os.PathLike, cou
 
         model = as_encoder(encoder).model(classifier, name="timed")
         seconds, calls = _quickest(model.predict_on_batch, texts)
-        how = KERAS_ON_BACKEND
+        how = f"{KERAS_ON_BACKEND}, as an ONNX file needs pip install 'bert-of-theseus[export]'"
     return Timing(
         1000 * statistics.median(seconds),
         1000 * max(seconds),

@@ -15,7 +15,7 @@ from ..models import build_theseus_model, build_warm_start_model
 from ..training.stage import build_optimizer
 from .trainer import Trainer
 
-_BATCHES, _ROUNDS = 4, 3
+_BATCHES, _ROUNDS = 4, 2
 _MEAN_RATE = 0.74  # of the recipe's schedule: from 0.3 to 1 in three quarters of the stage
 
 
@@ -63,6 +63,7 @@ def estimate(trainer: Trainer, num_hidden_layers: int | None, search: bool) -> E
     theseus = build_theseus_model(predecessor, successor, classifier, seed=trainer.seed)
     set_replacement_rate(theseus, _MEAN_RATE)
     warm_start = build_warm_start_model(predecessor, successor, classifier)
+    timer = _Timer()
     models = [trainer.predecessor_model, as_encoder(successor).model(classifier, name="timed")]
     stages, parts, evaluations = trainer.stages, {}, 0
     trained = {"warm_start": warm_start, "theseus": theseus, "successor": models[1]}
@@ -73,18 +74,22 @@ def estimate(trainer: Trainer, num_hidden_layers: int | None, search: bool) -> E
         if loss:
             evaluations += stage.epochs * stage.evaluations_per_epoch
         title = name.replace("_", " ")
-        parts[title] = runs * steps * _seconds_per_step(model, stage, trainer, steps, loss)
+        model.compile(build_optimizer(stage, model, steps), **loss)
+        per_step = timer.seconds(model.train_on_batch, _some(trainer.batches["train"]))
+        parts[title] = runs * steps * per_step
     # The report scores the predecessor, and the successor after each stage.
     passes = {"validation": (1, evaluations + len(trained)), "test": (1, len(trained))}
     parts["scores"] = runs * sum(
-        _seconds_of_passes(models, batches, passes[name])
+        _seconds_of_passes(timer, models, batches, passes[name])
         for name, batches in trainer.batches.items()
         if name in passes
     )
     inputs = trainer.inputs
     if inputs.without_labels:
         share = sum(map(inputs.count, inputs.without_labels)) / inputs.num_texts
-        parts["answers"] = share * _seconds_of_passes(models, trainer.batches["train"], [1])
+        batches = trainer.batches["train"]
+        parts["answers"] = share * _seconds_of_passes(timer, models, batches, [1])
+    parts["start"] = runs * timer.start
     # A run leaves weights of each stage, and needs eight more copies while the last one trains.
     disk = 4 * (8 + len(trained) * runs) * models[0].count_params()
     size = 4 * models[1].count_params()
@@ -95,15 +100,10 @@ def _loss(trainer) -> dict:
     return {"loss": trainer.options["loss"], "metrics": list(trainer.options["metrics"])}
 
 
-def _seconds_per_step(model, stage, trainer, steps, loss) -> float:
-    model.compile(build_optimizer(stage, model, steps), **loss)
-    return _timed(model.train_on_batch, _some(trainer.batches["train"]))
-
-
-def _seconds_of_passes(models, batches, counts) -> float:
+def _seconds_of_passes(timer, models, batches, counts) -> float:
     some = [(x,) for x, _ in _some(batches)]
     return len(batches) * sum(
-        count * _timed(model.predict_on_batch, some) for model, count in zip(models, counts)
+        count * timer.seconds(model.predict_on_batch, some) for model, count in zip(models, counts)
     )
 
 
@@ -112,16 +112,26 @@ def _some(batches) -> list:
     return [batches[int(place)] for place in places]
 
 
-def _timed(call, batches) -> float:
-    """Mean seconds of a call. The first call on each batch may compile, and does not count."""
-    seconds = []
-    for batch in batches:
+class _Timer:
+    """Times calls. What first calls take beyond later ones, to be compiled, is `start`."""
+
+    def __init__(self):
+        self.start = 0.0
+
+    def seconds(self, call, batches) -> float:
+        """Mean seconds of a call."""
+        first, seconds = 0.0, []
+        for batch in batches:
+            first += self._once(call, batch)
+            seconds += [self._once(call, batch) for _ in range(_ROUNDS)]
+        mean = sum(seconds) / len(seconds)
+        self.start += max(0.0, first - len(batches) * mean)
+        return mean
+
+    def _once(self, call, batch) -> float:
+        start = time.perf_counter()
         call(*batch)
-        for _ in range(_ROUNDS):
-            start = time.perf_counter()
-            call(*batch)
-            seconds.append(time.perf_counter() - start)
-    return sum(seconds) / len(seconds)
+        return time.perf_counter() - start
 
 
 def _peak_memory() -> int | None:

@@ -142,10 +142,12 @@ class OutputFolder:
 
 def _changes(before: dict, now: dict) -> list[str]:
     """In words, what is asked for now and was not before. Checksums say nothing to a reader."""
-    return [
-        f"another {key}"
-        if isinstance(before.get(key) or now.get(key), str)
-        else f"{key}: {before.get(key)}, now {now.get(key)}"
-        for key in {**before, **now}
-        if before.get(key) != now.get(key)
-    ]
+    found = []
+    for key in {**before, **now}:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += [f"{key}, {change}" for change in _changes(old, new)]
+        elif old != new:
+            is_text = isinstance(old or new, str)
+            found.append(f"another {key}" if is_text else f"{key}: {old}, now {new}")
+    return found

@@ -99,8 +99,9 @@ class Inputs(NamedTuple):
         for name, encoded in self.texts.items():
             lengths = [len(ids) for ids in encoded.token_ids]
             cut = int(encoded.cut.sum())
+            noun = "text" if len(lengths) == 1 else "texts"
             lines.append(
-                f"{name}: {len(lengths):,} texts, the longest of {max(lengths)} tokens"
+                f"{name}: {len(lengths):,} {noun}, the longest of {max(lengths)} tokens"
                 + f"; {cut:,} are cut to {self.max_length}" * bool(cut)
             )
         return "\n".join(lines)

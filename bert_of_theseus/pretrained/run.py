@@ -22,6 +22,7 @@ from .folder import OutputFolder, Request
 from .inputs import Inputs, read_inputs
 from .stages import default_stages
 
+_FEW_TEXTS = 20  # by which weights can hardly be chosen
 _ONNX = ("model.onnx", "model_quantized.onnx")
 
 
@@ -158,6 +159,8 @@ def compress_pretrained(
     """
     say = functools.partial(print, flush=True) if verbose else _say_nothing
     _check_arguments(num_hidden_layers, keep, max_ms, onnx)
+    files = {"train": train, "validation": validation, "test": test, "unlabeled": unlabeled}
+    _check_paths(model=model, directory=directory, **files)
     folder = OutputFolder(directory, overwrite)
     folder.check(Path(model))
     inputs = read_inputs(
@@ -195,8 +198,8 @@ def compress_pretrained(
         if dry_run:
             from .estimate import estimate
 
+            say("Timing a few steps of each stage")
             return estimate(trainer, num_hidden_layers, keep is not None)
-        files = {"train": train, "validation": validation, "test": test, "unlabeled": unlabeled}
         with folder.work(request):
             _work(trainer, folder, request, files, onnx, say)
     report = {"notes": [], **folder.report()}  # older folders have none
@@ -224,6 +227,13 @@ def _check_arguments(num_hidden_layers, keep, max_ms, onnx):
         )
 
 
+def _check_paths(**paths):
+    for name, path in paths.items():
+        is_left_out = path is None and name in ("validation", "test", "unlabeled")
+        if not (is_left_out or isinstance(path, (str, os.PathLike))):
+            raise TypeError(f"`{name}` must be a path. Received: {path!r:.200}")
+
+
 def _check_score(trainer, say):
     """Scores the predecessor, and warns if it knows nothing of the texts."""
     from ..training import evaluate
@@ -236,7 +246,14 @@ def _check_score(trainer, say):
         labels = np.concatenate([np.atleast_1d(label) for label in validation.encoded.labels])
         counts = np.unique(labels[labels != NO_LABEL], return_counts=True)[1]
         guess = counts.max() / counts.sum()
-    if score <= guess:
+    count = trainer.inputs.count("validation")
+    if count < _FEW_TEXTS:
+        warnings.warn(
+            f"The best weights are chosen on {count:,} validation text{'s' * (count > 1)}, by "
+            "chance. Give more texts.",
+            stacklevel=3,
+        )
+    elif score <= guess:
         warnings.warn(
             f"The model's {task.metric} on the validation texts is {score:.4f}, and one answer to "
             f"all of them has {guess:.4f}. Are the texts, their labels and the tokenizer the "

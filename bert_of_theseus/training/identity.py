@@ -282,9 +282,9 @@ def split_weights(model: keras.Model) -> tuple[list, list]:
 
 
 def trained_values(model: keras.Model) -> list:
-    """The weights of `model` that are not frozen, but for the rates and draws of its choices."""
-    choices = [layer for layer in model._flatten_layers() if hasattr(layer, "draw_state")]
-    states = {id(w) for choice in choices for w in (choice.replacement_rate, choice.draw_state)}
+    """The weights of `model` that are not frozen, but for rates and draws of random layers."""
+    names = ("replacement_rate", "draw_state")
+    states = {id(vars(layer).get(name)) for layer in model._flatten_layers() for name in names}
     return [weight for weight in split_weights(model)[1] if id(weight) not in states]
 
 

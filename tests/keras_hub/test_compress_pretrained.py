@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.only("torch"),
     # Its weights and the labels are random.
     pytest.mark.filterwarnings("ignore:The model's accuracy on the validation texts is"),
+    pytest.mark.filterwarnings("ignore:The best weights are chosen on 6 validation texts"),
 ]
 
 FEW = ["--batch-size", "16", "--epochs", "2"]
@@ -159,6 +160,12 @@ def test_a_budget_in_place_of_a_depth(made, tmp_path, capsys):
     assert (tmp_path / "small" / "depths.png").is_file()
     report = json.loads((tmp_path / "small" / "report.json").read_text())
     assert [row["chosen"] for row in report["search"]["rows"]] == [True, False, False]
+
+
+def test_too_few_texts_to_choose_by(made, capsys):
+    assert run(made[0], "other", "--limit", "10", "--dry-run") == 0
+    error = capsys.readouterr().err
+    assert error.startswith("warning: The best weights are chosen on 1 validation text, by chance.")
 
 
 @pytest.mark.filterwarnings("ignore:A text is longer than")

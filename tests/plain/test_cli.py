@@ -310,10 +310,10 @@ def test_taggers_and_other_outputs(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["nowhere"], "'nowhere' must be a checkpoint folder; it is missing"),
-    (["DIR", "nowhere.txt"], "No such file or directory: 'nowhere.txt'"),
-    (["DIR", "."], "Is a directory"),
-    (["DIR", "--output", "nowhere/out"], "No such file or directory: 'nowhere/out'"),
+    (["nowhere"], "'nowhere' must be the folder of a model; it is missing"),
+    (["DIR", "nowhere.txt"], "there is no file of texts 'nowhere.txt'"),
+    (["DIR", "."], "'.' is a folder. The file of texts comes after the model's folder"),
+    (["DIR", "--output", "nowhere/out"], "--output nowhere/out: there is no folder "),
     (["DIR", "--kind", "h5"], "one of onnx, tflite"),
     (["DIR", "--kind", "tflite"], "lacks what was looked for: model.tflite"),
     (["DIR", "--max-length", "33"], "at most 32"),
@@ -329,7 +329,9 @@ def test_taggers_and_other_outputs(tmp_path):
     (["DIR", "--delimiter", "::"], "expected one character"),
     (["DIR", "a", "--top", "1", "b"], "unrecognized arguments: b"),
     (["DIR", "--field", "a", "--field", "b", "--field", "c"], "one text or two"),
-    (["DIR", "--speed"], "unrecognized arguments: --speed"),
+    (["DIR", "--speed"], "there is no option --speed ("),
+    (["DIR", "--kin", "onnx"], "there is no option --kin; --kind?"),
+    (["--ouput=labels.jsonl"], "there is no option --ouput; --output?"),
     ([], "required: DIR"),
 ])  # fmt: skip
 def test_what_cannot_be_done(folder, arguments, message):

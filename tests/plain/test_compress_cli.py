@@ -9,6 +9,7 @@ from damage import contents
 from docs_blocks import ROOT, write_bert
 
 from bert_of_theseus.__main__ import main
+from bert_of_theseus.pretrained import compress_pretrained
 from bert_of_theseus.pretrained.inputs import read_inputs
 
 LABELS = ["bad", "good"]
@@ -27,10 +28,11 @@ def folder(tmp_path_factory):
 BAD_TEXTS = {
     "empty": ("", [], ["bad.csv", "empty"]),
     "header alone": ("text,label\n", [], ["bad.csv"]),
-    "no text column": ("a,label\nx,good\n", [], ["bad.csv", "'a'", "'label'"]),
+    "no text column": ("a,label\nx,good\n", [], ["bad.csv", "'a'", "'label'", "--text-column"]),
+    "no label column": ("text,y\nx,good\n", [], ["bad.csv", "'y'", "--label-column"]),
     "no such column": (ROWS, ["--text-column", "body"], ["bad.csv", "'body'", "'text'"]),
     "no such label column": (ROWS, ["--label-column", "y"], ["bad.csv", "'y'", "'label'"]),
-    "unknown label": (ROWS + "a joy,fine\n", [], ["bad.csv", "fine", "good"]),
+    "unknown label": (ROWS + "a joy,fine\n", [], ["bad.csv", "fine", "good", "Write the model's"]),
     "number of no label": ("text,label\na joy,1\nmy life,2\n", [], ["bad.csv", "2"]),
     "one class": ("text,label\na joy,good\nmy life,good\n", [], ["bad.csv", "good"]),
     "empty text": (ROWS + " ,good\n", [], ["bad.csv", "6", "text"]),
@@ -100,8 +102,9 @@ BAD_ARGUMENTS = [
     (["--validation", "nowhere.csv"], ["nowhere.csv"]),
     (["--test", "nowhere.csv"], ["nowhere.csv"]),
     (["--learning-rate", "2"], ["--learning-rate", "2"]),
-    (["--keep", "0.9"], ["--layers", "--keep"]),
-    (["--speed"], ["--speed"]),
+    (["--keep", "0.9"], ["--layers and a budget do not go together", "--keep"]),
+    (["--speed"], ["no option --speed"]),
+    (["--layer", "1"], ["no option --layer", "--layers?"]),
     (["--labels", "fine"], ["`labels`", "2 different names", "Received 1: fine"]),
     (["--labels", "fine", "fine"], ["`labels`", "2 different names"]),
     (["--labels", "dull", "fine"], ["`labels`", "names of its own, bad, good"]),
@@ -111,6 +114,28 @@ BAD_ARGUMENTS = [
 @pytest.mark.parametrize("more, words", BAD_ARGUMENTS, ids=lambda value: value[0])
 def test_bad_arguments(folder, tmp_path, capsys, more, words):
     refused(capsys, tmp_path, folder / "model", folder / "train.csv", more, words)
+
+
+def test_a_required_option_that_is_misspelt(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["compress", "model", "--train", "train.csv", "--layers", "2", "--ouput", "small"])
+    assert "there is no option --ouput; --output?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["model", "train", "directory", "validation", "unlabeled"])
+def test_what_is_no_path(folder, tmp_path, name):
+    given = {"model": folder / "model", "train": folder / "train.csv", "directory": tmp_path / "x"}
+    given[name] = ["a joy", "my life"]
+    with pytest.raises(TypeError, match=f"`{name}` must be a path. Received: .'a joy'"):
+        compress_pretrained(**given, num_hidden_layers=2)
+
+
+def test_one_column_needs_no_list(folder, tmp_path):
+    (tmp_path / "train.csv").write_text(ROWS.replace("text", "body", 1))
+    inputs = read_inputs(folder / "model", tmp_path / "train.csv", text_columns="body")
+    assert inputs.count("train") == read_inputs(folder / "model", folder / "train.csv").count(
+        "train"
+    )
 
 
 def test_missing_folders_and_files(folder, tmp_path, capsys):

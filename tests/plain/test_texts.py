@@ -318,11 +318,11 @@ ENTITIES = {"text": "Ada #", "label": [[0, 3, "PER"]]}
             label_column="gold",
         ),
         bad(
-            r"no column is known to hold texts: name it. There are 'a', 'b'",
+            r"no column is known to hold texts: name it \(.*--text-column\). There are 'a', 'b'",
             csv("x#,0", header="a,b"),
         ),
         bad(
-            r"several may hold the texts: name it. There are 'text', 'title'",
+            r"several may hold the texts: name it \(.*--text-column\). There are 'text', 'title'",
             csv("x,y,0", header="text,title,label"),
         ),
         bad(
