@@ -304,13 +304,16 @@ def _pad_in_config(path: Path) -> int | None:
     return pad if is_integer(pad) else None
 
 
-def import_package(name: str):
-    """Imports an optional package, one of the extra `export`, or says how to install it."""
+EXPORT_EXTRA = "'bert-of-theseus[export]'"  # for `import_package`
+
+
+def import_package(name: str, install: str | None = None):
+    """Imports an optional package, or says how to install it: as `install`, or by its name."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"{name} is needed ({error}). Try `pip install 'bert-of-theseus[export]'`."
+            f"{name} is needed ({error}). Try `pip install {install or name}`."
         ) from error
 
 

@@ -6,7 +6,7 @@ import os
 
 from ..checkpoints.describe import Description
 from ..validation import one_of
-from .base import Limits, import_package
+from .base import EXPORT_EXTRA, Limits, import_package
 from .deberta import DebertaGraph
 from .export import read_source, write_export
 from .graph import EncoderGraph
@@ -62,8 +62,8 @@ def export_onnx(
         export_onnx("successor/onnx/model.onnx", successor, classifier)
     """
     one_of("quantize", quantize, (None, "int8"))
-    onnx = import_package("onnx")
-    import_package("onnxruntime")
+    onnx = import_package("onnx", EXPORT_EXTRA)
+    import_package("onnxruntime", EXPORT_EXTRA)
     source = read_source(encoder, classifier)
 
     def make(scratch):

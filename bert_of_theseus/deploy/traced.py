@@ -7,7 +7,7 @@ import logging
 
 import numpy as np
 
-from .base import import_package
+from .base import EXPORT_EXTRA, import_package
 from .export import Source, keras_function, traced
 from .graph import OPSET
 
@@ -33,7 +33,7 @@ def trace_to_onnx(source: Source):
         ImportError: if tf2onnx is not installed.
         ValueError: if the model has an operation that ONNX lacks.
     """
-    tf2onnx = import_package("tf2onnx")
+    tf2onnx = import_package("tf2onnx", EXPORT_EXTRA)
     function = traced(keras_function(source.model), source.length)
     try:
         with quiet_converters():

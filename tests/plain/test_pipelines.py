@@ -32,7 +32,7 @@ def test_labels_and_times_are_those_of_the_command(pipelines, folder, tmp_path):
 def test_a_command_that_fails_ends_the_benchmark(pipelines, folder, tmp_path):
     args = pipelines.parse([str(folder), "--lines", "-", "--threads", "1"])
     program = pipelines.Program("bert_of_theseus predict", tmp_path / "nothing", "onnx")
-    with pytest.raises(SystemExit, match=r"(?s)predict .*nothing' must be a"):
+    with pytest.raises(SystemExit, match=r"(?s)predict .*nothing' must be the folder of a model"):
         pipelines.run(program, args, TEXTS, tmp_path)
 
 
