@@ -48,8 +48,8 @@ def build_warm_start_model(
             of the successor. At 0 the layers learn apart from each other, at 1 as one stack;
             `set_replacement_rate` changes it. Defaults to `0.5`.
         noise: Float in [0, 1]. Probability that a token is replaced, for predecessor and successor
-            alike, by that of another text of the batch, see `TokenNoise`. Encoders without
-            embeddings have none. Defaults to `0.2`.
+            alike, by that of another text of the batch, see `TokenNoise`. Without embeddings or
+            positions there is none. Defaults to `0.2`.
         name: String. Name of the model.
 
     Returns:
@@ -77,7 +77,7 @@ def build_warm_start_model(
     if plan.embeddings is not None:
         embeddings = Frozen(plan.embeddings[0], dropout=False, name="frozen_embeddings")
         x, *context = as_list(embeddings(one_or_all(plan.predecessor.inputs)))
-        if noise:
+        if noise and len(x.shape) > 2:
             x = TokenNoise(noise, noise_seed, name="noise")(x, padding_mask=padding_mask)
     taken = x
     for index, (old, new) in enumerate(plan.modules):

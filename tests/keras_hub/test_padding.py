@@ -25,7 +25,7 @@ def test_padding_adds_nothing_to_the_loss_on_hidden_states(kind):
     predecessor = Host("Bert").task
     successor = build_successor_backbone(predecessor, 1, "last")
     if kind == "warm start":
-        model = build_warm_start_model(predecessor, successor)
+        model = build_warm_start_model(predecessor, successor, noise=0.0)
     else:
         options = {"execution": "dense", "predecessor_dropout": False}
         model = build_theseus_model(predecessor, successor, hidden_loss_weight=1.0, **options)
