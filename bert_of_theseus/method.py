@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from .backend import keras
 from .callbacks import ReplacementRateScheduler
+from .defaults import default_noise
 from .encoders import as_encoder, initialize_successor, nearest_layers
 from .encoders.initialize import CHOICES, pair_initial_weights
 from .encoders.nearest import check_alike
@@ -36,7 +37,7 @@ class Method:
     """
 
     warm_start_schedule: Callable | float
-    warm_start_noise: float
+    warm_start_noise: float | None
     schedule: Callable | float
     initialize: str | Sequence[int] | None
     train_embeddings_and_head: bool
@@ -47,7 +48,8 @@ class Method:
     theseus_options: dict
 
     def __post_init__(self):
-        number("warm_start_noise", self.warm_start_noise, "[0, 1]")
+        if self.warm_start_noise is not None:
+            number("warm_start_noise", self.warm_start_noise, "[0, 1]")
         number("distillation_weight", self.distillation_weight)
         number("temperature", self.temperature, "(0, inf)")
         unknown = sorted(set(self.theseus_options) - set(DEFAULTS))
@@ -117,6 +119,11 @@ class Method:
                 check_alike(as_encoder(predecessor))
                 layers = "module_first"
             pair_initial_weights(predecessor, successor, layers, options["module_map"])
+
+    def choose_noise(self, stage, steps_per_epoch: int):
+        """Chooses the noise of the warm start, a resolved `Stage` or `None`, if it is not given."""
+        if self.warm_start_noise is None:
+            self.warm_start_noise = default_noise(stage.num_steps(steps_per_epoch) if stage else 0)
 
     def initialize_successor(self, predecessor, successor, batches) -> list[int] | None:
         """Initializes the successor; returns the indices of the predecessor's layers.

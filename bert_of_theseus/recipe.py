@@ -55,7 +55,7 @@ def compress(
     theseus_stage: Stage = Stage(),
     successor_stage: Stage | None = Stage(),
     warm_start_schedule=LinearReplacement(0.0, fraction=0.75),
-    warm_start_noise: float = 0.2,
+    warm_start_noise: float | None = None,
     schedule=LinearReplacement(0.3, fraction=0.75),
     initialize="nearest",
     train_embeddings_and_head: bool = True,
@@ -113,8 +113,8 @@ def compress(
             takes the hidden states that the one below it has made, rather than the predecessor's.
             A float is a constant rate; a list has a rate for each layer above the first. Defaults
             to a linear rise from 0 to 1 in three quarters of the stage.
-        warm_start_noise: Float in [0, 1]. Probability that a token of the warm start's texts is
-            replaced by one of another text, see `build_warm_start_model`. Defaults to `0.2`.
+        warm_start_noise: Float in [0, 1], `noise` of `build_warm_start_model`. Defaults to `None`:
+            0.2 where the stage has 1,000 steps or more, else none.
         schedule: The same of the Theseus stage, see `bert_of_theseus.schedules`. Defaults to a
             linear rise from 0.3 to 1 in three quarters of the stage.
         initialize: Layers of the fine-tuned predecessor that initialize the successor, see
@@ -140,8 +140,7 @@ def compress(
             the warm start have no metrics and no validation.
         latency: Boolean. Whether to measure the milliseconds per example for the report. Models
             on several devices are not measured. Defaults to `True`.
-        print_report: Boolean. Whether to print the table at the end, unless `verbose=0`. Defaults
-            to `True`.
+        print_report: Boolean. Whether to print the table unless `verbose=0`. Defaults to `True`.
         **theseus_options: Options of `build_theseus_model`: `execution`, `embeddings`,
             `module_map`, `at_least_one`, `predecessor_dropout`, `gate`, `sampling`,
             `hidden_loss_weight`.
@@ -259,6 +258,7 @@ class _Recipe:
             name: stage and stage.resolved(name, self.predecessor_model, batches["train"])
             for name, stage in self.stages.items()
         }
+        self.method.choose_noise(self.stages["warm_start"], batches["train"].length)
         self.settings = plain(self._settings(texts))
         # `scores` are those that the report compares: on the test data, if there are any.
         self.results, self.rows, self.scores = [], [], []

@@ -206,6 +206,23 @@ def test_the_same_call_again_trains_nothing(whole):
         compress(*parts(), TRAIN, VALIDATION, **{**options, "schedule": 0.25})
 
 
+@pytest.mark.parametrize(
+    "steps, given, expected", [(2, None, 0.0), (2, 0.5, 0.5), (1000, None, 0.2), (1000, 0.0, 0.0)]
+)
+def test_long_warm_starts_have_noise_if_it_is_not_given(steps, given, expected, tmp_path):
+    def on_train_begin(logs):
+        raise KeyboardInterrupt
+
+    stop = keras.callbacks.LambdaCallback(on_train_begin=on_train_begin)
+    options = {**OPTIONS, **WARM_START, "predecessor_stage": None, "initialize": None}
+    options |= {"warm_start_stage": Stage(steps=steps), "warm_start_noise": given}
+    with pytest.raises(KeyboardInterrupt):
+        options |= {"directory": tmp_path, "callbacks": [stop]}
+        compress(*parts(), TRAIN, VALIDATION, **options)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["warm_start"]["noise"] == expected
+
+
 def test_another_warm_start_is_another_run(tmp_path):
     options = {**OPTIONS, **WARM_START, "predecessor_stage": None, "initialize": None}
     options |= {"directory": tmp_path, "latency": False}
@@ -216,6 +233,8 @@ def test_another_warm_start_is_another_run(tmp_path):
     run(parts())
     with pytest.raises(ValueError, match=r"warm_start holds .*schedule: .*LinearR.*0\.25"):
         run(parts(), warm_start_schedule=0.25)
+    with pytest.raises(ValueError, match=r"warm_start holds .*noise: 0\.0, now 0\.5"):
+        run(parts(), warm_start_noise=0.5)
     # Not part of the warm start's model, but of the weights that it leaves.
     predecessor, successor, head = parts()
     head.set_weights([2.0 * weight for weight in head.get_weights()])

@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bert_of_theseus.defaults import default_epochs, default_evaluations, default_learning_rate
+from bert_of_theseus.defaults import (
+    default_epochs,
+    default_evaluations,
+    default_learning_rate,
+    default_noise,
+)
 from bert_of_theseus.pretrained.stages import default_stages
 
 NAMES = ("predecessor", "warm_start", "theseus", "successor")
@@ -52,6 +57,11 @@ def test_few_examples_have_more_passes():
         assert passes[0] == high and low <= passes[-1] <= 3
     assert default_epochs("predecessor", 100) * 100 >= 1500  # but for the limit of passes
     assert [default_evaluations(count) for count in (1, 1499, 1501, 10_000)] == [1, 1, 2, 10]
+
+
+def test_short_warm_starts_have_no_noise():
+    found = [default_noise(steps) for steps in (0, 200, 1500, 2000)]
+    assert found[:2] == [0, 0] and 0 < found[2] == found[3] < 0.5
 
 
 def test_what_is_given_wins_and_the_rest_follows():
