@@ -60,11 +60,10 @@ class FusedAdam(keras.optimizers.Adam):
             )
 
         def _moments(self, variable):
-            key = self._var_key(variable)
             if KERAS_2:
-                place = self._index_dict[key]
+                place = self._index_dict[self._var_key(variable)]
                 return self._momentums[place], self._velocities[place]
-            place = self._trainable_variables_indices[key]
+            place = self._get_variable_index(variable)
             return self._momentums[place].value, self._velocities[place].value
 
     elif _IS_FUSED:

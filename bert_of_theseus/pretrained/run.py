@@ -253,7 +253,7 @@ def _check_score(trainer, say):
             "chance. Give more texts.",
             stacklevel=3,
         )
-    elif score <= guess:
+    if score <= guess:
         warnings.warn(
             f"The model's {task.metric} on the validation texts is {score:.4f}, and one answer to "
             f"all of them has {guess:.4f}. Are the texts, their labels and the tokenizer the "
